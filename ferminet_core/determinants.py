@@ -1,0 +1,176 @@
+"""Sums of determinants, right in value and derivatives also where a determinant is singular.
+
+psi = sum_k w_k det A_k. The derivative of a determinant is its cofactor matrix, which does not vanish
+when the determinant does, so that A^-1 det A is useless there. Pfau et al. 2020 (appendix on numerically
+stable gradients) use the singular value decomposition. Gaussian elimination with complete pivoting is
+enough and cheaper: it gives G, H of unit determinant and a diagonal D, with G A H = D up to the order of
+rows and columns. Then
+
+    det(A + B) = +-det(D + G B H),
+
+and its derivatives are sums of products of pivots that leave out one or two of them: nothing is ever
+divided by a vanishing pivot.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Elimination(NamedTuple):
+    """G A H = diag(pivots) for matrices A (..., n, n), in the order in which the pivots were chosen.
+
+    left: G (..., pivot, row of A) and right: H (..., column of A, pivot), |det| = 1
+    pivots: (..., n), zero beyond the rank of A
+    sign: (...), det A = sign * prod(pivots)
+    """
+
+    left: jax.Array
+    right: jax.Array
+    pivots: jax.Array
+    sign: jax.Array
+
+
+def _parity(order: jax.Array) -> jax.Array:
+    """Sign of the permutations order (..., n), from the number of inversions."""
+    n = order.shape[-1]
+    inverted = (order[..., :, None] > order[..., None, :]) & (jnp.arange(n)[:, None] < jnp.arange(n))
+    return 1.0 - 2.0 * (jnp.sum(inverted, axis=(-2, -1)) % 2)
+
+
+def eliminate(a: jax.Array) -> Elimination:
+    """Two-sided Gauss-Jordan elimination with complete pivoting of matrices (..., n, n).
+
+    Rows and columns stay in place during the elimination (masks instead of swaps: a gather in every step
+    costs more than the arithmetic), and are brought into pivot order once at the end.
+    """
+    n = a.shape[-1]
+    index = jnp.arange(n)
+    eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), a.shape)
+    free = jnp.ones(a.shape[:-1], bool)
+
+    def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+        work, left, right, rows_free, columns_free = carry
+        # Used rows and columns hold exact zeros; -1 keeps them out also when all that is left is zero.
+        score = jnp.where(rows_free[..., :, None] & columns_free[..., None, :], jnp.abs(work), -1.0)
+        largest = jnp.argmax(score.reshape(*score.shape[:-2], -1), axis=-1)
+        is_row = index == (largest // n)[..., None]
+        is_column = index == (largest % n)[..., None]
+        column = jnp.sum(jnp.where(is_column[..., None, :], work, 0.0), axis=-1)
+        row = jnp.sum(jnp.where(is_row[..., :, None], work, 0.0), axis=-2)
+        pivot = jnp.sum(jnp.where(is_row, column, 0.0), axis=-1)
+        inverse = jnp.where(pivot == 0, 0.0, 1.0 / jnp.where(pivot == 0, 1.0, pivot))[..., None]
+        below = jnp.where(is_row, 0.0, column * inverse)
+        beside = jnp.where(is_column, 0.0, row * inverse)
+        left_row = jnp.sum(jnp.where(is_row[..., :, None], left, 0.0), axis=-2)
+        right_column = jnp.sum(jnp.where(is_column[..., None, :], right, 0.0), axis=-1)
+        left = left - below[..., :, None] * left_row[..., None, :]
+        right = right - right_column[..., :, None] * beside[..., None, :]
+        rows_free, columns_free = rows_free & ~is_row, columns_free & ~is_column
+        work = work - below[..., :, None] * row[..., None, :]
+        work = jnp.where(rows_free[..., :, None] & columns_free[..., None, :], work, 0.0)
+        return (work, left, right, rows_free, columns_free), (is_row, is_column, pivot)
+
+    carry, (rows, columns, pivots) = jax.lax.scan(step, (a, eye, eye, free, free), None, length=n)
+    rows, columns = jnp.moveaxis(rows, 0, -2), jnp.moveaxis(columns, 0, -2)
+    sign = _parity(jnp.argmax(rows, axis=-1)) * _parity(jnp.argmax(columns, axis=-1))
+    left = rows.astype(a.dtype) @ carry[1]
+    right = carry[2] @ jnp.swapaxes(columns.astype(a.dtype), -2, -1)
+    return Elimination(left, right, jnp.moveaxis(pivots, 0, -1), sign.astype(a.dtype))
+
+
+def _log_leave_one_out(pivots: jax.Array) -> jax.Array:
+    """log|prod of all pivots but d_i| for pivots (..., n); -inf where another pivot is zero."""
+    logs = jnp.log(jnp.abs(pivots))
+    zero = jnp.zeros_like(logs[..., :1])
+    before = jnp.concatenate([zero, jnp.cumsum(logs, axis=-1)[..., :-1]], axis=-1)
+    after = jnp.concatenate([jnp.cumsum(logs[..., ::-1], axis=-1)[..., ::-1][..., 1:], zero], axis=-1)
+    return before + after
+
+
+def cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
+    """exp(-log_scale) times the signed product of all pivots but i: (..., n), d det[B] = sum_i rho_i C_ii.
+
+    C = G B H is the direction B in pivot order.
+    """
+    signs = jnp.where(e.pivots < 0, -1.0, 1.0).astype(e.pivots.dtype)
+    overall = (e.sign * jnp.prod(signs, axis=-1))[..., None]
+    return overall * signs * jnp.exp(_log_leave_one_out(e.pivots) - log_scale[..., None])
+
+
+def second_cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
+    """exp(-log_scale) times the signed product of all pivots but i and j: (..., n, n), diagonal 0.
+
+    d^2 det[B, B] = sum_ij rho_ij (C_ii C_jj - C_ij C_ji).
+    """
+    n = e.pivots.shape[-1]
+    diagonal = jnp.eye(n, dtype=bool)
+    signs = jnp.where(e.pivots < 0, -1.0, 1.0).astype(e.pivots.dtype)
+    overall = (e.sign * jnp.prod(signs, axis=-1))[..., None, None]
+    others = jnp.where(diagonal, 1.0, e.pivots[..., None, :])  # row i: pivots with d_i left out
+    products = jnp.exp(_log_leave_one_out(others) - log_scale[..., None, None])
+    rho = overall * signs[..., :, None] * signs[..., None, :] * products
+    return jnp.where(diagonal, 0.0, rho)
+
+
+@jax.custom_jvp
+def scaled_adjugate(a: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """exp(-log_scale) adj(A) of matrices (..., n, n); d det A[B] = tr(adj(A) B)."""
+    e = eliminate(a)
+    return (e.right * cofactors(e, log_scale)[..., None, :]) @ e.left
+
+
+@scaled_adjugate.defjvp
+def _scaled_adjugate_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    a, log_scale = primals
+    direction, d_log_scale = tangents
+    e = eliminate(a)
+    value = (e.right * cofactors(e, log_scale)[..., None, :]) @ e.left
+    rho = second_cofactors(e, log_scale)
+    c = e.left @ direction @ e.right
+    diagonal = jnp.einsum("...ij,...jj->...i", rho, c)
+    d_adj = jnp.eye(a.shape[-1], dtype=a.dtype) * diagonal[..., None] - rho * c
+    tangent = e.right @ d_adj @ e.left - value * d_log_scale[..., None, None]
+    return value, tangent
+
+
+def _log_sum(signs: jax.Array, logs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sign and logarithm of sum_k weights_k signs_k exp(logs_k) over the last axis."""
+    largest = jnp.max(logs, axis=-1, keepdims=True)
+    shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
+    total = jnp.sum(weights * signs * jnp.exp(logs - shift), axis=-1)
+    return jnp.sign(total), jnp.log(jnp.abs(total)) + shift[..., 0]
+
+
+@jax.custom_jvp
+def log_sum_determinants(matrices: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sign and log|psi| of psi = sum_k w_k det A_k.
+
+    Args:
+        matrices: (..., determinant, n, n)
+        weights: (determinant,)
+
+    Returns:
+        sign (...) and log|psi| (...); (0, -inf) where psi vanishes.
+    """
+    signs, logs = jnp.linalg.slogdet(matrices)
+    return _log_sum(signs, logs, weights)
+
+
+@log_sum_determinants.defjvp
+def _log_sum_determinants_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+    matrices, weights = primals
+    d_matrices, d_weights = tangents
+    sign, log = log_sum_determinants(matrices, weights)
+    scale = jnp.broadcast_to(log[..., None], matrices.shape[:-2])
+    adjugate = scaled_adjugate(matrices, scale) * sign[..., None, None, None]
+    d_log = jnp.einsum("k,...kij,...kji->...", weights, adjugate, d_matrices)
+    signs, logs = jnp.linalg.slogdet(matrices)
+    ratios = sign[..., None] * jax.lax.stop_gradient(signs) * jnp.exp(logs - scale)
+    d_log = d_log + jnp.sum(ratios * d_weights, axis=-1)
+    return (sign, log), (jnp.zeros_like(sign), d_log)
