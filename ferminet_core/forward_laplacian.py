@@ -1,0 +1,281 @@
+"""Forward Laplacian: value, gradient and Laplacian carried through FermiNet in one sweep.
+
+Every quantity travels as (value, Jacobian, Laplacian) with respect to all electron coordinates, as in Li
+et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structure:
+
+* h_ij depends on r_i - r_j alone, so the two-electron stream carries three derivatives, and
+  d h_ij / d r_j = -d h_ij / d r_i;
+* inputs and envelopes of electron i depend on r_i alone;
+* the means over spins are the same for every electron;
+* determinants need det'' only through products of pivots (module `determinants`).
+
+Axes, for one walker: a = x, y, z; q = electron that is moved; j, i = electrons; the last axis is the
+layer's width. Pairs are stored as [j, i] = h_ij, so that the derivative with respect to electron q = j
+lies where the Jacobian of electron i wants it, without a transpose.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ferminet_core import envelopes
+from ferminet_core.determinants import (
+    cofactors,
+    eliminate,
+    log_sum_determinants,
+    second_cofactors,
+)
+from ferminet_core.features import distance
+from ferminet_core.networks import (
+    Params,
+    Spins,
+    assemble,
+    jastrow_pairs,
+    residual,
+    spin_slices,
+    split_weights,
+)
+
+
+class Jet(NamedTuple):
+    """A function of the electrons with its derivatives.
+
+    value: (electron, width); jacobian: (3, moved electron, electron, width); laplacian: like value
+    """
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+class PairJet(NamedTuple):
+    """A function of r_i - r_j: value [j, i], derivative with respect to r_i (3, j, i, width), and the
+    Laplacian with respect to the pair vector; derivatives are zero on the diagonal."""
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+class LogPsi(NamedTuple):
+    """sign and log|psi| of a walker, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1, bohr^-2."""
+
+    sign: jax.Array
+    log: jax.Array
+    gradient: jax.Array
+    laplacian_ratio: jax.Array
+
+
+def _safe_inverse(r: jax.Array) -> jax.Array:
+    return jnp.where(r == 0, 0.0, 1.0 / jnp.where(r == 0, 1.0, r))
+
+
+def _tanh(x: Jet | PairJet, previous: Jet | PairJet) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """tanh and the residual connection; sums of squares run over all derivative axes."""
+    y = jnp.tanh(x.value)
+    slope = 1 - y**2
+    axes = tuple(range(x.jacobian.ndim - x.value.ndim))
+    squares = jnp.sum(x.jacobian**2, axis=axes)
+    return (
+        residual(previous.value, y),
+        residual(previous.jacobian, slope * x.jacobian),
+        residual(previous.laplacian, slope * (x.laplacian - 2 * y * squares)),
+    )
+
+
+def _pair_input(electrons: jax.Array) -> PairJet:
+    """(r_i - r_j, |r_i - r_j|) with derivatives."""
+    n = electrons.shape[0]
+    vector = electrons[None, :, :] - electrons[:, None, :]
+    r = distance(vector)
+    inverse = _safe_inverse(r)[..., None]
+    unit = vector * inverse
+    off_diagonal = 1 - jnp.eye(n, dtype=electrons.dtype)
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=electrons.dtype)[:, None, None, :], (3, n, n, 3))
+    jacobian = jnp.concatenate([identity, jnp.moveaxis(unit, -1, 0)[..., None]], axis=-1)
+    laplacian = jnp.concatenate([jnp.zeros_like(vector), 2 * inverse], axis=-1)
+    return PairJet(
+        jnp.concatenate([vector, r[..., None]], axis=-1),
+        jacobian * off_diagonal[:, :, None],
+        laplacian,
+    )
+
+
+def _pair_layer(params: Params, pair: PairJet) -> PairJet:
+    bias = params.get("b", 0.0)
+    linear = PairJet(
+        pair.value @ params["w"] + bias, pair.jacobian @ params["w"], pair.laplacian @ params["w"]
+    )
+    return PairJet(*_tanh(linear, pair))
+
+
+class _Input(NamedTuple):
+    """One-electron inputs: value (i, width), own derivative (3, i, width), Laplacian (i, width)."""
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
+    n, m, _ = ae.shape
+    inverse = _safe_inverse(r_ae)[..., None]
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=ae.dtype)[:, None, None, :], (3, n, m, 3))
+    unit = jnp.moveaxis(ae * inverse, -1, 0)[..., None]
+    value = jnp.concatenate([ae, r_ae[..., None]], axis=-1)
+    jacobian = jnp.concatenate([identity, unit], axis=-1)
+    laplacian = jnp.concatenate([jnp.zeros_like(ae), 2 * inverse], axis=-1)
+    return _Input(value.reshape(n, -1), jacobian.reshape(3, n, -1), laplacian.reshape(n, -1))
+
+
+def _pair_terms(pair: PairJet, blocks: list[jax.Array], slices: list[slice]) -> Jet:
+    """Contribution of the pair means, mean_{j in s} h_ij W_s, to a one-electron layer."""
+    value, laplacian, moved = 0.0, 0.0, []
+    for s, w in zip(slices, blocks, strict=True):
+        scaled = w / (s.stop - s.start)
+        value = value + jnp.sum(pair.value[s], axis=0) @ scaled
+        # Both electrons of a pair contribute the same Laplacian.
+        laplacian = laplacian + 2 * jnp.sum(pair.laplacian[s], axis=0) @ scaled
+        moved.append(-(pair.jacobian[:, s] @ scaled))
+    jacobian = jnp.concatenate(moved, axis=1)
+    own = -jnp.sum(jacobian, axis=1)
+    diagonal = jnp.eye(own.shape[1], dtype=own.dtype)[:, :, None]
+    return Jet(value, jacobian + diagonal * own[:, None], laplacian)
+
+
+def _first_layer(params: Params, x: _Input, pair: PairJet, slices: list[slice]) -> Jet:
+    """First one-electron layer: the Jacobian of its input is diagonal in the electrons."""
+    w = split_weights(params["w"], x.value.shape[-1], pair.value.shape[-1], len(slices))
+    n_spins = len(slices)
+    from_pairs = _pair_terms(pair, w[1 + n_spins :], slices)
+    value = x.value @ w[0] + from_pairs.value + params.get("b", 0.0)
+    laplacian = x.laplacian @ w[0] + from_pairs.laplacian
+    own = x.jacobian @ w[0]
+    means = []
+    for s, block in zip(slices, w[1 : 1 + n_spins], strict=True):
+        scaled = block / (s.stop - s.start)
+        value = value + jnp.sum(x.value[s], axis=0) @ scaled
+        laplacian = laplacian + jnp.sum(x.laplacian[s], axis=0) @ scaled
+        means.append(x.jacobian[:, s] @ scaled)
+    diagonal = jnp.eye(own.shape[1], dtype=own.dtype)[:, :, None]
+    moved = jnp.concatenate(means, axis=1)[:, :, None]
+    jacobian = from_pairs.jacobian + diagonal * own[:, None] + moved
+    # No residual connection is possible unless the widths match; its Jacobian is then diagonal too.
+    previous = Jet(x.value, diagonal * x.jacobian[:, None], x.laplacian)
+    return Jet(*_tanh(Jet(value, jacobian, laplacian), previous))
+
+
+def _layer(params: Params, h: Jet, pair: PairJet, slices: list[slice]) -> Jet:
+    """A one-electron layer after the first."""
+    w = split_weights(params["w"], h.value.shape[-1], pair.value.shape[-1], len(slices))
+    n_spins = len(slices)
+    shared = jnp.concatenate(w[1 : 1 + n_spins])
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.concatenate([jnp.mean(x[..., s, :], axis=-2) for s in slices], axis=-1) @ shared
+
+    from_pairs = _pair_terms(pair, w[1 + n_spins :], slices)
+    linear = Jet(
+        h.value @ w[0] + mean(h.value) + from_pairs.value + params.get("b", 0.0),
+        h.jacobian @ w[0] + mean(h.jacobian)[..., None, :] + from_pairs.jacobian,
+        h.laplacian @ w[0] + mean(h.laplacian) + from_pairs.laplacian,
+    )
+    return Jet(*_tanh(linear, h))
+
+
+def _streams(params: Params, electrons: jax.Array, ae: jax.Array, r_ae: jax.Array, spins: Spins) -> Jet:
+    """The last layer's one-electron stream with its derivatives."""
+    slices = spin_slices(spins)
+    pair = _pair_input(electrons)
+    first, *others = params["layers"]
+    h = _first_layer(first["one"], _one_electron_input(ae, r_ae), pair, slices)
+    for previous, layer in zip(params["layers"], others, strict=False):
+        pair = _pair_layer(previous["two"], pair)
+        h = _layer(layer["one"], h, pair, slices)
+    return h
+
+
+def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spins) -> Jet:
+    """Matrices (K, n, n) of the determinants, their Jacobian (K, n, 3n, n), their Laplacian."""
+    values, jacobians, laplacians = [], [], []
+    for s, linear, envelope in zip(
+        spin_slices(spins), params["orbitals"], params["envelope"], strict=True
+    ):
+        e, de, lap_e = envelopes.derivatives(envelope, ae[s], r_ae[s])
+        shape = e.shape  # (i, K, orbital)
+        w = linear["w"]
+        value = (h.value[s] @ w + linear.get("b", 0.0)).reshape(shape)
+        jacobian = (h.jacobian[:, :, s] @ w).reshape(*h.jacobian.shape[:2], *shape)
+        laplacian = (h.laplacian[s] @ w).reshape(shape)
+        is_own = (jnp.arange(h.value.shape[0])[:, None] == jnp.arange(s.start, s.stop)).astype(e.dtype)
+        own = jnp.einsum("qi,aqiko->aiko", is_own, jacobian)
+        values.append(value * e)
+        jacobians.append(jacobian * e + is_own[:, :, None, None] * (value * de)[:, None])
+        laplacians.append(laplacian * e + 2 * jnp.sum(own * de, axis=0) + value * lap_e)
+    n = sum(spins)
+    # (a, q, i, K, o) -> (a, q, K, i, o), stacked to square matrices -> (K, i, 3n, o)
+    matrices = assemble([jnp.moveaxis(j, 2, 3) for j in jacobians])
+    jacobian = matrices.reshape(3 * n, *matrices.shape[2:]).transpose(1, 2, 0, 3)
+    return Jet(
+        assemble([jnp.moveaxis(v, 0, 1) for v in values]),
+        jacobian,
+        assemble([jnp.moveaxis(x, 0, 1) for x in laplacians]),
+    )
+
+
+def _determinants(m: Jet, weights: jax.Array) -> LogPsi:
+    """Gradient and Laplacian of log|sum_k w_k det M_k| from those of the matrices."""
+    sign, log = log_sum_determinants(m.value, weights)
+    e = eliminate(m.value)
+    scale = jnp.broadcast_to(log, weights.shape)
+    first = cofactors(e, scale) * (sign * weights)[:, None]
+    second = second_cofactors(e, scale) * (sign * weights)[:, None, None]
+    k, n, directions, _ = m.jacobian.shape
+    rotated = e.left @ m.jacobian.reshape(k, n, directions * n)
+    c = (rotated.reshape(k, n * directions, n) @ e.right).reshape(k, n, directions, n)
+    diagonal = jnp.einsum("kpqp->kqp", c)
+    gradient = jnp.einsum("kp,kqp->q", first, diagonal)
+    crossed = jnp.sum(c * jnp.swapaxes(c, 1, 3), axis=2)
+    quadratic = jnp.swapaxes(diagonal, 1, 2) @ diagonal - crossed
+    linear = jnp.einsum("kpi,kij,kjp->kp", e.left, m.laplacian, e.right)
+    laplacian = jnp.sum(first * linear) + jnp.sum(second * quadratic)
+    return LogPsi(sign, log, gradient.reshape(3, -1).T, laplacian)
+
+
+def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
+    """Multiply by exp(J): grad adds, lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J + |grad J|^2."""
+    c, a = jastrow_pairs(params, spins, electrons.dtype)
+    vector = electrons[:, None, :] - electrons[None, :, :]
+    r = distance(vector)
+    inverse = _safe_inverse(r)
+    slope = c * a**2 / (a + r) ** 2
+    gradient = jnp.sum((slope * inverse)[..., None] * vector, axis=1)
+    laplacian = jnp.sum(-2 * slope / (a + r) + 2 * slope * inverse)
+    cross = jnp.sum(psi.gradient * gradient)
+    return LogPsi(
+        psi.sign,
+        psi.log - 0.5 * jnp.sum(c * a**2 / (a + r)),
+        psi.gradient + gradient,
+        psi.laplacian_ratio + 2 * cross + laplacian + jnp.sum(gradient**2),
+    )
+
+
+def log_psi_derivatives(
+    params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
+) -> LogPsi:
+    """log|psi|, its gradient and (lap psi)/psi of one walker.
+
+    Args:
+        params: from `networks.init`
+        electrons: (electron, 3), bohr
+        nuclei: (nucleus, 3), bohr
+        spins: (n_up, n_down)
+    """
+    ae = electrons[:, None, :] - nuclei
+    r_ae = distance(ae)
+    h = _streams(params, electrons, ae, r_ae, spins)
+    psi = _determinants(_orbitals(params, h, ae, r_ae, spins), params["determinants"]["w"])
+    if "jastrow" in params:
+        psi = _with_jastrow(params["jastrow"], psi, electrons, spins)
+    return psi
