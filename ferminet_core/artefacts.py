@@ -1,0 +1,81 @@
+"""What the stages hand on: parameters and walkers as datasets, and the geometry as arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from ferminet_core.config import Config
+from ferminet_core.hamiltonian import Nuclei
+from ferminet_core.networks import Params, Spins
+from ferminet_core.system import Molecule
+
+# Bytes of Jacobians that one pass of the forward Laplacian may hold: on a CPU they should stay in a
+# core's second-level cache, on an accelerator a pass should fill the device.
+CHUNK_BYTES = {"cpu": 2**20, "gpu": 2**31, "tpu": 2**31}
+
+
+def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
+    """Positions (bohr) and charges as arrays; always from the spec, never from an artefact."""
+    return Nuclei(jnp.asarray(molecule.positions, dtype), jnp.asarray(molecule.charges, dtype))
+
+
+def chunk_size(config: Config, spins: Spins) -> int:
+    """Walkers per pass of the local energy: the setting, else what fits `CHUNK_BYTES`."""
+    if config.runtime.chunk is not None:
+        return config.runtime.chunk
+    n = sum(spins)
+    itemsize = jnp.dtype(config.runtime.precision).itemsize
+    widest = max(config.network.one_electron_width, config.network.determinants * n)
+    budget = CHUNK_BYTES.get(jax.default_backend(), CHUNK_BYTES["gpu"])
+    return max(1, budget // (3 * n * n * widest * itemsize))
+
+
+def network_dataset(
+    params: Params, electrons: jax.Array, width: float, series: dict[str, np.ndarray], **attrs: Any
+) -> xr.Dataset:
+    """Dataset of a stage that changes the network.
+
+    Variables "params.<path>", walkers (walker, electron, xyz) in bohr, and every series over `step`.
+    """
+    variables: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = "params." + jax.tree_util.keystr(path, simple=True, separator=".")
+        value = np.asarray(leaf)
+        variables[name] = (tuple(f"{name}.{axis}" for axis in range(value.ndim)), value)
+    variables["walkers"] = (
+        ("walker", "electron", "xyz"),
+        np.asarray(electrons, np.float32),
+        {"units": "bohr"},
+    )
+    for name, values in series.items():
+        units = {"Eh": "hartree", "Eh2": "hartree^2"}.get(name.rpartition("_")[2], "1")
+        variables[name] = (("step",), np.asarray(values, np.float64), {"units": units})
+    return xr.Dataset(variables, attrs={"mcmc_width": width, "mcmc_width_units": "bohr", **attrs})
+
+
+def params(dataset: xr.Dataset, dtype: Any) -> Params:
+    """The parameter tree of a dataset made by `network_dataset`."""
+    root: dict[str, Any] = {}
+    for name in dataset.data_vars:
+        head, _, path = str(name).partition(".")
+        if head != "params":
+            continue
+        *parents, last = path.split(".")
+        node = root
+        for part in parents:
+            node = node.setdefault(part, {})
+        node[last] = jnp.asarray(dataset[name].values, dtype)
+    return _lists(root)
+
+
+def _lists(node: Any) -> Any:
+    """Dictionaries keyed 0, 1, ... as lists, as the network's trees have them."""
+    if not isinstance(node, dict):
+        return node
+    children = {key: _lists(child) for key, child in node.items()}
+    if children and all(key.isdigit() for key in children):
+        return [children[str(i)] for i in range(len(children))]
+    return children

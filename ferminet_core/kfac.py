@@ -1,0 +1,123 @@
+"""KFAC, the approximate natural gradient (Martens and Grosse 2015; Pfau et al. 2020, section II.D).
+
+The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`. The
+curvature function is the network with every layer registered explicitly:
+
+* dense layers, applied once per electron or pair: `repeated_dense`, Kronecker-factored;
+* envelope weights and widths: products of an input and a parameter, so `scale_and_shift`, the diagonal
+  of the Fisher matrix from the gradients of single walkers;
+* determinant weights and cusp lengths: `generic`, a diagonal.
+
+Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of variance
+1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the Fisher metric of
+|psi|^2 and the energy would give, so the natural gradient is the same; published damping and norm
+constraints refer to this convention.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import kfac_jax
+
+from ferminet_core import networks
+from ferminet_core.config import OptimiseConfig
+from ferminet_core.loss import AXIS
+from ferminet_core.networks import Layers, Params, Spins, concatenated_input
+
+Batch = tuple[jax.Array, jax.Array]  # nuclei (nucleus, 3), electrons (walker, electron, 3)
+
+
+def _dense(params: Params, x: jax.Array) -> jax.Array:
+    y = networks.dense(params, x)
+    return kfac_jax.register_dense(y, x, params["w"], params.get("b"), variant="repeated_dense")
+
+
+def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
+    return kfac_jax.register_scale_and_shift(x * s, x, scale=s)
+
+
+def _one_electron(
+    params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
+) -> jax.Array:
+    # A Kronecker factor needs the whole input of the weight matrix per electron.
+    return _dense(params, concatenated_input(h, means, pair_means))
+
+
+REGISTERED = Layers(_dense, _scale, _one_electron)
+
+
+def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
+    """log|psi| (walker,) with all layers and the predictive distribution registered."""
+    nuclei, electrons = batch
+    generic = {"determinants": params["determinants"], "jastrow": params.get("jastrow", {})}
+    registered = jax.tree.map(kfac_jax.register_generic, generic)
+    params = {**params, **{name: tree for name, tree in registered.items() if tree}}
+    _, log = networks.apply(params, electrons, nuclei, spins, REGISTERED)
+    kfac_jax.register_normal_predictive_distribution(log[:, None])
+    return log
+
+
+def preconditioner(config: OptimiseConfig, spins: Spins) -> kfac_jax.OptaxPreconditioner:
+    """The preconditioner with the exact Fisher estimate of a scalar output."""
+    return kfac_jax.OptaxPreconditioner(
+        value_func=lambda params, batch: curvature_function(params, batch, spins),
+        damping=config.damping,
+        norm_constraint=config.norm_constraint,
+        estimation_mode="fisher_exact",
+        curvature_ema=config.ema_decay,
+        inverse_update_period=config.inverse_period,
+        register_only_generic=True,  # no guessing from the graph: layers are registered by hand
+        pmap_axis_name=AXIS,
+        batch_size_extractor=lambda batch: batch[1].shape[0],
+    )
+
+
+def init(
+    pre: kfac_jax.OptaxPreconditioner, params: Params, nuclei: jax.Array, electrons: jax.Array
+) -> kfac_jax.OptaxPreconditionState:
+    """Zero statistics for `params` and the walkers of one device, once all blocks are verified."""
+    batch = (nuclei, electrons)
+    state = pre.init((params, batch), jax.random.PRNGKey(0))
+    blocks(pre, params)
+    return state
+
+
+def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
+    """The curvature block of every parameter, {path: class name}.
+
+    Raises:
+        RuntimeError: a parameter with no block or with several (a mistake in the registrations).
+    """
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    found: dict[str, list[str]] = {path: [] for path in paths}
+    for indices, block in pre.estimator.indices_to_block_map.items():
+        for index in indices:
+            found[paths[index]].append(type(block).__name__)
+    wrong = {path: names for path, names in found.items() if len(names) != 1}
+    if wrong:
+        raise RuntimeError(f"parameters without exactly one curvature block: {wrong}")
+    return {path: names[0] for path, names in found.items()}
+
+
+def update(
+    pre: kfac_jax.OptaxPreconditioner,
+    state: kfac_jax.OptaxPreconditionState,
+    params: Params,
+    gradient: Params,
+    batch: Batch,
+    learning_rate: jax.Array,
+) -> tuple[Params, Any]:
+    """The step to subtract from the parameters, and the new state; call inside `shard_map`.
+
+    The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of the
+    step that is really taken.
+    """
+    state = pre.maybe_update(state, (params, batch), jax.random.PRNGKey(0))
+    scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
+    step = pre.apply(scaled, state)
+    return step, pre.increment_count(state)
+

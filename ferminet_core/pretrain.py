@@ -1,0 +1,282 @@
+"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section III.A).
+
+The loss is the mean squared difference of the orbital matrices, over walkers drawn in halves from the
+reference's and from the network's own density: the first teaches the orbitals where electrons are, the
+second finds and removes density that the network has where it should not.
+
+The loop ends by a criterion: the network's variational energy must come close to E_HF and its orbitals
+close to the reference's. A network that starts the optimisation from less spends thousands of
+expensive updates on what Hartree-Fock already knew.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import xarray as xr
+
+from ferminet_core import artefacts, mcmc, networks, orbitals
+from ferminet_core.config import PretrainConfig
+from ferminet_core.hamiltonian import Nuclei, local_energy
+from ferminet_core.loss import AXIS, clip_energies
+from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
+from ferminet_core.networks import Params
+from ferminet_core.scan import RunSpec
+from ferminet_core.stage import Step
+from ferminet_core.walkers import start_walkers
+
+CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averaged
+
+
+class State(NamedTuple):
+    """params, optimiser: replicated; reference, network: the walkers of each density, split over devices;
+    widths: (2,), bohr; step: updates done."""
+
+    params: Params
+    optimiser: Any
+    reference: mcmc.Walkers
+    network: mcmc.Walkers
+    widths: jax.Array
+    step: jax.Array
+
+
+SPECS = State(REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED)
+
+
+class Check(NamedTuple):
+    """The criterion's readings: energy of the network and its standard error (hartree)."""
+
+    energy: jax.Array
+    error: jax.Array
+    n_nonfinite: jax.Array
+
+
+def target_matrices(
+    reference: orbitals.Reference,
+    electrons: jax.Array,
+    nuclei: jax.Array,
+    spins: networks.Spins,
+    n_determinants: int,
+    form: str,
+) -> list[jax.Array]:
+    """What the network's orbitals should be, shaped like `networks.orbitals`.
+
+    Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros for
+    the orbitals of the other spin.
+    """
+    up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
+    targets, start = [], 0
+    for block, n in zip((up, down), spins, strict=True):
+        if n == 0:
+            continue
+        order = np.arange(n_determinants) % block.shape[-3]
+        target = block[..., order, :, :]
+        if form == "dense":
+            pad = [(0, 0)] * (target.ndim - 1) + [(start, sum(spins) - start - n)]
+            target = jnp.pad(target, pad)
+        targets.append(target)
+        start += n
+    return targets
+
+
+def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Summed squares of the differences and of the targets over all orbitals and walkers."""
+    difference = sum(jnp.sum((f - t) ** 2) for f, t in zip(found, targets, strict=True))
+    size = sum(jnp.sum(t**2) for t in targets)
+    return jnp.asarray(difference), jnp.asarray(size)
+
+
+def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
+    """Adam or LAMB with a learning rate that falls as 1 / (1 + t / 1000)."""
+    make = {"adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
+    return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
+
+
+class Pretrain:
+    """The pretraining of one run; see `stage.Stage`."""
+
+    name = "pretrain"
+
+    def __init__(self, spec: RunSpec, reference: xr.Dataset) -> None:
+        self.spec, self.config = spec, spec.config
+        self.total = self.config.pretrain.max_iterations
+        self.spins = spec.molecule.electrons
+        self.mesh = walker_mesh(self.config.mcmc.walkers // 2)
+        self.dtype = jnp.dtype(self.config.runtime.precision)
+        self.nuclei = artefacts.nuclei(spec.molecule, self.dtype)
+        self.chunk = artefacts.chunk_size(self.config, self.spins)
+        self.key = jax.random.key(spec.stage_seed(self.name))
+        self.dataset = reference
+        self.e_hf = float(reference.attrs["e_hf"])
+        self.reference = jax.tree.map(
+            lambda x: jnp.asarray(x, self.dtype), orbitals.Reference.from_dataset(reference)
+        )
+        self.optimiser = optimiser(self.config.pretrain)
+
+    # --- per device -------------------------------------------------------------------------------
+
+    def _log_network(self, params: Params, nuclei: Nuclei) -> mcmc.LogDensity:
+        return lambda x: 2.0 * networks.apply(params, x, nuclei.positions, self.spins)[1]
+
+    def _sample(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Move both halves of the walkers and adapt their widths."""
+        moves, target = self.config.pretrain.steps, self.config.mcmc.target_acceptance
+        first, second = jax.random.split(key)
+        hf, hf_info = mcmc.sample(
+            first,
+            state.reference,
+            lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
+            state.widths[0],
+            moves,
+        )
+        net, net_info = mcmc.sample(
+            second, state.network, self._log_network(state.params, nuclei), state.widths[1], moves
+        )
+        accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
+        pmove = jax.lax.pmean(accepted, AXIS)
+        widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
+        return state._replace(reference=hf, network=net, widths=widths), pmove
+
+    def _iteration(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei
+    ) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(self.key, state.step)
+        state, pmove = self._sample(state, reference, nuclei, key)
+        electrons = jnp.concatenate([state.reference.electrons, state.network.electrons])
+        network = self.config.network
+        targets = target_matrices(
+            reference,
+            electrons,
+            nuclei.positions,
+            self.spins,
+            network.determinants,
+            network.determinant_form,
+        )
+        size = sum(x.size for x in targets)
+
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            found = networks.orbitals(params, electrons, nuclei.positions, self.spins)
+            squares = misfit(found, targets)
+            return squares[0] / size, squares
+
+        gradient, squares = jax.grad(loss, has_aux=True)(state.params)
+        gradient = jax.lax.pmean(gradient, AXIS)
+        difference, norm = jax.lax.psum(squares, AXIS)
+        updates, opt_state = self.optimiser.update(gradient, state.optimiser, state.params)
+        stats = {
+            "orbital_misfit": jnp.sqrt(difference / norm),
+            "pmove": pmove[1],
+            "pmove_reference": pmove[0],
+            "width": state.widths[1],
+        }
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
+
+    def _check(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei
+    ) -> tuple[State, Check]:
+        """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed."""
+        key = jax.random.fold_in(jax.random.fold_in(self.key, 2**31 - 2), state.step)
+
+        def sweep(carry: State, i: jax.Array) -> tuple[State, jax.Array]:
+            moved, _ = self._sample(carry, reference, nuclei, jax.random.fold_in(key, i))
+            electrons = moved.network.electrons
+            energies = local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
+            _, info = clip_energies(energies, 0.0, "mean")
+            return moved, jnp.stack([info.energy, info.error, info.n_nonfinite.astype(self.dtype)])
+
+        state, rows = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
+        energy, error, n_nonfinite = rows.T
+        # Sets of walkers a few moves apart are not independent: the error of one set bounds the mean's.
+        return state, Check(jnp.mean(energy), jnp.mean(error), jnp.sum(n_nonfinite))
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def start(self) -> State:
+        """A random network, and walkers as the reference's density spreads them over the atoms."""
+        config, molecule = self.config, self.spec.molecule
+        params = networks.init(
+            jax.random.fold_in(self.key, 2**31 - 1),
+            config.network,
+            self.spins,
+            len(molecule.symbols),
+            self.dtype,
+        )
+        rng = np.random.default_rng(self.spec.stage_seed("walkers"))
+        electrons = start_walkers(rng, self.dataset, molecule, config.mcmc.walkers)
+        first, second = jnp.split(jnp.asarray(electrons, self.dtype), 2)
+        half = first.shape[0]
+        state = State(
+            params,
+            self.optimiser.init(params),
+            mcmc.walkers(first),
+            mcmc.Walkers(second, jnp.arange(half, 2 * half, dtype=jnp.int32)),
+            jnp.full((2,), config.mcmc.width, self.dtype),
+            jnp.asarray(0, jnp.int32),
+        )
+        return place(self.mesh, state, SPECS)
+
+    def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
+        """Energy within tolerance of E_HF, error included, and orbitals close to the reference's."""
+        config = self.config.pretrain
+        excess = float(check.energy) + float(check.error) - self.e_hf
+        return (
+            step >= config.min_iterations
+            and float(check.n_nonfinite) == 0
+            and excess < config.energy_tolerance * abs(self.e_hf)
+            and orbital_misfit < config.orbital_tolerance
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Blocks of `pretrain.check_every` updates, each followed by a look at the criterion."""
+        state = self.start()
+        check = per_device(
+            self._check, self.mesh, (SPECS, REPLICATED, REPLICATED), (SPECS, REPLICATED), donate=(0,)
+        )
+        blocks: dict[int, Any] = {}
+        done = 0
+        while done < self.total:
+            size = min(self.config.pretrain.check_every, self.total - done)
+            if size not in blocks:
+                blocks[size] = self._compile_block(size)
+            state, stats = blocks[size](state, self.reference, self.nuclei)
+            state, reading = check(state, self.reference, self.nuclei)
+            done += size
+            series = {name: np.asarray(x) for name, x in stats.items()}
+            for name, value in (("energy_Eh", reading.energy), ("error_Eh", reading.error)):
+                series[name] = np.full(size, float(value))
+            yield Step(done, state, series)
+            if self.converged(reading, float(series["orbital_misfit"][-1]), done):
+                return
+
+    def _compile_block(self, size: int) -> Any:
+        def block(
+            state: State, reference: orbitals.Reference, nuclei: Nuclei
+        ) -> tuple[State, dict[str, jax.Array]]:
+            return jax.lax.scan(
+                lambda s, _: self._iteration(s, reference, nuclei), state, None, length=size
+            )
+
+        return per_device(
+            block, self.mesh, (SPECS, REPLICATED, REPLICATED), (SPECS, REPLICATED), donate=(0,)
+        )
+
+    def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
+        """Parameters, all walkers, and the series; `converged` tells whether the criterion was met."""
+        electrons = np.concatenate([state.reference.electrons, state.network.electrons])
+        check = Check(series["energy_Eh"][-1], series["error_Eh"][-1], jnp.zeros(()))
+        met = self.converged(check, float(series["orbital_misfit"][-1]), int(state.step))
+        return artefacts.network_dataset(
+            state.params,
+            jnp.asarray(electrons),
+            float(state.widths[1]),
+            series,
+            n_iterations=int(state.step),
+            converged=int(met),
+            e_hf=self.e_hf,
+        )
