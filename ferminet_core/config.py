@@ -1,0 +1,288 @@
+"""Every setting of a run, its default, and its bounds: the only place where defaults live.
+
+The defaults are those of the full-size calculation; `presets.yaml` holds the smaller ones. Numbers
+come from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2,
+033429 (2020), here "2020", or from the later JAX code described by J. S. Spencer, D. Pfau,
+A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ferminet_core.errors import InputError
+from ferminet_core.validation import Location, did_you_mean, dotted, error_lines, show
+
+# The beginning of an error line (file and key) for the dotted key of a setting.
+Where = Callable[[str], str]
+
+PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+DEFAULT_PRESET = "paper"
+
+
+def _whole(value: object) -> object:
+    """2e4 is a float in YAML, and means 20000."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+Correlated = Literal["ccsd(t)", "uccsd(t)", "fci"]
+
+
+class Section(BaseModel):
+    """Settings: unknown keys, text for numbers, and numbers for truth values are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NetworkConfig(Section):
+    """The wavefunction (Pfau et al. 2020)."""
+
+    layers: Whole = Field(4, ge=1, description="Interaction layers.")
+    one_electron_width: Whole = Field(256, ge=1, description="Width of the one-electron stream.")
+    two_electron_width: Whole = Field(32, ge=1, description="Width of the two-electron stream.")
+    determinants: Whole = Field(16, ge=1, description="Number of determinants.")
+    determinant_form: Literal["dense", "block"] = Field(
+        "dense",
+        description="dense: one matrix of all electrons (JAX code); "
+        "block: spin-up block times spin-down block (2020).",
+    )
+    envelope: Literal["isotropic", "diagonal", "anisotropic"] = Field(
+        "isotropic",
+        description="Decay of each orbital away from each nucleus: one rate (JAX code), one per "
+        "axis, or a 3x3 matrix (2020).",
+    )
+    bias: bool = Field(True, description="Bias in the hidden layers.")
+    orbital_bias: bool = Field(False, description="Bias in the layer that makes the orbitals.")
+    jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
+
+
+class ReferenceConfig(Section):
+    """Hartree-Fock, and what is drawn beside it."""
+
+    method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
+        "auto", description="Hartree-Fock method; auto: stable solution of lowest energy."
+    )
+    basis: str = Field("cc-pvdz", min_length=1, description="Gaussian basis set, by PySCF's name.")
+    correlated: Annotated[tuple[Correlated, ...], Field(strict=False)] = Field(
+        (), description="Correlated methods to compute in the same basis, for the plot."
+    )
+
+
+class McmcConfig(Section):
+    """Sampling of |psi|^2 by all-electron Gaussian moves."""
+
+    walkers: Whole = Field(4096, ge=1, description="Number of walkers.")
+    steps: Whole = Field(10, ge=1, description="Moves between two updates.")
+    width: float = Field(0.3, gt=0, description="Initial width of a move, bohr.")
+    target_acceptance: float = Field(
+        0.525, gt=0, lt=1, description="Accepted fraction that the width is adapted to."
+    )
+    adapt_every: Whole = Field(20, ge=1, description="Iterations between adaptations of the width.")
+    burn_in: Whole = Field(200, ge=0, description="Moves before walkers are first used.")
+
+
+class PretrainConfig(Section):
+    """Matching the network's orbitals to the Hartree-Fock orbitals."""
+
+    optimiser: Literal["adam", "lamb"] = Field("adam", description="Optimiser, from optax.")
+    learning_rate: float = Field(1e-3, gt=0, description="Learning rate.")
+    min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
+    max_iterations: Whole = Field(20000, ge=1, description="Iterations at which it ends anyway.")
+    energy_tolerance: float = Field(
+        0.004,
+        gt=0,
+        description="Ends when the energy is this close to Hartree-Fock's, as a part of |E_HF|, "
+        "and the orbitals fit.",
+    )
+    orbital_tolerance: float = Field(
+        0.05, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+    )
+    steps: Whole = Field(5, ge=1, description="Moves of the walkers per iteration.")
+    check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
+
+    @model_validator(mode="after")
+    def _order(self) -> "PretrainConfig":
+        if self.min_iterations > self.max_iterations:
+            raise ValueError(
+                f"min_iterations is {self.min_iterations}; allowed: at most max_iterations, "
+                f"{self.max_iterations}; set both"
+            )
+        return self
+
+
+class OptimiseConfig(Section):
+    """Minimising the energy."""
+
+    optimiser: Literal["kfac", "adam"] = Field("kfac", description="Optimiser.")
+    iterations: Whole = Field(200_000, ge=1, description="Updates.")
+    learning_rate: float = Field(
+        0.05, gt=0, description="Learning rate at the start (JAX code; 2020: 1e-4)."
+    )
+    delay: float = Field(10_000.0, gt=0, description="Updates after which the rate has fallen.")
+    decay: float = Field(
+        1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at update t."
+    )
+    damping: float = Field(1e-3, gt=0, description="Damping of KFAC's curvature.")
+    norm_constraint: float = Field(1e-3, gt=0, description="Bound on the norm of KFAC's step.")
+    ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
+    inverse_period: Whole = Field(1, ge=1, description="Updates between inversions in KFAC.")
+    clip: float = Field(
+        5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."
+    )
+    clip_centre: Literal["mean", "median"] = Field(
+        "mean", description="What they are clipped about (JAX code: mean; 2020: median)."
+    )
+
+
+class InferenceConfig(Section):
+    """Measuring at frozen parameters."""
+
+    samples: Whole = Field(10_000, ge=2, description="Recorded steps.")
+    thin: Whole = Field(10, ge=1, description="Moves between two records.")
+    max_equilibration: Whole = Field(
+        2000, ge=1, description="Records after which measuring begins even if still drifting."
+    )
+    keep_every: Whole = Field(100, ge=1, description="Records between two stored sets of walkers.")
+
+
+class RuntimeConfig(Section):
+    """How it is computed."""
+
+    precision: Literal["float32", "float64"] = Field("float32", description="Of the network.")
+    chunk: Whole | None = Field(
+        None, ge=1, description="Walkers per piece of the local energy; all at once by default."
+    )
+    block: Whole = Field(10, ge=1, description="Optimisation steps per compiled call.")
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    seed: Whole = Field(0, ge=0, description="Seed of all random numbers of the run.")
+    network: NetworkConfig = NetworkConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    mcmc: McmcConfig = McmcConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    optimise: OptimiseConfig = OptimiseConfig()
+    inference: InferenceConfig = InferenceConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+_SECTIONS = tuple(name for name, value in Config() if isinstance(value, Section))
+
+
+@cache
+def setting_keys() -> tuple[str, ...]:
+    """Every setting by its dotted key, in order: `seed`, `network.layers`, ..."""
+    keys: list[str] = []
+    for name, value in Config():
+        fields = type(value).model_fields if isinstance(value, Section) else None
+        keys.extend(f"{name}.{field}" for field in fields) if fields else keys.append(name)
+    return tuple(keys)
+
+
+def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
+    """Overrides by dotted key, from nested mappings, dotted keys, or both.
+
+    Args:
+        overrides: such as `{"network": {"layers": 2}, "mcmc.walkers": 64}`
+        where: the beginning of an error line (file and key) for a dotted key
+
+    Raises:
+        InputError: unknown setting, one that is given twice, a wrong type or value out of bounds.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in _leaves(overrides, "", where):
+        if key not in setting_keys():
+            raise InputError(f"{where(key)}: unknown setting{_setting_hint(key)}")
+        if key in flat:
+            raise InputError(f"{where(key)}: given twice; keep one")
+        flat[key] = value
+    # Each value by itself; how settings fit together is checked once all are known.
+    lines = [line for location, line in _problems(flat, where) if dotted(location) not in _SECTIONS]
+    if lines:
+        raise InputError("\n".join(lines))
+    return flat
+
+
+def _leaves(mapping: Mapping[Any, Any], section: str, where: Where) -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        key = f"{section}.{name}" if section else str(name)
+        if key not in _SECTIONS:
+            yield key, value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, key, where)
+        else:
+            raise InputError(
+                f"{where(key)}: found {show(value)}; "
+                f"allowed: a mapping{did_you_mean('', _section_keys(key), 'its settings')}"
+            )
+
+
+def _section_keys(section: str) -> list[str]:
+    return [k.split(".")[1] for k in setting_keys() if k.startswith(f"{section}.")]
+
+
+def _setting_hint(key: str) -> str:
+    """What may have been meant by a key that is no setting."""
+    section, _, name = key.partition(".")
+    last = key.rpartition(".")[2]
+    # The right name in the wrong section, or in none.
+    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}")]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]!r}?"
+    if name and section in _SECTIONS:
+        return did_you_mean(name, _section_keys(section))
+    return did_you_mean(section, Config.model_fields)
+
+
+def _problems(flat: Mapping[str, Any], where: Where) -> list[tuple[Location, str]]:
+    """What pydantic has to say against these settings: locations and lines."""
+    try:
+        Config.model_validate(_nested(flat))
+    except ValidationError as error:
+        return error_lines(error, lambda location: (), lambda location: where(dotted(location)))
+    return []
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
+    return nested
+
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """The overrides of each preset, by dotted key."""
+    data = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    return {
+        name: flatten(overrides or {}, f"{PRESETS_FILE.name}: {name}.{{}}".format)
+        for name, overrides in data.items()
+    }
+
+
+def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
+    """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
+
+    Raises:
+        InputError: unknown preset, or settings that do not fit together.
+    """
+    if preset not in presets():
+        raise InputError(
+            f"{where('preset')}: unknown preset {preset!r}{did_you_mean(preset, presets())}"
+        )
+    flat = {**presets()[preset], **overrides}
+    problems = _problems(flat, where)
+    if problems:
+        raise InputError("\n".join(line for _, line in problems))
+    return Config.model_validate(_nested(flat))

@@ -1,0 +1,30 @@
+"""Failures that a user can do something about; each class has its own exit code.
+
+Anything else that is raised is a bug, and leaves a traceback and exit code 70.
+"""
+
+from typing import ClassVar
+
+
+class FermiNetError(Exception):
+    """Base class; `str(error)` is what the command line prints, without a traceback."""
+
+    exit_code: ClassVar[int] = 70
+
+
+class InputError(FermiNetError):
+    """Bad input. The first line says file, key, what was found and what is allowed."""
+
+    exit_code = 2
+
+
+class BrokenRunError(FermiNetError):
+    """The calculation cannot go on, and would end the same way if repeated unchanged."""
+
+    exit_code = 65
+
+
+class ArtefactError(FermiNetError):
+    """An artefact is unreadable, damaged, or does not fit what it is used for."""
+
+    exit_code = 74

@@ -1,0 +1,240 @@
+"""From a system file to the table of runs, and to one resolved spec file per run.
+
+A run is a geometry in one variant of the settings. The Snakefile expands the table on every start,
+so neither JAX nor PySCF is imported here.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ferminet_core import basis
+from ferminet_core.config import Config
+from ferminet_core.errors import InputError
+from ferminet_core.expansion import RunPlan, expand
+from ferminet_core.system import Molecule
+from ferminet_core.system_file import LiteratureSpec
+from ferminet_core.validation import dotted, error_lines
+
+__all__ = [
+    "LiteratureSpec",
+    "RunSpec",
+    "Scan",
+    "check_bases",
+    "load_scan",
+    "load_spec",
+    "write_specs",
+]
+
+SCHEMA_VERSION = 1
+# Positions (bohr) that differ by less are the same request: a constant's next CODATA value, or
+# another order of additions, is no reason to compute a geometry again.
+SAME_POSITION = 1e-8
+
+# Sections of the settings that a stage adds to those of the stages before it.
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "reference": ("reference",),
+    "pretrain": ("seed", "network", "mcmc", "pretrain", "runtime"),
+    "optimise": ("optimise",),
+    "inference": ("inference",),
+}
+
+
+class RunSpec(BaseModel):
+    """One run, complete: what its stages read, and all that they read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: int = Field(SCHEMA_VERSION, le=SCHEMA_VERSION)
+    scan: str
+    run_id: str
+    geometry: str
+    variant: str = ""
+    parameters: dict[str, float] = {}
+    molecule: Molecule
+    config: Config
+    # What was asked for: molecule, preset and explicit overrides. The spec file is rewritten when
+    # this changes, and not when a default or a preset's value does.
+    request: dict[str, Any] = {}
+
+    def stage_seed(self, stage: str) -> int:
+        """Seed (32 bits) of a stage of this run."""
+        text = json.dumps([self.config.seed, self.run_id, stage])
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def stage_hash(self, stage: str) -> str:
+        """SHA-256 (hex) over the molecule and all settings that a stage and its parents use."""
+        stages = list(_SECTIONS)
+        used = [s for name in stages[: stages.index(stage) + 1] for s in _SECTIONS[name]]
+        content = {
+            "molecule": self.molecule.model_dump(mode="json"),
+            "config": self.config.model_dump(mode="json", include=set(used)),
+        }
+        return hashlib.sha256(_json(content).encode()).hexdigest()
+
+
+class Scan(BaseModel):
+    """A system file's runs, and what is to be drawn beside them."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    path: Path
+    preset: str
+    parameters: tuple[str, ...]
+    runs: list[RunSpec]
+    literature: list[LiteratureSpec]  # `file` relative to the working directory
+
+
+def load_scan(
+    path: Path | str,
+    preset: str | None = None,
+    overrides: Mapping[str, Any] | Iterable[str] = (),
+) -> Scan:
+    """Read, validate and expand a system file.
+
+    Args:
+        path: the system file
+        preset: instead of the file's own; another one is added to the scan's name
+        overrides: settings above all others, as a mapping or as `key=value` texts
+
+    Raises:
+        InputError: anything wrong, one line for each problem; for basis sets see `check_bases`.
+    """
+    plan = expand(Path(path), preset, overrides)
+    runs = [_run_spec(plan.name, run) for run in plan.runs]
+    folder = plan.path.parent
+    return Scan(
+        name=plan.name,
+        title=plan.title,
+        path=plan.path,
+        preset=plan.preset,
+        parameters=plan.parameters,
+        runs=runs,
+        literature=[
+            entry.model_copy(update={"file": os.path.normpath(folder / entry.file)})
+            for entry in plan.literature
+        ],
+    )
+
+
+def _run_spec(scan: str, run: RunPlan) -> RunSpec:
+    molecule = run.molecule
+    return RunSpec(
+        scan=scan,
+        run_id=run.run_id,
+        geometry=run.geometry,
+        variant=run.variant,
+        parameters=run.parameters,
+        molecule=molecule,
+        config=run.config,
+        request={
+            "molecule": molecule.model_dump(mode="json"),
+            "preset": run.preset,
+            "overrides": run.overrides,
+        },
+    )
+
+
+def check_bases(runs: Iterable[RunSpec], where: str) -> None:
+    """Check that the runs' basis sets exist for their elements; imports PySCF.
+
+    Raises:
+        InputError: unknown basis set or element missing; the line begins with `where`.
+    """
+    symbols: dict[str, set[str]] = {}
+    for run in runs:
+        symbols.setdefault(run.config.reference.basis, set()).update(run.molecule.symbols)
+    for name in symbols:
+        try:
+            basis.check_basis(name, symbols[name])
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+
+
+def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
+    """Write the runs' spec files, `<results>/<scan>/spec/<run_id>.json`; returns all their paths.
+
+    A file is rewritten only if its run's request changed. A run thus keeps the settings that it was
+    made with when newer code brings other defaults, and the files of runs that need no work keep
+    their times. Basis sets of new or changed runs are checked before anything is written.
+
+    Raises:
+        InputError: unknown basis set.
+    """
+    folder = Path(results_dir) / scan.name / "spec"
+    paths = [folder / f"{run.run_id}.json" for run in scan.runs]
+    changed = [
+        (run, path)
+        for run, path in zip(scan.runs, paths, strict=True)
+        if not _is_request_of(path, run)
+    ]
+    if changed:
+        check_bases((run for run, _ in changed), str(scan.path))
+        folder.mkdir(parents=True, exist_ok=True)
+    for run, path in changed:
+        _write_atomically(path, run.model_dump_json(indent=1) + "\n")
+    return paths
+
+
+def load_spec(path: Path | str) -> RunSpec:
+    """Read a run's spec file; settings that it lacks (an older version's) get their defaults.
+
+    Raises:
+        InputError: missing, damaged, or written by a newer version.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    try:
+        return RunSpec.model_validate_json(text)
+    except ValidationError as error:
+        lines = error_lines(
+            error,
+            lambda location: (),
+            lambda location: ": ".join(filter(None, (str(path), dotted(location)))),
+        )
+        raise InputError("\n".join(line for _, line in lines)) from None
+
+
+def _is_request_of(path: Path, run: RunSpec) -> bool:
+    """Whether a spec file is there and answers this request."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))["request"]
+        molecule = Molecule.model_validate(stored["molecule"])
+        settings = stored["preset"], stored["overrides"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # none yet, or damaged
+    # Through JSON, as the stored one went: tuples become lists.
+    request = json.loads(_json(run.request))
+    return settings == (request["preset"], request["overrides"]) and _same(molecule, run.molecule)
+
+
+def _same(a: Molecule, b: Molecule) -> bool:
+    return (a.symbols, a.charge, a.spin) == (b.symbols, b.charge, b.spin) and all(
+        math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
+    )
+
+
+def _json(content: object) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write by a rename: several processes may expand the same table at once."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
