@@ -1,0 +1,262 @@
+"""Artefacts come back whole, and anything less is noticed."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+import zarr
+
+from ferminet_core import store
+from ferminet_core.errors import ArtefactError
+
+
+def example() -> xr.Dataset:
+    rng = np.random.default_rng(1)
+    return xr.Dataset(
+        {
+            "energy_local": (
+                ("sample", "walker"),
+                rng.standard_normal((5, 4)),
+                {"units": "hartree"},
+            ),
+            "walkers": (("walker", "electron", "xyz"), rng.standard_normal((4, 2, 3)).astype("f4")),
+            "n_nonfinite": ("sample", np.arange(5)),
+            "accepted": ("walker", np.array([True, False, True, True])),
+            "zeros": ("sample", np.zeros(5)),
+            "empty": ("nothing", np.zeros(0, np.float32)),
+            "width": ((), np.float32(0.3)),
+            "atom": ("nucleus", np.array(["Li", "H"])),
+        },
+        coords={"sample": np.arange(5) * 10, "label": ("walker", list("abcd"))},
+        attrs={"stage": "inference", "energy_Eh": -1.1745, "rhat": float("nan"), "shape": (1, 2)},
+    )
+
+
+def test_round_trip_keeps_values_types_dimensions_and_attributes(tmp_path: Path) -> None:
+    ds = example()
+    digest = store.save(ds, tmp_path / "a.zarr.zip")
+    loaded = store.load(tmp_path / "a.zarr.zip")
+    xr.testing.assert_equal(loaded, ds)
+    assert {n: v.dtype for n, v in loaded.variables.items()} == {
+        n: v.dtype for n, v in ds.variables.items()
+    }
+    assert set(loaded.coords) == {"sample", "label"}
+    assert loaded["energy_local"].attrs == {"units": "hartree"}
+    assert loaded.attrs["digest"] == digest == store.digest(tmp_path / "a.zarr.zip")
+    assert loaded.attrs["shape"] == [1, 2]
+    assert np.isnan(loaded.attrs["rhat"])
+
+
+def test_same_content_gives_same_bytes_and_other_content_another_digest(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.zarr.zip", tmp_path / "b.zarr.zip"
+    digest = store.save(example(), first)
+    # Saving what was loaded changes nothing: digest and version are not part of themselves.
+    assert store.save(store.load(first), second) == digest
+    assert first.read_bytes() == second.read_bytes()
+    changed = example()
+    changed["zeros"][3] = 1e-300
+    others = {
+        store.save(changed, second),
+        store.save(example().assign_attrs(stage="x"), second),
+        store.save(example().rename(zeros="noughts"), second),
+        store.save(example().rename_dims(electron="e"), second),
+        store.save(example().assign(width=np.float64(np.float32(0.3))), second),
+    }
+    assert len(others) == 5
+    assert digest not in others
+
+
+def test_opens_with_xarray_alone(tmp_path: Path) -> None:
+    store.save(example(), tmp_path / "a.zarr.zip")
+    with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="r") as zip_store:
+        opened = xr.open_zarr(zip_store, consolidated=False).load()
+    xr.testing.assert_equal(opened, example())
+    assert set(opened.coords) == {"sample", "label"}
+
+
+def test_large_arrays_get_few_chunks_of_bounded_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "MAX_CHUNK_BYTES", 4096)
+    ds = xr.Dataset({"a": (("x", "y"), np.arange(5000.0).reshape(10, 500))})  # 40 kB
+    store.save(ds, tmp_path / "a.zarr.zip")
+    with zarr.storage.ZipStore(tmp_path / "a.zarr.zip", mode="r") as zip_store:
+        chunks = zarr.open_array(zip_store, path="a", mode="r").chunks
+    assert chunks == (1, 500)
+    xr.testing.assert_equal(store.load(tmp_path / "a.zarr.zip"), ds)
+    assert store._chunk_shape((3, 2000), 8) == (1, 500)  # a row alone is too large
+    assert store._chunk_shape((), 8) == ()
+
+
+@pytest.mark.parametrize(
+    ("ds", "words"),
+    [
+        (xr.Dataset({"a": ("x", np.array([{}, 1], dtype=object))}), "dtype object"),
+        (xr.Dataset({"a": ("x", np.array(["2020-01-01"], dtype="M8[ns]"))}), "datetime64"),
+        (xr.Dataset(attrs={"a": {1, 2}}), "set cannot be stored"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(tmp_path: Path, ds: xr.Dataset, words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        store.save(ds, tmp_path / "a.zarr.zip")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_truncation_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.save(example(), path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 251):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ArtefactError, match=r"a\.zarr\.zip"):
+            store.load(path)
+
+
+def test_a_flipped_bit_is_noticed_or_harmless(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.save(example(), path)
+    whole = path.read_bytes()
+    original = store.load(path)
+    noticed = 0
+    messages: set[str] = set()
+    positions = range(0, len(whole), 17)
+    for position in positions:
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << (position % 8)
+        path.write_bytes(damaged)
+        try:
+            # Some bits of a zip say nothing on the content: time stamps, permissions.
+            assert store.load(path).identical(original)
+        except ArtefactError as error:
+            noticed += 1
+            messages.add(str(error))
+    # Times and permissions take about a tenth of this small file.
+    assert noticed > 0.8 * len(positions)
+    assert not any("\n" in message for message in messages)
+
+
+def rewrite(path: Path, **changes: bytes | None) -> None:
+    """Replace (or, with None, leave out) members of a zip, with right checksums."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members |= {name: data for name, data in changes.items() if data is not None}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            if name not in changes or changes[name] is not None:
+                archive.writestr(name, data)
+
+
+def test_a_missing_chunk_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.save(example(), path)
+    # Zarr itself reads it as zeros, which it would be right about for `zeros` alone.
+    rewrite(path, **{"energy_local/c/0/0": None})
+    with pytest.raises(ArtefactError, match="does not match its digest"):
+        store.load(path)
+
+
+def test_changed_metadata_and_other_formats_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.save(example(), path)
+    with zipfile.ZipFile(path) as archive:
+        root = archive.read("zarr.json")
+    rewrite(path, **{"zarr.json": root.replace(b"-1.1745", b"-1.1755")})
+    with pytest.raises(ArtefactError, match="does not match its digest"):
+        store.load(path)
+    rewrite(path, **{"zarr.json": root.replace(b'"format_version": 1', b'"format_version": 99')})
+    with pytest.raises(ArtefactError, match="format_version is 99"):
+        store.load(path)
+    rewrite(path, **{"zarr.json": b"{"})
+    with pytest.raises(ArtefactError, match="unreadable Zarr metadata"):
+        store.load(path)
+    rewrite(path, **{"zarr.json": None})
+    with pytest.raises(ArtefactError, match="not an artefact"):
+        store.load(path)
+    path.write_text("R,E\n1.4,-1.17\n")
+    with pytest.raises(ArtefactError, match="damaged or cut short"):
+        store.load(path)
+    with pytest.raises(ArtefactError, match=r"absent\.zarr\.zip: no such file"):
+        store.load(tmp_path / "absent.zarr.zip")
+
+
+def test_a_crash_before_the_rename_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.zarr.zip"
+    digest = store.save(example(), path)
+
+    def crash(source: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", crash)
+    with pytest.raises(KeyboardInterrupt):
+        store.save(example().assign_attrs(stage="other"), path)
+    monkeypatch.undo()
+    assert store.digest(path) == digest
+    assert [p.name for p in tmp_path.iterdir()] == ["a.zarr.zip"]
+
+
+def test_an_unwritable_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ArtefactError, match=r"a\.zarr\.zip: cannot be written: No such file"):
+        store.save(example(), tmp_path / "absent" / "a.zarr.zip")
+
+
+def test_parameter_trees_come_back_the_same(tmp_path: Path) -> None:
+    tree = {
+        "layers": [{"w": np.ones((2, 3), np.float32), "b": np.zeros(3)}, {"w": np.eye(2)}, {}],
+        "envelope": {"pi": np.float32(2.0), "none": []},
+        "steps": [[np.arange(3)], [np.arange(2, dtype=np.int32)]],
+        # More than ten entries: "10" sorts before "2" as text.
+        "many": [np.full(1, i) for i in range(12)],
+    }
+    variables = store.parameters_to_variables(tree)
+    assert variables["params.layers.0.w"].shape == (2, 3)
+    store.save(xr.Dataset(variables), tmp_path / "a.zarr.zip")
+    back = store.parameters_from_variables(store.load(tmp_path / "a.zarr.zip"))
+
+    def compare(a: object, b: object) -> None:
+        if isinstance(a, dict) and isinstance(b, dict):
+            assert a.keys() == b.keys()
+            for key in a:
+                compare(a[key], b[key])
+        elif isinstance(a, list) and isinstance(b, list):
+            assert len(a) == len(b)
+            for one, other in zip(a, b, strict=True):
+                compare(one, other)
+        else:
+            assert np.asarray(a).dtype == np.asarray(b).dtype
+            np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+    compare(tree, back)
+
+
+def test_several_trees_share_a_dataset_under_their_prefixes() -> None:
+    trees = {"params": {"a": np.ones(2)}, "params_average": [np.zeros(3)]}
+    variables: dict[str, xr.Variable] = {}
+    for prefix, tree in trees.items():
+        variables |= store.parameters_to_variables(tree, prefix)
+    ds = xr.Dataset(variables)
+    assert list(store.parameters_from_variables(ds)) == ["a"]
+    assert len(store.parameters_from_variables(ds, "params_average")) == 1
+    with pytest.raises(ArtefactError, match=r"no variables optimiser\.\*"):
+        store.parameters_from_variables(ds, "optimiser")
+    with pytest.raises(ArtefactError, match="whole list"):
+        store.parameters_from_variables(xr.Dataset({"params.1": ("x", [1.0])}))
+
+
+@pytest.mark.parametrize(
+    ("tree", "kind"),
+    [
+        ({"a.b": np.ones(1)}, ValueError),
+        ({"0": np.ones(1)}, ValueError),
+        ({"a": (np.ones(1),)}, TypeError),
+        ({"a": None}, TypeError),
+        ({1: np.ones(1)}, TypeError),
+    ],
+)
+def test_trees_that_would_not_come_back_are_refused(tree: object, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="params"):
+        store.parameters_to_variables(tree)
