@@ -1,0 +1,289 @@
+"""What a potential energy curve with error bars says about a diatomic molecule (NumPy only).
+
+Sources, cited below by name:
+    Simons, Parr and Finlan, J. Chem. Phys. 59, 3229 (1973): the expansion in (R - R0) / R.
+    Jay and Neil, Phys. Rev. D 103, 114502 (2021): averaging over models and over fit windows.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ferminet_core.units import ATOMIC_MASS_UNIT_IN_ELECTRON_MASSES, HARTREE_IN_INVERSE_CM
+
+# Masses of the most abundant isotopes in atomic mass units (Wapstra, Audi and Thibault,
+# Nucl. Phys. A 729, 337 (2003)).
+_ISOTOPE_MASS = {
+    "H": 1.00782503207,
+    "He": 4.00260325415,
+    "Li": 7.01600455,
+    "Be": 9.0121822,
+    "B": 11.0093054,
+    "C": 12.0,
+    "N": 14.0030740048,
+    "O": 15.99491461956,
+    "F": 18.99840322,
+    "Ne": 19.9924401754,
+    "Na": 22.9897692809,
+    "Mg": 23.9850417,
+    "Al": 26.98153863,
+    "Si": 27.9769265325,
+    "P": 30.97376163,
+    "S": 31.972071,
+    "Cl": 34.96885268,
+    "Ar": 39.9623831225,
+    "K": 38.96370668,
+    "Ca": 39.96259098,
+    "Sc": 44.9559119,
+    "Ti": 47.9479463,
+    "V": 50.9439595,
+    "Cr": 51.9405075,
+    "Mn": 54.9380451,
+    "Fe": 55.9349375,
+    "Co": 58.933195,
+    "Ni": 57.9353429,
+    "Cu": 62.9295975,
+    "Zn": 63.9291422,
+    "Ga": 68.9255736,
+    "Ge": 73.9211778,
+    "As": 74.9215965,
+    "Se": 79.9165213,
+    "Br": 78.9183371,
+    "Kr": 83.911507,
+}
+
+MIN_POINTS = 5
+_DEGREES = range(3, 7)
+_N_RESAMPLES = 300
+# Relative weight below which a model cannot move the average by a noticeable part of its error.
+_LEAST_WEIGHT = 1e-3
+# Errors below this are rounding, not statistics; it keeps the weights finite.
+_LEAST_ERROR = 1e-8
+
+
+class FitRefusedError(Exception):
+    """The points do not determine a minimum; the message is the plain reason."""
+
+
+class Estimate(NamedTuple):
+    """A fitted quantity with the error from the energies' errors and from the choice of fit."""
+
+    value: float
+    statistical: float
+    model: float
+
+    @property
+    def error(self) -> float:
+        """Both errors in quadrature."""
+        return float(np.hypot(self.statistical, self.model))
+
+
+class CurveMinimum(NamedTuple):
+    """The minimum of a potential curve."""
+
+    bond_length: Estimate  # r_e, bohr
+    frequency: Estimate  # harmonic omega_e, cm^-1
+    energy: Estimate  # hartree
+    n_models: int  # windows x degrees that carry weight
+
+
+class NonParallelity(NamedTuple):
+    """Largest minus smallest deviation of two curves; hartree."""
+
+    value: float
+    error: float
+    noise: float  # what `value` would be on average if the curves were exactly parallel
+    n_points: int
+
+
+def reduced_mass(first: str, second: str) -> float:
+    """Reduced mass of two atoms' most abundant isotopes, in electron masses.
+
+    Raises:
+        FitRefusedError: an element beyond krypton.
+    """
+    try:
+        masses = [
+            _ISOTOPE_MASS[symbol] * ATOMIC_MASS_UNIT_IN_ELECTRON_MASSES
+            for symbol in (first, second)
+        ]
+    except KeyError as error:
+        raise FitRefusedError(f"no isotope mass is known for {error.args[0]}") from error
+    return masses[0] * masses[1] / (masses[0] + masses[1])
+
+
+def fit_minimum(
+    distance: np.ndarray,
+    energy: np.ndarray,
+    error: np.ndarray,
+    mass: float,
+    seed: int = 0,
+) -> CurveMinimum:
+    """Bond length, harmonic frequency and energy at the minimum of a diatomic's curve.
+
+    Polynomials of degree 3 to 6 in (R - R0) / R (Simons, Parr and Finlan 1973) are fitted,
+    weighted by the errors, to every window of at least 5 neighbouring points around the lowest
+    one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
+    and Neil 2021); the spread between the fits is the model error. The statistical error comes
+    from refitting normally distributed resamples of the energies.
+
+    Args:
+        distance: (points,) bond lengths, bohr, all different.
+        energy: (points,) hartree.
+        error: (points,) standard errors of the energies, hartree.
+        mass: reduced mass, in electron masses.
+        seed: of the resamples.
+
+    Raises:
+        FitRefusedError: fewer than 5 points, no minimum between them, or errors too large for one.
+    """
+    order = np.argsort(distance)
+    distance, energy, error = (np.asarray(a, float)[order] for a in (distance, energy, error))
+    n_points = distance.size
+    if n_points < MIN_POINTS:
+        raise FitRefusedError(f"{n_points} points are too few for a fit (at least {MIN_POINTS})")
+    if not (np.isfinite(energy).all() and np.isfinite(error).all()):
+        raise FitRefusedError("an energy or its error is not a number")
+    lowest = int(np.argmin(energy))
+    if lowest in (0, n_points - 1):
+        raise FitRefusedError(
+            f"the lowest energy lies at the end of the grid ({distance[lowest]:g} bohr): "
+            "no minimum is bracketed"
+        )
+    error = np.maximum(error, _LEAST_ERROR)
+    noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
+    # Column 0 holds the measured energies, the others the resamples.
+    samples = energy[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1)
+    fits, log_weights = [], []
+    for window, degree in _windows(n_points, lowest):
+        fit = _fit_window(
+            distance[window], samples[window], error[window], distance[lowest], degree, mass
+        )
+        if fit is None:
+            continue
+        n_left_out = n_points - fit.n_points
+        log_weights.append(-0.5 * (fit.chi_squared + 2 * (degree + 1) + 2 * n_left_out))
+        fits.append(fit.values)
+    if not fits:
+        raise FitRefusedError("the errors are too large to locate a minimum between the points")
+    weights = np.exp(np.array(log_weights) - max(log_weights))
+    keep = weights > _LEAST_WEIGHT
+    weights = weights[keep] / weights[keep].sum()
+    values = np.array(fits)[keep]  # (models, quantity, measured and resamples)
+    bond_length, frequency, minimum = (_average(weights, values[:, q]) for q in range(3))
+    return CurveMinimum(bond_length, frequency, minimum, int(keep.sum()))
+
+
+class _WindowFit(NamedTuple):
+    values: np.ndarray  # (r_e, omega_e, energy) x (measured and resamples)
+    chi_squared: float
+    n_points: int
+
+
+def _windows(n_points: int, lowest: int) -> list[tuple[slice, int]]:
+    """Every window with neighbours on both sides of the lowest point, with every degree it can
+    determine."""
+    return [
+        (slice(first, last + 1), degree)
+        for first in range(lowest)
+        for last in range(lowest + 1, n_points)
+        for degree in _DEGREES
+        if last + 1 - first >= max(MIN_POINTS, degree + 1)
+    ]
+
+
+def _fit_window(
+    distance: np.ndarray,
+    samples: np.ndarray,
+    error: np.ndarray,
+    centre: float,
+    degree: int,
+    mass: float,
+) -> _WindowFit | None:
+    """Fit one polynomial to all resamples; None where too many have no minimum inside."""
+    x = (distance - centre) / distance
+    offset = samples[:, 0].min()  # total energies are large beside the well
+    design = np.vander(x, degree + 1, increasing=True)
+    coefficients, *_ = np.linalg.lstsq(
+        design / error[:, None], (samples - offset) / error[:, None], rcond=None
+    )
+    residual = (samples[:, 0] - offset - design @ coefficients[:, 0]) / error
+    stationary, curvature, energy = _polynomial_minimum(coefficients, x[0], x[-1])
+    # x is monotonic in R, so both have their minimum at the same place, where
+    # d2E/dR2 = d2E/dx2 (dx/dR)^2.
+    bond_length = centre / (1.0 - stationary)
+    force_constant = curvature * (centre / bond_length**2) ** 2
+    frequency = HARTREE_IN_INVERSE_CM * np.sqrt(force_constant / mass)
+    values = np.array([bond_length, frequency, energy + offset])
+    found = np.isfinite(values).all(axis=0)
+    # A few resamples without a minimum are the tail of a wide distribution; more make its
+    # standard deviation meaningless.
+    if not found[0] or found.mean() < 0.95:
+        return None
+    return _WindowFit(values, float(residual @ residual), distance.size)
+
+
+def _polynomial_minimum(
+    coefficients: np.ndarray, low: float, high: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Place, second derivative and value of each polynomial's lowest point inside (low, high).
+
+    Args:
+        coefficients: (degree + 1, polynomials), lowest power first.
+
+    Returns:
+        Three arrays (polynomials,); NaN where the lowest point is an end of the interval.
+    """
+    grid = np.linspace(low, high, 201)
+    values = np.polynomial.polynomial.polyval(grid, coefficients)  # (polynomials, grid)
+    lowest = values.argmin(axis=1)
+    x = grid[lowest]
+    first = np.polynomial.polynomial.polyder(coefficients)
+    second = np.polynomial.polynomial.polyder(coefficients, 2)
+
+    def at(polynomials: np.ndarray, points: np.ndarray) -> np.ndarray:
+        return np.polynomial.polynomial.polyval(points, polynomials, tensor=False)
+
+    inside = (lowest > 0) & (lowest < grid.size - 1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for _ in range(4):  # from a grid point half a step away, Newton doubles the digits
+            x = np.where(inside, x - at(first, x) / at(second, x), np.nan)
+    curvature = at(second, x)
+    good = inside & (curvature > 0.0) & (x > low) & (x < high)
+    return (
+        np.where(good, x, np.nan),
+        np.where(good, curvature, np.nan),
+        np.where(good, at(coefficients, x), np.nan),
+    )
+
+
+def _average(weights: np.ndarray, values: np.ndarray) -> Estimate:
+    """Model average of one quantity; `values` is (models, measured and resamples)."""
+    variances = np.nanvar(values[:, 1:], axis=1, ddof=1)
+    measured = values[:, 0]
+    mean = float(weights @ measured)
+    spread = float(weights @ (measured - mean) ** 2)
+    return Estimate(mean, float(np.sqrt(weights @ variances)), float(np.sqrt(spread)))
+
+
+def non_parallelity(deviation: np.ndarray, error: np.ndarray, seed: int = 0) -> NonParallelity:
+    """Non-parallelity error: largest minus smallest deviation from a reference curve.
+
+    Args:
+        deviation: (points,) energy minus reference, hartree.
+        error: (points,) standard errors, hartree.
+        seed: of the 2000 normally distributed resamples behind `error` and `noise`.
+
+    Raises:
+        ValueError: fewer than two points.
+    """
+    deviation, error = np.asarray(deviation, float), np.asarray(error, float)
+    if deviation.size < 2:
+        raise ValueError("a non-parallelity error needs at least two points")
+    noise = error * np.random.default_rng(seed).standard_normal((2000, deviation.size))
+    return NonParallelity(
+        value=float(np.ptp(deviation)),
+        error=float(np.ptp(deviation + noise, axis=1).std(ddof=1)),
+        noise=float(np.ptp(noise, axis=1).mean()),
+        n_points=deviation.size,
+    )

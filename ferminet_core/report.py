@@ -1,0 +1,134 @@
+"""Reads what a scan's runs have left, and writes the scan's table, dataset, fits and plots."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ferminet_core import plots, runtime, store
+from ferminet_core.errors import ArtefactError
+from ferminet_core.scan import Scan
+from ferminet_core.summary import RunOutcome, Summary, summarise
+
+STAGES = ("reference", "pretrain", "optimise", "inference")
+# A process that has not written its status for so long was ended without a chance to say so.
+# Compiling for a large molecule takes minutes, in which nothing is written.
+STALE_SECONDS = 1800.0
+
+
+def write_summary(scan: Scan, results: Path) -> list[str]:
+    """Write scan.csv, scan.zarr.zip, summary.json, curve.svg and curve.png of a scan.
+
+    Whatever is done is reported; runs that are not keep their row, with their state.
+
+    Args:
+        scan: the scan; its runs lie in `results`/<scan name>/runs.
+        results: folder of all results.
+
+    Returns:
+        Lines for the user: what was written, what is flagged, what was found out, warnings.
+
+    Raises:
+        ArtefactError: a file cannot be written.
+    """
+    folder = Path(results) / scan.name
+    outcomes = {run.run_id: run_outcome(folder / "runs" / run.run_id) for run in scan.runs}
+    summary = summarise(scan, outcomes)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with runtime.atomic_file(folder / "scan.csv") as file:
+            file.write(summary.table.to_csv(index=False, lineterminator="\n").encode())
+        runtime.write_json(folder / "summary.json", summary.derived)
+        plots.plot_scan(summary, folder)
+    except OSError as error:
+        raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    store.save(summary.dataset, folder / "scan.zarr.zip")
+    return [*describe(summary), f"written: {folder / 'scan.csv'} and files beside it"]
+
+
+def run_outcome(folder: Path) -> RunOutcome:
+    """State and results of one run from the files in its folder.
+
+    A damaged artefact makes its run failed, with the reason; the others are reported all the same.
+    """
+    wall_s = _wall_seconds(folder)
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        for stage in ("reference", "inference"):
+            path = folder / f"{stage}.zarr.zip"
+            if path.exists():
+                found[stage] = dict(store.load(path).attrs)
+    except ArtefactError as error:
+        return RunOutcome("failed", str(error), reference=found.get("reference", {}))
+    state, reason = ("done", "") if "inference" in found else _unfinished_state(folder)
+    return RunOutcome(
+        state=state,
+        reason=reason,
+        inference=found.get("inference", {}),
+        reference=found.get("reference", {}),
+        wall_s=wall_s,
+        node_h=None if wall_s is None else wall_s / 3600.0,
+    )
+
+
+def _unfinished_state(folder: Path) -> tuple[str, str]:
+    """State and reason of a run without a result, from the status of its latest stage."""
+    for stage in reversed(STAGES):
+        if (folder / f"{stage}.zarr.zip").exists():
+            break  # what an earlier attempt at this stage said no longer counts
+        status = runtime.read_json(folder / f"{stage}.work" / "status.json")
+        if status is None:
+            continue
+        state, reason = str(status.get("state")), str(status.get("reason") or "")
+        if state in ("failed", "broken"):
+            return "failed", f"{stage}: {reason}"
+        if state == "running":
+            if _age_seconds(str(status.get("heartbeat"))) < STALE_SECONDS:
+                return "running", f"{stage}: step {status.get('step')} of {status.get('total')}"
+            return "waiting", f"{stage}: stopped without a word at step {status.get('step')}"
+    return "waiting", ""
+
+
+def _age_seconds(heartbeat: str) -> float:
+    """Seconds since a heartbeat; infinite if it cannot be read."""
+    try:
+        return (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds()
+    except (ValueError, TypeError):
+        return float("inf")
+
+
+def _wall_seconds(folder: Path) -> float | None:
+    """Seconds spent in the finished stages; None before the first."""
+    records = [runtime.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
+    times = [float(record["wall_s"]) for record in records if record and record.get("wall_s")]
+    return sum(times) if times else None
+
+
+def describe(summary: Summary) -> list[str]:
+    """The summary in a few lines for the terminal."""
+    derived = summary.derived
+    states = ", ".join(f"{count} {state}" for state, count in sorted(derived["states"].items()))
+    lines = [f"{summary.name}: {len(summary.table)} runs ({states})"]
+    for curve in derived["curves"]:
+        name = f" ({curve['variant']})" if curve["variant"] else ""
+        if "refused" in curve:
+            lines.append(f"no r_e{name}: {curve['refused']}")
+            continue
+        r_e, omega = curve["r_e_bohr"], curve["omega_e_inverse_cm"]
+        lines.append(
+            f"r_e{name} = {r_e['value']:.4f} +- {r_e['error']:.4f} bohr, "
+            f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1"
+        )
+        if depth := curve.get("D_e_Eh"):
+            lines.append(f"D_e{name} = {depth['value']:.5f} +- {depth['error']:.5f} hartree")
+    for curve in derived["curves"]:
+        variant = f" ({curve['variant']})" if curve["variant"] else ""
+        for name, npe in curve["non_parallelity"].items():
+            lines.append(
+                f"non-parallelity error{variant} against {name}: {1e3 * npe['value_Eh']:.2f} +- "
+                f"{1e3 * npe['error_Eh']:.2f} mEh over {npe['n_points']} points "
+                f"({1e3 * npe['expected_from_noise_Eh']:.2f} expected from noise alone)"
+            )
+    for run_id, flags in derived["flagged"].items():
+        lines.append(f"FLAG {run_id}: {'; '.join(flags)}")
+    lines += [f"warning: {warning}" for warning in summary.warnings]
+    return lines

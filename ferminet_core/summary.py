@@ -1,0 +1,429 @@
+"""The result of a scan: its table, its dataset, and what follows from the curve.
+
+Pure functions of a scan and of what its runs left behind; `ferminet_core.report` reads and writes
+the files.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from ferminet_core import units
+from ferminet_core.literature import Reference, read_references
+from ferminet_core.potential_curve import (
+    CurveMinimum,
+    Estimate,
+    FitRefusedError,
+    fit_minimum,
+    non_parallelity,
+    reduced_mass,
+)
+from ferminet_core.scan import RunSpec, Scan
+
+SCHEMA_VERSION = 1
+# An energy further below an exact one cannot be noise: the variational principle forbids it.
+SIGMA_BELOW_EXACT = 5.0
+
+_NAMES = ("run_id", "geometry", "variant")
+_FROM_INFERENCE = (
+    "energy_Eh",
+    "error_Eh",
+    "variance_Eh2",
+    "tau",
+    "rhat",
+    "s2",
+    "s2_error",
+    "n_nonfinite",
+    "n_outliers",
+    "pmove",
+    "hf_Eh",
+    "hf_method",
+    "n_opt",
+    "n_samples",
+)
+_COUNTS = ("n_nonfinite", "n_outliers", "n_opt", "n_samples")
+_TEXTS = ("hf_method",)
+_TAIL = ("wall_s", "node_h", "verdict")
+_DIPOLE = tuple(f"dipole_{axis}{end}" for axis in "xyz" for end in ("", "_error"))
+# In the dataset but not in the table, whose columns are fixed.
+_MORE_NUMBERS = (
+    "error_bootstrap_Eh",
+    *_DIPOLE,
+    "n_walkers",
+    "n_equilibration",
+)
+_UNITS = {"Eh": "hartree", "Eh2": "hartree^2", "s": "s", "h": "h"}
+_OTHER_UNITS = {"tau": "recorded samples"} | dict.fromkeys(_DIPOLE, "e bohr")
+
+
+class RunOutcome(NamedTuple):
+    """What a run has left behind so far."""
+
+    state: str  # done, failed, running or waiting
+    reason: str = ""
+    inference: Mapping[str, Any] = {}  # attributes of the inference artefact
+    reference: Mapping[str, Any] = {}  # attributes of the reference artefact
+    wall_s: float | None = None  # over its stages
+    node_h: float | None = None
+
+
+class Summary(NamedTuple):
+    """All that is reported on a scan."""
+
+    name: str
+    title: str
+    parameter: str | None  # the numeric parameter, if there is exactly one
+    parameter_unit: str  # bohr, angstrom, or empty where it is not a diatomic's bond length
+    table: pd.DataFrame  # the columns of scan.csv; missing values are NA
+    dataset: xr.Dataset  # dimension run
+    derived: dict[str, Any]  # JSON: bond length, frequency, dissociation energy, ...
+    references: list[Reference]
+    warnings: list[str]
+
+
+def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
+    """Table, dataset and derived quantities of whatever is done of a scan.
+
+    Args:
+        scan: the runs and the literature to compare with.
+        outcomes: by run_id; a run without one is waiting.
+    """
+    references, warnings = read_references(scan)
+    outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
+    parameters = list(scan.parameters)
+    flags = {
+        run.run_id: _run_flags(outcomes[run.run_id], run.run_id, references) for run in scan.runs
+    }
+    table = _table(scan, parameters, outcomes, flags, references)
+    single = parameters[0] if len(parameters) == 1 else None
+    derived: dict[str, Any] = {
+        "schema": SCHEMA_VERSION,
+        "scan": scan.name,
+        "states": {str(k): int(v) for k, v in table["state"].value_counts().items()},
+        "flagged": {run_id: lines for run_id, lines in flags.items() if lines},
+        "literature": {
+            r.name: {"label": r.label, "kind": r.kind, "file": r.source, "matched": len(r.values)}
+            for r in references
+        },
+        "curves": _curves(scan, table, references) if single else [],
+        "atomisation": _atomisation(scan, table),
+        "warnings": warnings,
+    }
+    dataset = _dataset(scan, table, outcomes, references, parameters)
+    unit = _parameter_unit(scan, single)
+    if unit:
+        dataset[single].attrs["units"] = unit
+    return Summary(
+        name=scan.name,
+        title=scan.title or scan.name,
+        parameter=single,
+        parameter_unit=unit,
+        table=table,
+        dataset=dataset,
+        derived=derived,
+        references=references,
+        warnings=warnings,
+    )
+
+
+def energies(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a scan table that have an energy with an error."""
+    usable = (table["state"] == "done") & table["energy_Eh"].notna() & table["error_Eh"].notna()
+    return table[usable]
+
+
+def _run_flags(outcome: RunOutcome, run_id: str, references: list[Reference]) -> list[str]:
+    """What is suspicious about a finished run, in plain sentences."""
+    if outcome.state != "done":
+        return []
+    flags = [str(flag) for flag in json.loads(outcome.inference.get("flags", "[]"))]
+    energy = float(outcome.inference.get("energy_Eh", np.nan))
+    error = float(outcome.inference.get("error_Eh", np.nan))
+    if not math.isfinite(energy):
+        flags.append("the energy is not a number")
+    for reference in references:
+        if reference.kind != "exact" or run_id not in reference.values:
+            continue
+        below = reference.values[run_id] - energy
+        sigma = math.hypot(error, reference.errors.get(run_id, 0.0))
+        if below > SIGMA_BELOW_EXACT * sigma:
+            flags.append(
+                f"energy lies {1e3 * below:.2f} mEh ({below / sigma if sigma else math.inf:.1f} "
+                f"sigma) below {reference.label}: walkers out of equilibrium?"
+            )
+    return flags
+
+
+def _table(
+    scan: Scan,
+    parameters: list[str],
+    outcomes: Mapping[str, RunOutcome],
+    flags: Mapping[str, list[str]],
+    references: list[Reference],
+) -> pd.DataFrame:
+    """The scan table, one row per run in the scan's order."""
+    reference_columns = [reference.column for reference in references]
+    columns = [*_NAMES, *parameters, "state", *_FROM_INFERENCE, *_TAIL, *reference_columns]
+    rows = []
+    for run in scan.runs:
+        outcome = outcomes[run.run_id]
+        verdict = "; ".join(flags[run.run_id]) or "ok" if outcome.state == "done" else ""
+        row: dict[str, Any] = {
+            "run_id": run.run_id,
+            "geometry": run.geometry,
+            "variant": run.variant,
+            **run.parameters,
+            "state": outcome.state,
+            **_hartree_fock(outcome.reference),
+            **{
+                name: outcome.inference[name]
+                for name in _FROM_INFERENCE
+                if name in outcome.inference
+            },
+            "wall_s": outcome.wall_s,
+            "node_h": outcome.node_h,
+            "verdict": verdict or outcome.reason,
+        }
+        row |= {r.column: r.values[run.run_id] for r in references if run.run_id in r.values}
+        rows.append(row)
+    table = pd.DataFrame(rows, columns=columns)
+    texts = {*_NAMES, "state", "verdict", *_TEXTS}
+    for name in columns:
+        if name in _COUNTS:
+            table[name] = table[name].astype("Int64")
+        elif name in texts:
+            table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
+        else:
+            table[name] = pd.to_numeric(table[name]).astype("float64")
+    return table
+
+
+def _hartree_fock(reference: Mapping[str, Any]) -> dict[str, Any]:
+    """The Hartree-Fock columns, known as soon as the reference is there."""
+    if "e_hf" not in reference:
+        return {}
+    return {"hf_Eh": reference["e_hf"], "hf_method": reference.get("method", "")}
+
+
+def _curves(scan: Scan, table: pd.DataFrame, references: list[Reference]) -> list[dict[str, Any]]:
+    """Derived quantities of each variant's curve in a scan of one parameter."""
+    runs = {run.run_id: run for run in scan.runs}
+    curves = []
+    for variant in table["variant"].unique():
+        done = energies(table[table["variant"] == variant])
+        points = done[[bool(runs[run_id].parameters) for run_id in done["run_id"]]]
+        if points.empty:
+            continue
+        curve: dict[str, Any] = {"variant": variant, "n_points": len(points)}
+        curve |= _minimum(points, runs, _free_atoms(done, runs))
+        curve["non_parallelity"] = _non_parallelity(points, references)
+        curves.append(curve)
+    return curves
+
+
+def _minimum(
+    points: pd.DataFrame, runs: Mapping[str, RunSpec], atoms: Mapping[str, tuple[float, float]]
+) -> dict[str, Any]:
+    """Bond length, frequency, depth of a diatomic's curve, or why they are not given."""
+    molecules = [runs[run_id].molecule for run_id in points["run_id"]]
+    if any(len(m.symbols) != 2 or m.symbols != molecules[0].symbols for m in molecules):
+        return {"refused": "not a curve of one diatomic molecule"}
+    if len({(m.charge, m.spin) for m in molecules}) > 1:
+        return {"refused": "charge or spin changes along the curve"}
+    try:
+        minimum = fit_minimum(
+            np.array([_bond_length(runs[run_id]) for run_id in points["run_id"]]),
+            points["energy_Eh"].to_numpy(),
+            points["error_Eh"].to_numpy(),
+            reduced_mass(*molecules[0].symbols),
+        )
+    except FitRefusedError as error:
+        return {"refused": str(error)}
+    return {
+        "r_e_bohr": _plain_estimate(minimum.bond_length),
+        "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
+        "minimum_Eh": _plain_estimate(minimum.energy),
+        "n_models": minimum.n_models,
+        **_depth(minimum, molecules[0].symbols, molecules[0].charge, atoms),
+    }
+
+
+def _depth(
+    minimum: CurveMinimum,
+    symbols: tuple[str, ...],
+    charge: int,
+    atoms: Mapping[str, tuple[float, float]],
+) -> dict[str, Any]:
+    """D_e against the free atoms that were run."""
+    try:
+        energy, error = _separated(symbols, charge, atoms)
+    except FitRefusedError as refusal:
+        return {"D_e_refused": str(refusal)}
+    depth = Estimate(
+        energy - minimum.energy.value,
+        math.hypot(error, minimum.energy.statistical),
+        minimum.energy.model,
+    )
+    return {"D_e_Eh": _plain_estimate(depth)}
+
+
+def _free_atoms(done: pd.DataFrame, runs: Mapping[str, RunSpec]) -> dict[str, tuple[float, float]]:
+    """Energy and error of each neutral atom that was run; of several spins the lowest."""
+    atoms: dict[str, tuple[float, float]] = {}
+    for run_id, energy, error in zip(
+        done["run_id"], done["energy_Eh"], done["error_Eh"], strict=True
+    ):
+        molecule = runs[run_id].molecule
+        if len(molecule.symbols) != 1 or molecule.charge != 0:
+            continue
+        symbol = molecule.symbols[0]
+        if symbol not in atoms or energy < atoms[symbol][0]:
+            atoms[symbol] = (float(energy), float(error))
+    return atoms
+
+
+def _separated(
+    symbols: tuple[str, ...], charge: int, atoms: Mapping[str, tuple[float, float]]
+) -> tuple[float, float]:
+    """Energy and error of a neutral molecule's separated atoms.
+
+    Raises:
+        FitRefusedError: an atom was not run, or the molecule is charged.
+    """
+    if charge != 0:
+        raise FitRefusedError("the molecule is charged; its fragments are not all neutral atoms")
+    if missing := sorted(set(symbols) - set(atoms)):
+        raise FitRefusedError(f"no finished run of the free atom {', '.join(missing)}")
+    energy = sum(atoms[symbol][0] for symbol in symbols)
+    # The same run stands for all atoms of an element, so their errors add up.
+    errors = [symbols.count(symbol) * atoms[symbol][1] for symbol in set(symbols)]
+    return energy, math.hypot(*errors)
+
+
+def _atomisation(scan: Scan, table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Energy of the separated atoms minus that of each molecule, where all atoms were run."""
+    runs = {run.run_id: run for run in scan.runs}
+    result = {}
+    for variant in table["variant"].unique():
+        done = energies(table[table["variant"] == variant])
+        atoms = _free_atoms(done, runs)
+        for run_id, energy, error in zip(
+            done["run_id"], done["energy_Eh"], done["error_Eh"], strict=True
+        ):
+            molecule = runs[run_id].molecule
+            neutral = molecule.charge == 0 and len(molecule.symbols) > 1
+            if neutral and set(molecule.symbols) <= set(atoms):
+                separated, separated_error = _separated(molecule.symbols, 0, atoms)
+                result[run_id] = {
+                    "value_Eh": float(separated - energy),
+                    "error_Eh": math.hypot(separated_error, error),
+                }
+    return result
+
+
+def _non_parallelity(points: pd.DataFrame, references: list[Reference]) -> dict[str, Any]:
+    """Non-parallelity error against each literature curve with two points or more."""
+    result = {}
+    for reference in references:
+        known = points[points[reference.column].notna()]
+        if len(known) < 2:
+            continue
+        npe = non_parallelity(
+            (known["energy_Eh"] - known[reference.column]).to_numpy(), known["error_Eh"].to_numpy()
+        )
+        result[reference.name] = {
+            "value_Eh": npe.value,
+            "error_Eh": npe.error,
+            "expected_from_noise_Eh": npe.noise,
+            "n_points": npe.n_points,
+        }
+    return result
+
+
+def _plain_estimate(estimate: Estimate) -> dict[str, float]:
+    return {
+        "value": estimate.value,
+        "error": estimate.error,
+        "error_statistical": estimate.statistical,
+        "error_model": estimate.model,
+    }
+
+
+def _bond_length(run: RunSpec) -> float:
+    """Distance of a diatomic's nuclei, bohr."""
+    first, second = run.molecule.positions
+    return math.dist(first, second)
+
+
+def _parameter_unit(scan: Scan, parameter: str | None) -> str:
+    """The parameter's unit where it is the bond length of diatomics; empty otherwise."""
+    runs = [run for run in scan.runs if parameter in run.parameters]
+    if parameter is None or any(len(run.molecule.symbols) != 2 for run in runs):
+        return ""
+    lengths = np.array([_bond_length(run) for run in runs])
+    values = np.array([run.parameters[parameter] for run in runs])
+    for unit, factor in (("bohr", 1.0), ("angstrom", units.ANGSTROM_IN_BOHR)):
+        if np.allclose(lengths, factor * values, rtol=1e-6):
+            return unit
+    return ""
+
+
+def _dataset(
+    scan: Scan,
+    table: pd.DataFrame,
+    outcomes: Mapping[str, RunOutcome],
+    references: list[Reference],
+    parameters: list[str],
+) -> xr.Dataset:
+    """The scan as a dataset over the dimension `run`, with what does not change from host to host.
+
+    Missing numbers are NaN, counts included.
+    """
+    ds = xr.Dataset(attrs={"stage": "summary", "scan": scan.name, "title": scan.title or scan.name})
+    ds.attrs["parents"] = json.dumps(
+        {run_id: str(outcome.inference.get("digest", "")) for run_id, outcome in outcomes.items()}
+    )
+    for name in table.columns:
+        if name in ("wall_s", "node_h"):
+            continue
+        is_text = name in (*_NAMES, *_TEXTS, "state", "verdict")
+        values = table[name].to_numpy(dtype=np.str_ if is_text else np.float64)
+        ds[name] = ("run", values, _unit(name))
+    for name in _MORE_NUMBERS:
+        numbers = [float(outcomes[i].inference.get(name, np.nan)) for i in table["run_id"]]
+        ds[name] = ("run", np.array(numbers), _unit(name))
+    for method, numbers in _correlated(table, outcomes).items():
+        ds[f"{method}_Eh"] = ("run", np.array(numbers), _unit("_Eh"))
+    for reference in references:
+        ds[reference.column].attrs |= {"label": reference.label, "kind": reference.kind}
+        errors = [reference.errors.get(i, np.nan) for i in table["run_id"]]
+        ds[f"ref_{reference.name}_error_Eh"] = ("run", np.array(errors), _unit("_Eh"))
+    return ds.set_coords([*_NAMES, *parameters, "state"])
+
+
+def _correlated(table: pd.DataFrame, outcomes: Mapping[str, RunOutcome]) -> dict[str, list[float]]:
+    """Correlated energies in the reference's basis, by method, in the table's order."""
+    found = [_correlated_energies(outcomes[run_id].reference) for run_id in table["run_id"]]
+    methods = sorted({method for energies_ in found for method in energies_})
+    return {m: [energies_.get(m, float("nan")) for energies_ in found] for m in methods}
+
+
+def _correlated_energies(reference: Mapping[str, Any]) -> dict[str, float]:
+    """{method: hartree} of a reference artefact; methods that did not converge are left out."""
+    stored = json.loads(reference.get("correlated", "{}"))
+    return {
+        method.replace("(", "_").replace(")", ""): float(entry["energy_Eh"])
+        for method, entry in stored.items()
+        if entry["energy_Eh"] is not None
+    }
+
+
+def _unit(name: str) -> dict[str, str]:
+    """The `units` attribute that follows from a variable's name; empty for pure numbers."""
+    unit = _OTHER_UNITS.get(name) or _UNITS.get(name.rpartition("_")[2] if "_" in name else "")
+    return {"units": unit} if unit else {}

@@ -1,0 +1,402 @@
+"""A scan's table, its comparison with literature, and what follows from its curve."""
+
+import json
+from collections.abc import Hashable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from ferminet_core import report, runtime, store
+from ferminet_core.scan import Scan, load_scan
+from ferminet_core.summary import RunOutcome, Summary, summarise
+from ferminet_core.units import BOHR_IN_ANGSTROM
+
+GRID = [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]
+DEPTH, STIFFNESS, BOND = 0.17, 1.03, 1.4
+
+COLUMNS = [  # fixed: other tools read them
+    *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh", "variance_Eh2"),
+    *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
+    *("n_opt", "n_samples", "wall_s", "node_h", "verdict"),
+]
+
+H2 = """
+units: bohr
+atoms: ["H 0 0 -R/2", "H 0 0 R/2"]
+parameters: {R: [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]}
+preset: smoke
+"""
+ATOMS = """
+units: bohr
+preset: smoke
+geometries:
+  - {name: lih, atoms: ["Li 0 0 0", "H 0 0 3.015"]}
+  - {name: li, atoms: ["Li 0 0 0"], spin: 1}
+  - {name: h, atoms: ["H 0 0 0"], spin: 1}
+"""
+CURVE_AND_ATOM = """
+units: angstrom
+preset: smoke
+geometries:
+  - name: h2
+    atoms: ["H 0 0 -R/2", "H 0 0 R/2"]
+    parameters: {R: [0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1]}
+  - {name: h, atoms: ["H 0 0 0"], spin: 1}
+variants:
+  - {name: kfac}
+  - {name: adam, overrides: {optimise.optimiser: adam}}
+"""
+LITERATURE = """
+literature:
+  - name: exact
+    label: exact (test)
+    file: h2.csv
+    where: {method: exact}
+    match: {R_bohr: R}
+    kind: exact
+  - name: other
+    label: other method
+    file: h2.csv
+    where: {method: other}
+    match: {R_bohr: R}
+    error: error
+    kind: method
+"""
+
+
+def morse(distance: float) -> float:
+    return DEPTH * (1 - np.exp(-STIFFNESS * (distance - BOND))) ** 2 - 1.0 - DEPTH
+
+
+def write_literature(folder: Path) -> None:
+    rows = []
+    for r in np.arange(0.5, 6.0, 0.1):
+        # Grids written with other roundings: 1e-7 off.
+        rows.append({"R_bohr": r + 1e-7, "method": "exact", "value": morse(r), "unit": "Eh"})
+        other = {"value": morse(r) + 1e-3 * r, "error": 2e-4, "unit": "Eh"}
+        rows.append({"R_bohr": round(r, 6), "method": "other", **other})
+    pd.DataFrame(rows).to_csv(folder / "h2.csv", index=False)
+
+
+def make_scan(folder: Path, text: str = H2 + LITERATURE, name: str = "h2") -> Scan:
+    (folder / f"{name}.yaml").write_text(text)
+    return load_scan(folder / f"{name}.yaml")
+
+
+def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
+    attributes = {
+        "stage": "inference",
+        "energy_Eh": energy,
+        "error_Eh": 1e-4,
+        "error_bootstrap_Eh": 1.1e-4,
+        "variance_Eh2": 0.01,
+        "tau": 2.5,
+        "rhat": 1.002,
+        "s2": 0.001,
+        "s2_error": 0.002,
+        "dipole_z": 0.1,
+        "dipole_z_error": 0.01,
+        "n_nonfinite": 0,
+        "n_outliers": 2,
+        "pmove": 0.52,
+        "n_samples": 1000,
+        "n_walkers": 256,
+        "n_opt": 2000,
+        "n_equilibration": 50,
+        "hf_Eh": energy + 0.04,
+        "hf_method": "rhf",
+        "flags": "[]",
+    }
+    return attributes | changes
+
+
+def done(energy: float, **changes: Any) -> RunOutcome:
+    reference = {"e_hf": energy + 0.04, "method": "rhf", "correlated": "{}"}
+    return RunOutcome("done", "", inference_attributes(energy, **changes), reference, 60.0, 1 / 60)
+
+
+def outcomes_on_the_curve(scan: Scan, shift: float = 0.0) -> dict[str, RunOutcome]:
+    return {run.run_id: done(morse(run.parameters["R"]) + shift) for run in scan.runs}
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    write_literature(tmp_path)
+    return make_scan(tmp_path)
+
+
+def rows(summary: Summary) -> dict[float, dict[Hashable, Any]]:
+    """The table's rows by bond length."""
+    return rows_of(summary.table)
+
+
+def rows_of(table: pd.DataFrame) -> dict[float, dict[Hashable, Any]]:
+    return {row["R"]: row for row in table.to_dict("records")}
+
+
+def test_columns_are_the_published_ones(scan: Scan) -> None:
+    summary = summarise(scan, outcomes_on_the_curve(scan))
+    assert list(summary.table.columns) == [*COLUMNS, "ref_exact_Eh", "ref_other_Eh"]
+    row = rows(summary)[1.4]
+    assert row["energy_Eh"] == morse(1.4)
+    assert row["hf_Eh"] == morse(1.4) + 0.04
+    assert (row["state"], row["verdict"], row["hf_method"]) == ("done", "ok", "rhf")
+    assert (row["n_opt"], row["n_samples"], row["n_outliers"]) == (2000, 1000, 2)
+    assert (row["wall_s"], row["node_h"]) == (60.0, 1 / 60)
+
+
+def test_literature_is_matched_by_number_within_rounding(scan: Scan) -> None:
+    summary = summarise(scan, outcomes_on_the_curve(scan))
+    for r, row in rows(summary).items():
+        assert row["ref_exact_Eh"] == pytest.approx(morse(r), abs=1e-12)
+        assert row["ref_other_Eh"] == pytest.approx(morse(r) + 1e-3 * r, abs=1e-12)
+    assert summary.warnings == []
+    errors = summary.dataset["ref_other_error_Eh"].values
+    np.testing.assert_array_equal(errors, np.full(len(GRID), 2e-4))
+
+
+def test_runs_that_are_not_done_keep_their_row_with_empty_values(scan: Scan) -> None:
+    outcomes = outcomes_on_the_curve(scan)
+    ids = {run.parameters["R"]: run.run_id for run in scan.runs}
+    outcomes[ids[2.0]] = RunOutcome("failed", "optimise: NaN in the energy")
+    outcomes[ids[2.5]] = RunOutcome("running", reference={"e_hf": -1.0, "method": "uhf"})
+    del outcomes[ids[3.0]]
+    summary = summarise(scan, outcomes)
+    table = rows(summary)
+    assert [table[r]["state"] for r in (2.0, 2.5, 3.0)] == ["failed", "running", "waiting"]
+    assert all(np.isnan(table[r]["energy_Eh"]) for r in (2.0, 2.5, 3.0))
+    assert table[2.0]["verdict"] == "optimise: NaN in the energy"
+    assert (table[2.5]["hf_Eh"], table[2.5]["hf_method"]) == (-1.0, "uhf")
+    assert table[2.0]["ref_exact_Eh"] == pytest.approx(morse(2.0))
+    text = summary.table.to_csv(index=False).splitlines()
+    assert text[1 + GRID.index(3.0)].startswith(f"{ids[3.0]},{ids[3.0]},,3.0,waiting,,,,,")
+    assert summary.derived["states"] == {"done": 6, "failed": 1, "running": 1, "waiting": 1}
+    assert summary.derived["curves"][0]["n_points"] == 6
+
+
+def test_nothing_done_yet(scan: Scan, tmp_path: Path) -> None:
+    lines = report.write_summary(scan, tmp_path / "results")
+    assert lines[0] == f"h2: {len(GRID)} runs ({len(GRID)} waiting)"
+    assert (tmp_path / "results" / "h2" / "curve.svg").exists()
+    table = pd.read_csv(tmp_path / "results" / "h2" / "scan.csv")
+    assert set(table["state"]) == {"waiting"}
+
+
+def test_missing_or_unfit_literature_is_a_warning_and_empty_columns(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path)  # the file was never written
+    summary = summarise(scan, outcomes_on_the_curve(scan))
+    assert len(summary.warnings) == 2
+    assert "h2.csv cannot be read (No such file or directory)" in summary.warnings[0]
+    assert summary.table["ref_exact_Eh"].isna().all()
+    assert summary.derived["curves"][0]["non_parallelity"] == {}
+    for content, words in (
+        ("R,E\n1.4,-1.17\n", "has no column 'value'"),
+        ("", "is not a table"),
+        ('R_bohr,method,value,error,unit\n1.4,"exact,-1', "is not a table"),
+        ("R_bohr,method,value,error,unit\n1.4,exact,-31.9,0,eV\n", "other units than hartree"),
+        ("R_bohr,method,value,error,unit\n9.9,exact,-1.0,0,Eh\n", "matches any run"),
+        (
+            "R_bohr,method,value,error,unit\n1.4,exact,-1.0,0,Eh\n1.4,exact,-1.1,0,Eh\n",
+            "2 different values",
+        ),
+    ):
+        (tmp_path / "h2.csv").write_text(content)
+        summary = summarise(scan, outcomes_on_the_curve(scan))
+        assert words in summary.warnings[0]
+        assert summary.table["ref_exact_Eh"].isna().all()
+
+
+def test_energies_below_an_exact_reference_are_flagged(scan: Scan) -> None:
+    flagged = summarise(scan, outcomes_on_the_curve(scan, shift=-6e-4))  # six errors below
+    assert set(flagged.derived["flagged"]) == {run.run_id for run in scan.runs}
+    verdict = str(flagged.table.loc[0, "verdict"])
+    assert "0.60 mEh (6.0 sigma) below exact (test)" in verdict
+    # `other` lies up to 4 mEh higher, which is no reason: it is a method, not exact.
+    assert "other" not in verdict
+    for shift in (-4e-4, 6e-4):
+        fine = summarise(scan, outcomes_on_the_curve(scan, shift))
+        assert fine.derived["flagged"] == {}
+
+
+def test_flags_of_the_inference_reach_the_verdict(scan: Scan) -> None:
+    outcomes = outcomes_on_the_curve(scan)
+    first, second = scan.runs[0].run_id, scan.runs[1].run_id
+    flags = json.dumps(["3 local energies are not finite"])
+    outcomes[first] = done(-1.0, flags=flags, n_nonfinite=3)
+    outcomes[second] = done(float("nan"))
+    summary = summarise(scan, outcomes)
+    assert "3 local energies are not finite" in str(summary.table.loc[0, "verdict"])
+    assert summary.table.loc[0, "n_nonfinite"] == 3
+    assert summary.table.loc[1, "verdict"] == "the energy is not a number"
+    assert summary.derived["curves"][0]["n_points"] == len(GRID) - 1
+
+
+def test_bond_length_and_frequency_of_a_morse_curve(scan: Scan) -> None:
+    curve = summarise(scan, outcomes_on_the_curve(scan)).derived["curves"][0]
+    for key, truth in (("r_e_bohr", BOND), ("minimum_Eh", -1.0 - DEPTH)):
+        assert abs(curve[key]["value"] - truth) < 2 * curve[key]["error"]
+        assert curve[key]["error_statistical"] > 0
+    # omega = a sqrt(2 D / mu) = 4349.1 cm^-1; test_potential_curve.py has the coverage.
+    assert abs(curve["omega_e_inverse_cm"]["value"] - 4349.1) < (
+        2 * curve["omega_e_inverse_cm"]["error"]
+    )
+    assert curve["D_e_refused"] == "no finished run of the free atom H"
+
+
+def test_no_minimum_is_refused_with_a_reason(tmp_path: Path) -> None:
+    text = H2.replace("[0.8, 1.0, 1.2, 1.4, 1.7, ", "[")
+    scan = make_scan(tmp_path, text)
+    curve = summarise(scan, outcomes_on_the_curve(scan)).derived["curves"][0]
+    assert "too few" in curve["refused"]
+    assert "r_e_bohr" not in curve
+
+
+def test_non_parallelity_against_each_literature_curve(scan: Scan) -> None:
+    summary = summarise(scan, outcomes_on_the_curve(scan, shift=2e-3))
+    npe = summary.derived["curves"][0]["non_parallelity"]
+    # A constant shift is parallel; against `other` the deviation falls by 1 mEh per bohr.
+    assert npe["exact"]["value_Eh"] == pytest.approx(0.0, abs=1e-9)
+    assert npe["other"]["value_Eh"] == pytest.approx((4.0 - 0.8) * 1e-3, abs=1e-9)
+    # Two ends with 0.1 mEh each; other points lie too far inside to matter much.
+    assert npe["other"]["error_Eh"] == pytest.approx(np.sqrt(2) * 1e-4, rel=0.1)
+
+
+def test_depth_only_against_atoms_that_were_run(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, ATOMS, "lih")
+    ids = {len(run.molecule.symbols) * run.molecule.symbols[0]: run.run_id for run in scan.runs}
+    outcomes = {
+        ids["LiLi"]: done(-8.0705),  # the molecule: two symbols, lithium first
+        ids["Li"]: done(-7.4780, error_Eh=3e-4),
+        ids["H"]: done(-0.5, error_Eh=0.0),
+    }
+    summary = summarise(scan, outcomes)
+    depth = summary.derived["atomisation"]
+    assert list(depth) == [ids["LiLi"]]
+    assert depth[ids["LiLi"]]["value_Eh"] == pytest.approx(8.0705 - 7.4780 - 0.5)
+    assert depth[ids["LiLi"]]["error_Eh"] == pytest.approx(np.hypot(1e-4, 3e-4))
+    assert summary.derived["curves"] == []
+    outcomes[ids["H"]] = RunOutcome("running")
+    assert summarise(scan, outcomes).derived["atomisation"] == {}
+
+
+def test_each_variant_has_its_own_curve_and_depth(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, CURVE_AND_ATOM, "h2_h")
+    shift = {"kfac": 0.0, "adam": 5e-3}
+    outcomes = {}
+    for run in scan.runs:
+        r = run.parameters.get("R")
+        energy = -0.5 if r is None else morse(r / BOHR_IN_ANGSTROM)
+        outcomes[run.run_id] = done(energy + (r is not None) * shift[run.variant])
+    summary = summarise(scan, outcomes)
+    assert (summary.parameter, summary.parameter_unit) == ("R", "angstrom")
+    assert [curve["variant"] for curve in summary.derived["curves"]] == ["kfac", "adam"]
+    for curve in summary.derived["curves"]:
+        assert curve["n_points"] == 7  # the atom is no point of the curve
+        assert abs(curve["r_e_bohr"]["value"] - BOND) < 2 * curve["r_e_bohr"]["error"]
+        depth = curve["D_e_Eh"]
+        truth = DEPTH - shift[curve["variant"]]
+        # Twice the one atom's error of 0.1 mEh, beside that of the minimum.
+        assert depth["error_statistical"] > 2e-4
+        assert abs(depth["value"] - truth) < 2 * depth["error"]
+
+
+def save_run(folder: Path, energy: float) -> None:
+    """The artefacts of a finished run, as far as the summary reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    reference = {"stage": "reference", "e_hf": energy + 0.04, "method": "rhf"}
+    fci = {"fci": {"energy_Eh": energy + 0.01, "converged": True, "note": ""}}
+    failed = {"ccsd(t)": {"energy_Eh": None, "converged": False, "note": "no"}}
+    attributes = {**reference, "correlated": json.dumps(fci | failed)}
+    store.save(xr.Dataset(attrs=attributes), folder / "reference.zarr.zip")
+    store.save(xr.Dataset(attrs=inference_attributes(energy)), folder / "inference.zarr.zip")
+    for stage, seconds in (("reference", 1.0), ("optimise", 30.0), ("inference", 5.0)):
+        record = runtime.provenance(stage, runtime.utc_now(), seconds)
+        runtime.write_json(folder / f"{stage}.provenance.json", record)
+
+
+def write_status(folder: Path, stage: str, state: str, age: timedelta, reason: str = "") -> None:
+    writer = runtime.StatusWriter(folder / f"{stage}.work", stage, 100)
+    writer.update(state, 40, reason=reason)
+    status = runtime.read_json(writer.path)
+    assert status is not None
+    heartbeat = (datetime.now(UTC) - age).isoformat(timespec="seconds")
+    runtime.write_json(writer.path, status | {"heartbeat": heartbeat})
+
+
+def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "h2"
+    runs = {run.parameters["R"]: folder / "runs" / run.run_id for run in scan.runs}
+    for r in GRID[:5]:
+        save_run(runs[r], morse(r))
+    # An old failure that a later attempt got past does not count.
+    write_status(runs[0.8], "inference", "failed", timedelta(days=1), "killed")
+    write_status(runs[2.0], "optimise", "broken", timedelta(days=1), "NaN in the energy")
+    write_status(runs[2.5], "optimise", "running", timedelta(seconds=3))
+    write_status(runs[3.0], "optimise", "running", timedelta(days=1))
+    save_run(runs[4.0], morse(4.0))
+    damaged = runs[4.0] / "inference.zarr.zip"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+
+    lines = report.write_summary(scan, tmp_path / "results")
+    assert lines[0] == "h2: 9 runs (5 done, 2 failed, 1 running, 1 waiting)"
+    assert any(line.startswith("r_e = 1.") for line in lines)  # five points around the minimum
+    table = rows_of(pd.read_csv(folder / "scan.csv"))
+    assert [table[r]["state"] for r in GRID] == ["done"] * 5 + [
+        "failed",
+        "running",
+        "waiting",
+        "failed",
+    ]
+    assert table[2.0]["verdict"] == "optimise: NaN in the energy"
+    assert table[2.5]["verdict"] == "optimise: step 40 of 100"
+    assert table[3.0]["verdict"] == "optimise: stopped without a word at step 40"
+    assert "damaged or cut short" in table[4.0]["verdict"]
+    assert table[1.4]["energy_Eh"] == pytest.approx(morse(1.4), abs=1e-15)
+    assert table[1.4]["wall_s"] == 36.0
+
+    ds = store.load(folder / "scan.zarr.zip")
+    assert ds.sizes == {"run": 9}
+    assert {"run_id", "geometry", "variant", "R", "state"} <= set(ds.coords)
+    assert ds["energy_Eh"].attrs["units"] == "hartree"
+    assert ds["variance_Eh2"].attrs["units"] == "hartree^2"
+    assert ds["ref_exact_Eh"].attrs["kind"] == "exact"
+    assert ds["R"].attrs["units"] == "bohr"
+    assert float(ds["fci_Eh"][3]) == morse(1.4) + 0.01
+    assert "ccsd_t_Eh" not in ds
+    assert np.isnan(ds["energy_Eh"].values[5:]).all()
+    derived = runtime.read_json(folder / "summary.json")
+    assert derived is not None
+    assert derived["states"] == {"done": 5, "failed": 2, "running": 1, "waiting": 1}
+
+
+def test_the_dataset_holds_nothing_that_changes_from_host_to_host(scan: Scan) -> None:
+    outcomes = outcomes_on_the_curve(scan)
+    slower = {k: o._replace(wall_s=1e5, node_h=30.0) for k, o in outcomes.items()}
+    xr.testing.assert_identical(summarise(scan, outcomes).dataset, summarise(scan, slower).dataset)
+
+
+def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> None:
+    for run in scan.runs:
+        save_run(tmp_path / "results" / "h2" / "runs" / run.run_id, morse(run.parameters["R"]))
+    report.write_summary(scan, tmp_path / "results")
+    svg = (tmp_path / "results" / "h2" / "curve.svg").read_text()
+    for text in ("R (bohr)", "energy (hartree)", "exact (test)", "HF", "FCI", "FermiNet"):
+        assert f">{text}<" in svg
+    assert "chemical accuracy (±1.6 mEh)" in svg
+    png = (tmp_path / "results" / "h2" / "curve.png").read_bytes()
+    assert png.startswith(b"\x89PNG")
+    # The same results give the same picture, byte for byte.
+    report.write_summary(scan, tmp_path / "results")
+    assert (tmp_path / "results" / "h2" / "curve.svg").read_text() == svg
+
+    atoms = make_scan(tmp_path, ATOMS, "lih")
+    save_run(tmp_path / "results" / "lih" / "runs" / atoms.runs[0].run_id, -8.07)
+    report.write_summary(atoms, tmp_path / "results")
+    svg = (tmp_path / "results" / "lih" / "curve.svg").read_text()
+    assert ">lih<" in svg
+    assert ">h (waiting)<" in svg
