@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from ferminet_core import parameters
 from ferminet_core.config import Config
 from ferminet_core.hamiltonian import Nuclei
 from ferminet_core.networks import Params, Spins
@@ -38,13 +39,10 @@ def network_dataset(
 ) -> xr.Dataset:
     """Dataset of a stage that changes the network.
 
-    Variables "params.<path>", walkers (walker, electron, xyz) in bohr, and every series over `step`.
+    Variables "params.<path>", walkers (walker, electron, xyz) in bohr, and every series over
+    `step`.
     """
-    variables: dict[str, Any] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        name = "params." + jax.tree_util.keystr(path, simple=True, separator=".")
-        value = np.asarray(leaf)
-        variables[name] = (tuple(f"{name}.{axis}" for axis in range(value.ndim)), value)
+    variables: dict[str, Any] = dict(parameters.to_variables(params))
     variables["walkers"] = (
         ("walker", "electron", "xyz"),
         np.asarray(electrons, np.float32),
@@ -58,24 +56,5 @@ def network_dataset(
 
 def params(dataset: xr.Dataset, dtype: Any) -> Params:
     """The parameter tree of a dataset made by `network_dataset`."""
-    root: dict[str, Any] = {}
-    for name in dataset.data_vars:
-        head, _, path = str(name).partition(".")
-        if head != "params":
-            continue
-        *parents, last = path.split(".")
-        node = root
-        for part in parents:
-            node = node.setdefault(part, {})
-        node[last] = jnp.asarray(dataset[name].values, dtype)
-    return _lists(root)
-
-
-def _lists(node: Any) -> Any:
-    """Dictionaries keyed 0, 1, ... as lists, as the network's trees have them."""
-    if not isinstance(node, dict):
-        return node
-    children = {key: _lists(child) for key, child in node.items()}
-    if children and all(key.isdigit() for key in children):
-        return [children[str(i)] for i in range(len(children))]
-    return children
+    tree = parameters.from_variables(dataset)
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)

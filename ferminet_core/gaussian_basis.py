@@ -1,61 +1,11 @@
 """Gaussian basis sets by name, and the molecule in them, from PySCF."""
 
-import difflib
-import warnings
-from typing import Any
-
 import numpy as np
 from pyscf import gto
-from pyscf.gto.basis import ALIAS
-from pyscf.lib.exceptions import BasisNotFoundError
 
+from ferminet_core.basis import check_basis
 from ferminet_core.errors import InputError
 from ferminet_core.system import Molecule
-
-
-def _known_basis(name: str, symbol: str) -> list[Any]:
-    """Shells of one element, or InputError."""
-    wrong_name = "/" in name or "\\" in name or "\n" in name
-    try:
-        if wrong_name:
-            raise KeyError(name)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return gto.basis.load(name, symbol)
-    except (BasisNotFoundError, KeyError, RuntimeError, AssertionError, ValueError):
-        plain = name.lower().replace("-", "").replace("_", "").replace(" ", "")
-        if plain in ALIAS:
-            raise InputError(
-                f"reference.basis: {name!r} has no functions for {symbol}; choose a basis that does"
-            ) from None
-        close = difflib.get_close_matches(plain, ALIAS, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else " (try 'cc-pvdz' or 'cc-pvtz')"
-        raise InputError(f"reference.basis: unknown basis set {name!r}{hint}") from None
-
-
-def check_basis(name: str, symbols: tuple[str, ...]) -> None:
-    """Check that a basis set is known, has every element, and is meant for all electrons.
-
-    Raises:
-        InputError: unknown basis, element missing, or made for an effective core potential.
-    """
-    for symbol in sorted(set(symbols)):
-        shells = _known_basis(name, symbol)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                potential = gto.basis.load_ecp(name, symbol)
-        except (BasisNotFoundError, KeyError, RuntimeError):  # RuntimeError: no ECP of this name
-            potential = []
-        # Core electrons need exponents beyond Z^2; sets made for effective cores lack them.
-        largest = max(row[0] for shell in shells for row in shell[1:] if isinstance(row, list))
-        charge = gto.charge(symbol)
-        valence = charge > 2 and largest < charge**2
-        if potential or valence or any(word in name.lower() for word in ("ecp", "gth", "bfd")):
-            raise InputError(
-                f"reference.basis: {name!r} stands on an effective core potential for {symbol}, "
-                "and all electrons are treated here; choose an all-electron basis such as 'cc-pvdz'"
-            )
 
 
 def build_mole(molecule: Molecule, basis: str, cartesian: bool = False) -> gto.Mole:

@@ -12,9 +12,10 @@ import xarray as xr
 from pyscf import fci, gto, lib, scf
 
 from ferminet_core import correlated, hartree_fock
+from ferminet_core.basis import check_basis
 from ferminet_core.config import ReferenceConfig
 from ferminet_core.errors import BrokenRunError, InputError
-from ferminet_core.gaussian_basis import build_mole, check_basis
+from ferminet_core.gaussian_basis import build_mole
 from ferminet_core.hartree_fock import solve, spin_squared
 from ferminet_core.system import Molecule
 
