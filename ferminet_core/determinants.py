@@ -1,25 +1,26 @@
 """Sums of determinants, right in value and derivatives also where a determinant is singular.
 
-psi = sum_k w_k det A_k. The derivative of a determinant is its cofactor matrix, which does not vanish
-when the determinant does, so that A^-1 det A is useless there. Pfau et al. 2020 (appendix on numerically
-stable gradients) use the singular value decomposition. Gaussian elimination with complete pivoting is
-enough and cheaper: it gives G, H of unit determinant and a diagonal D, with G A H = D up to the order of
-rows and columns. Then
+psi = sum_k w_k det A_k. The derivative of a determinant is its cofactor matrix, which does not
+vanish when the determinant does, so that A^-1 det A is useless there. Pfau et al. 2020 (appendix on
+numerically stable gradients) use the singular value decomposition. Gaussian elimination with
+complete pivoting is enough and cheaper: it gives G, H of unit determinant and a diagonal D, with G
+A H = D up to the order of rows and columns. Then
 
     det(A + B) = +-det(D + G B H),
 
-and its derivatives are sums of products of pivots that leave out one or two of them: nothing is ever
-divided by a vanishing pivot.
+and its derivatives are sums of products of pivots that leave out one or two of them: nothing is
+ever divided by a vanishing pivot.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 
 class Elimination(NamedTuple):
-    """G A H = diag(pivots) for matrices A (..., n, n), in the order in which the pivots were chosen.
+    """G A H = diag(pivots) for matrices A (..., n, n), in the order in which the pivots were
+    chosen.
 
     left: G (..., pivot, row of A) and right: H (..., column of A, pivot), |det| = 1
     pivots: (..., n), zero beyond the rank of A
@@ -35,24 +36,27 @@ class Elimination(NamedTuple):
 def _parity(order: jax.Array) -> jax.Array:
     """Sign of the permutations order (..., n), from the number of inversions."""
     n = order.shape[-1]
-    inverted = (order[..., :, None] > order[..., None, :]) & (jnp.arange(n)[:, None] < jnp.arange(n))
+    inverted = (order[..., :, None] > order[..., None, :]) & (
+        jnp.arange(n)[:, None] < jnp.arange(n)
+    )
     return 1.0 - 2.0 * (jnp.sum(inverted, axis=(-2, -1)) % 2)
 
 
 def eliminate(a: jax.Array) -> Elimination:
     """Two-sided Gauss-Jordan elimination with complete pivoting of matrices (..., n, n).
 
-    Rows and columns stay in place during the elimination (masks instead of swaps: a gather in every step
-    costs more than the arithmetic), and are brought into pivot order once at the end.
+    Rows and columns stay in place during the elimination (masks instead of swaps: a gather in every
+    step costs more than the arithmetic), and are brought into pivot order once at the end.
     """
     n = a.shape[-1]
     index = jnp.arange(n)
     eye = jnp.broadcast_to(jnp.eye(n, dtype=a.dtype), a.shape)
     free = jnp.ones(a.shape[:-1], bool)
 
-    def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    def step(carry: Any, _: None) -> tuple[Any, Any]:
         work, left, right, rows_free, columns_free = carry
-        # Used rows and columns hold exact zeros; -1 keeps them out also when all that is left is zero.
+        # Used rows and columns hold exact zeros; -1 keeps them out also when all that is left is
+        # zero.
         score = jnp.where(rows_free[..., :, None] & columns_free[..., None, :], jnp.abs(work), -1.0)
         largest = jnp.argmax(score.reshape(*score.shape[:-2], -1), axis=-1)
         is_row = index == (largest // n)[..., None]
@@ -85,12 +89,15 @@ def _log_leave_one_out(pivots: jax.Array) -> jax.Array:
     logs = jnp.log(jnp.abs(pivots))
     zero = jnp.zeros_like(logs[..., :1])
     before = jnp.concatenate([zero, jnp.cumsum(logs, axis=-1)[..., :-1]], axis=-1)
-    after = jnp.concatenate([jnp.cumsum(logs[..., ::-1], axis=-1)[..., ::-1][..., 1:], zero], axis=-1)
+    after = jnp.concatenate(
+        [jnp.cumsum(logs[..., ::-1], axis=-1)[..., ::-1][..., 1:], zero], axis=-1
+    )
     return before + after
 
 
 def cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
-    """exp(-log_scale) times the signed product of all pivots but i: (..., n), d det[B] = sum_i rho_i C_ii.
+    """exp(-log_scale) times the signed product of all pivots but i: (..., n), d det[B] = sum_i
+    rho_i C_ii.
 
     C = G B H is the direction B in pivot order.
     """

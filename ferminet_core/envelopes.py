@@ -100,12 +100,14 @@ def decay(params: Params, ae: jax.Array, r_ae: jax.Array) -> Decay:
     return Decay(rho, gradient, (trace - jnp.sum(gradient**2, axis=-1)) * inverse)
 
 
-def derivatives(params: Params, ae: jax.Array, r_ae: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def derivatives(
+    params: Params, ae: jax.Array, r_ae: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Value, gradient and Laplacian of every envelope with respect to its own electron.
 
     Returns:
-        value (..., electron, determinant, orbital), gradient (..., 3, electron, determinant, orbital)
-        and laplacian, shaped like the value.
+        value (..., electron, determinant, orbital), gradient (..., 3, electron, determinant,
+        orbital) and laplacian, shaped like the value.
     """
     rho, gradient, laplacian = decay(params, ae, r_ae)
     term = params["pi"] * jnp.exp(-rho)

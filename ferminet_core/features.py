@@ -13,8 +13,9 @@ import jax.numpy as jnp
 def distance(vectors: jax.Array) -> jax.Array:
     """Euclidean length over the last axis; value and derivatives are 0 for the null vector.
 
-    |r| has no gradient at the origin. Zero is the mean over directions, and it keeps log|psi| finite
-    where an electron sits on a nucleus, where two electrons coincide, and for the pair (i, i).
+    |r| has no gradient at the origin. Zero is the mean over directions, and it keeps log|psi|
+    finite where an electron sits on a nucleus, where two electrons coincide, and for the pair (i,
+    i).
     """
     squared = jnp.sum(vectors**2, axis=-1)
     null = squared == 0
@@ -37,7 +38,8 @@ class Features(NamedTuple):
 
 
 def features(electrons: jax.Array, nuclei: jax.Array) -> Features:
-    """All vectors and distances of electrons (..., electron, 3) and nuclei (nucleus, 3), in bohr."""
+    """All vectors and distances of electrons (..., electron, 3) and nuclei (nucleus, 3), in
+    bohr."""
     ae = electrons[..., :, None, :] - nuclei
     ee = electrons[..., :, None, :] - electrons[..., None, :, :]
     return Features(ae, distance(ae), ee, distance(ee))

@@ -1,7 +1,7 @@
 """Forward Laplacian: value, gradient and Laplacian carried through FermiNet in one sweep.
 
-Every quantity travels as (value, Jacobian, Laplacian) with respect to all electron coordinates, as in Li
-et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structure:
+Every quantity travels as (value, Jacobian, Laplacian) with respect to all electron coordinates, as
+in Li et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structure:
 
 * h_ij depends on r_i - r_j alone, so the two-electron stream carries three derivatives, and
   d h_ij / d r_j = -d h_ij / d r_i;
@@ -9,9 +9,9 @@ et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structu
 * the means over spins are the same for every electron;
 * determinants need det'' only through products of pivots (module `determinants`).
 
-Axes, for one walker: a = x, y, z; q = electron that is moved; j, i = electrons; the last axis is the
-layer's width. Pairs are stored as [j, i] = h_ij, so that the derivative with respect to electron q = j
-lies where the Jacobian of electron i wants it, without a transpose.
+Axes, for one walker: a = x, y, z; q = electron that is moved; j, i = electrons; the last axis is
+the layer's width. Pairs are stored as [j, i] = h_ij, so that the derivative with respect to
+electron q = j lies where the Jacobian of electron i wants it, without a transpose.
 """
 
 from typing import NamedTuple
@@ -50,8 +50,8 @@ class Jet(NamedTuple):
 
 
 class PairJet(NamedTuple):
-    """A function of r_i - r_j: value [j, i], derivative with respect to r_i (3, j, i, width), and the
-    Laplacian with respect to the pair vector; derivatives are zero on the diagonal."""
+    """A function of r_i - r_j: value [j, i], derivative with respect to r_i (3, j, i, width), and
+    the Laplacian with respect to the pair vector; derivatives are zero on the diagonal."""
 
     value: jax.Array
     jacobian: jax.Array
@@ -59,7 +59,8 @@ class PairJet(NamedTuple):
 
 
 class LogPsi(NamedTuple):
-    """sign and log|psi| of a walker, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1, bohr^-2."""
+    """sign and log|psi| of a walker, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1,
+    bohr^-2."""
 
     sign: jax.Array
     log: jax.Array
@@ -131,7 +132,8 @@ def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
 
 def _pair_terms(pair: PairJet, blocks: list[jax.Array], slices: list[slice]) -> Jet:
     """Contribution of the pair means, mean_{j in s} h_ij W_s, to a one-electron layer."""
-    value, laplacian, moved = 0.0, 0.0, []
+    value = jnp.zeros((), pair.value.dtype)
+    laplacian, moved = value, []
     for s, w in zip(slices, blocks, strict=True):
         scaled = w / (s.stop - s.start)
         value = value + jnp.sum(pair.value[s], axis=0) @ scaled
@@ -184,7 +186,9 @@ def _layer(params: Params, h: Jet, pair: PairJet, slices: list[slice]) -> Jet:
     return Jet(*_tanh(linear, h))
 
 
-def _streams(params: Params, electrons: jax.Array, ae: jax.Array, r_ae: jax.Array, spins: Spins) -> Jet:
+def _streams(
+    params: Params, electrons: jax.Array, ae: jax.Array, r_ae: jax.Array, spins: Spins
+) -> Jet:
     """The last layer's one-electron stream with its derivatives."""
     slices = spin_slices(spins)
     pair = _pair_input(electrons)
@@ -208,7 +212,9 @@ def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spi
         value = (h.value[s] @ w + linear.get("b", 0.0)).reshape(shape)
         jacobian = (h.jacobian[:, :, s] @ w).reshape(*h.jacobian.shape[:2], *shape)
         laplacian = (h.laplacian[s] @ w).reshape(shape)
-        is_own = (jnp.arange(h.value.shape[0])[:, None] == jnp.arange(s.start, s.stop)).astype(e.dtype)
+        is_own = (jnp.arange(h.value.shape[0])[:, None] == jnp.arange(s.start, s.stop)).astype(
+            e.dtype
+        )
         own = jnp.einsum("qi,aqiko->aiko", is_own, jacobian)
         values.append(value * e)
         jacobians.append(jacobian * e + is_own[:, :, None, None] * (value * de)[:, None])
@@ -244,7 +250,8 @@ def _determinants(m: Jet, weights: jax.Array) -> LogPsi:
 
 
 def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
-    """Multiply by exp(J): grad adds, lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J + |grad J|^2."""
+    """Multiply by exp(J): grad adds, lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J
+    + |grad J|^2."""
     c, a = jastrow_pairs(params, spins, electrons.dtype)
     vector = electrons[:, None, :] - electrons[None, :, :]
     r = distance(vector)

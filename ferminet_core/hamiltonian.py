@@ -1,7 +1,7 @@
 """The local energy E_L = (H psi) / psi in the Born-Oppenheimer approximation.
 
-H = -1/2 sum_i lap_i - sum_im Z_m/|r_i - R_m| + sum_{i<j} 1/|r_i - r_j| + sum_{m<n} Z_m Z_n/|R_m - R_n|,
-in hartree and bohr (Pfau et al. 2020, eqs. 1 and 9).
+H = -1/2 sum_i lap_i - sum_im Z_m/|r_i - R_m| + sum_{i<j} 1/|r_i - r_j| + sum_{m<n} Z_m Z_n/|R_m -
+R_n|, in hartree and bohr (Pfau et al. 2020, eqs. 1 and 9).
 """
 
 from typing import NamedTuple

@@ -1,8 +1,8 @@
 """Energy inference: expectation values over |psi|^2 with frozen parameters and a frozen width.
 
-Walkers are first brought to equilibrium, by a rule fixed beforehand (see `Inference._equilibrate`); then
-local energies are recorded unclipped, walker by walker, and the mean, its error and its diagnostics are
-computed from that raw series alone (module `statistics`).
+Walkers are first brought to equilibrium, by a rule fixed beforehand (see `Inference._equilibrate`);
+then local energies are recorded unclipped, walker by walker, and the mean, its error and its
+diagnostics are computed from that raw series alone (module `statistics`).
 """
 
 import json
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.sharding import PartitionSpec
 
 from ferminet_core import artefacts, mcmc, networks, observables
 from ferminet_core.errors import BrokenRunError
@@ -30,7 +31,8 @@ EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in stan
 
 
 class State(NamedTuple):
-    """walkers: split over devices; width: bohr, frozen once measuring; kept: electrons stored so far."""
+    """walkers: split over devices; width: bohr, frozen once measuring; kept: electrons stored so
+    far."""
 
     walkers: mcmc.Walkers
     width: jax.Array
@@ -47,9 +49,7 @@ class Records(NamedTuple):
     dipole: jax.Array
 
 
-RECORD_SPECS = Records(
-    jax.sharding.PartitionSpec(None, AXIS), REPLICATED, SPLIT, SPLIT
-)
+RECORD_SPECS = Records._make((PartitionSpec(None, AXIS), REPLICATED, SPLIT, SPLIT))
 
 
 class Inference:
@@ -122,9 +122,9 @@ class Inference:
     def _equilibrate(self, state: State) -> State:
         """Sample until two successive windows agree, adapting the width; nothing of this is kept.
 
-        Walkers are independent, so the difference of a walker's means over the two windows, averaged over
-        walkers, has a standard error that no autocorrelation spoils. The walkers are in equilibrium when
-        the difference is below `EQUILIBRIUM_SIGMAS` of these errors.
+        Walkers are independent, so the difference of a walker's means over the two windows,
+        averaged over walkers, has a standard error that no autocorrelation spoils. The walkers are
+        in equilibrium when the difference is below `EQUILIBRIUM_SIGMAS` of these errors.
         """
         calls = WINDOW // RECORDS_PER_CALL
         walkers, width, before = state.walkers, state.width, None
@@ -169,15 +169,17 @@ class Inference:
             if not np.isfinite(energies).any():
                 raise BrokenRunError(
                     f"{self.spec.run_id} inference: no finite local energy in records "
-                    f"{call * RECORDS_PER_CALL + 1} to {(call + 1) * RECORDS_PER_CALL}; the optimised "
-                    "network is broken"
+                    f"{call * RECORDS_PER_CALL + 1} to {(call + 1) * RECORDS_PER_CALL}; "
+                    "the optimised network is broken"
                 )
             yield Step(
                 (call + 1) * RECORDS_PER_CALL,
                 state,
                 {
                     "energy_local": energies,
-                    "energy_Eh": np.nanmean(np.where(np.isfinite(energies), energies, np.nan), axis=1),
+                    "energy_Eh": np.nanmean(
+                        np.where(np.isfinite(energies), energies, np.nan), axis=1
+                    ),
                     "pmove": np.asarray(records.pmove),
                     "s2": np.asarray(records.s2, np.float64).mean(keepdims=True),
                     "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),

@@ -1,23 +1,24 @@
 """KFAC, the approximate natural gradient (Martens and Grosse 2015; Pfau et al. 2020, section II.D).
 
-The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`. The
-curvature function is the network with every layer registered explicitly:
+The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`.
+The curvature function is the network with every layer registered explicitly:
 
 * dense layers, applied once per electron or pair: `repeated_dense`, Kronecker-factored;
-* envelope weights and widths: products of an input and a parameter, so `scale_and_shift`, the diagonal
+* envelope weights and widths: products of an input and a parameter, so `scale_and_shift`, the
+diagonal
   of the Fisher matrix from the gradients of single walkers;
 * determinant weights and cusp lengths: `generic`, a diagonal.
 
-Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of variance
-1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the Fisher metric of
-|psi|^2 and the energy would give, so the natural gradient is the same; published damping and norm
-constraints refer to this convention.
+Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of
+variance 1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the
+Fisher metric of |psi|^2 and the energy would give, so the natural gradient is the same; published
+damping and norm constraints refer to this convention.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import kfac_jax
 
 from ferminet_core import networks
@@ -26,6 +27,11 @@ from ferminet_core.loss import AXIS
 from ferminet_core.networks import Layers, Params, Spins, concatenated_input
 
 Batch = tuple[jax.Array, jax.Array]  # nuclei (nucleus, 3), electrons (walker, electron, 3)
+LogPsi = Callable[[Params, Batch], jax.Array]
+
+
+def _batch_size(batch: Batch) -> int:
+    return batch[1].shape[0]
 
 
 def _dense(params: Params, x: jax.Array) -> jax.Array:
@@ -47,6 +53,12 @@ def _one_electron(
 REGISTERED = Layers(_dense, _scale, _one_electron)
 
 
+def register_log_psi(log: jax.Array) -> jax.Array:
+    """Declare log|psi| (walker,) the quantity whose gradients make the metric."""
+    kfac_jax.register_normal_predictive_distribution(log[:, None])
+    return log
+
+
 def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
     """log|psi| (walker,) with all layers and the predictive distribution registered."""
     nuclei, electrons = batch
@@ -54,14 +66,13 @@ def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
     registered = jax.tree.map(kfac_jax.register_generic, generic)
     params = {**params, **{name: tree for name, tree in registered.items() if tree}}
     _, log = networks.apply(params, electrons, nuclei, spins, REGISTERED)
-    kfac_jax.register_normal_predictive_distribution(log[:, None])
-    return log
+    return register_log_psi(log)
 
 
-def preconditioner(config: OptimiseConfig, spins: Spins) -> kfac_jax.OptaxPreconditioner:
-    """The preconditioner with the exact Fisher estimate of a scalar output."""
+def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPreconditioner:
+    """The preconditioner for a function with registered layers, such as `curvature_function`."""
     return kfac_jax.OptaxPreconditioner(
-        value_func=lambda params, batch: curvature_function(params, batch, spins),
+        value_func=log_psi,
         damping=config.damping,
         norm_constraint=config.norm_constraint,
         estimation_mode="fisher_exact",
@@ -69,7 +80,7 @@ def preconditioner(config: OptimiseConfig, spins: Spins) -> kfac_jax.OptaxPrecon
         inverse_update_period=config.inverse_period,
         register_only_generic=True,  # no guessing from the graph: layers are registered by hand
         pmap_axis_name=AXIS,
-        batch_size_extractor=lambda batch: batch[1].shape[0],
+        batch_size_extractor=_batch_size,
     )
 
 
@@ -113,11 +124,10 @@ def update(
 ) -> tuple[Params, Any]:
     """The step to subtract from the parameters, and the new state; call inside `shard_map`.
 
-    The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of the
-    step that is really taken.
+    The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of
+    the step that is really taken.
     """
     state = pre.maybe_update(state, (params, batch), jax.random.PRNGKey(0))
     scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
     step = pre.apply(scaled, state)
     return step, pre.increment_count(state)
-

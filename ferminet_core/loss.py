@@ -1,8 +1,8 @@
 """The energy and its gradient from the local energies of walkers spread over devices.
 
-grad <E> = 2 E[(E_L - <E_L>) grad log|psi|] (Pfau et al. 2020, eq. 10), with E_L clipped to a few mean
-absolute deviations about its mean or median over all devices, and the gradient centred at the mean of
-the clipped energies so that a clipped walker does not shift it.
+grad <E> = 2 E[(E_L - <E_L>) grad log|psi|] (Pfau et al. 2020, eq. 10), with E_L clipped to a few
+mean absolute deviations about its mean or median over all devices, and the gradient centred at the
+mean of the clipped energies so that a clipped walker does not shift it.
 """
 
 from typing import Literal, NamedTuple

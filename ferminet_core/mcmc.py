@@ -1,8 +1,8 @@
 """Metropolis sampling of |psi|^2 with all-electron Gaussian moves.
 
-A kernel maps (key, state) to (state, info). Random numbers belong to walkers: the key of a walker's move
-is the stage's key folded with the move's number and the walker's index over all devices, so the samples
-do not depend on how many devices hold them.
+A kernel maps (key, state) to (state, info). Random numbers belong to walkers: the key of a walker's
+move is the stage's key folded with the move's number and the walker's number over all devices, so
+the samples do not depend on how many devices hold them.
 """
 
 from collections.abc import Callable
@@ -13,16 +13,17 @@ import jax.numpy as jnp
 
 LogDensity = Callable[[jax.Array], jax.Array]
 
-# Relative change of the width per unit of excess acceptance and iteration; small enough that noise of
-# the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
+# Relative change of the width per unit of excess acceptance and iteration; small enough that noise
+# of the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
 ADAPTATION_GAIN = 0.2
 
 
 class Walkers(NamedTuple):
-    """electrons: (walker, electron, 3), bohr; index: (walker,), number of the walker over all devices."""
+    """electrons: (walker, electron, 3), bohr; number: (walker,), counted over all
+    devices."""
 
     electrons: jax.Array
-    index: jax.Array
+    number: jax.Array
 
 
 class Info(NamedTuple):
@@ -37,17 +38,18 @@ def walkers(electrons: jax.Array) -> Walkers:
 
 
 def _walker_randoms(key: jax.Array, w: Walkers) -> tuple[jax.Array, jax.Array]:
-    """A Gaussian step (walker, electron, 3) and log of a uniform number (walker,), one stream per walker."""
+    """A Gaussian step (walker, electron, 3) and log of a uniform number (walker,), one stream per
+    walker."""
 
-    def draw(index: jax.Array) -> tuple[jax.Array, jax.Array]:
-        step_key, accept_key = jax.random.split(jax.random.fold_in(key, index))
+    def draw(number: jax.Array) -> tuple[jax.Array, jax.Array]:
+        step_key, accept_key = jax.random.split(jax.random.fold_in(key, number))
         step = jax.random.normal(step_key, w.electrons.shape[1:], w.electrons.dtype)
         uniform = jax.random.uniform(
             accept_key, (), w.electrons.dtype, minval=jnp.finfo(w.electrons.dtype).tiny
         )
         return step, jnp.log(uniform)
 
-    return jax.vmap(draw)(w.index)
+    return jax.vmap(draw)(w.number)
 
 
 def sample(
@@ -56,8 +58,8 @@ def sample(
     """`moves` Metropolis moves of all electrons at once (Metropolis et al. 1953).
 
     The proposal r + width * normal is symmetric, so that min(1, |psi'|^2 / |psi|^2) keeps detailed
-    balance. A proposal whose density is not a number is rejected; a walker whose own density vanishes
-    (log = -inf) accepts the first proposal with a finite one.
+    balance. A proposal whose density is not a number is rejected; a walker whose own density
+    vanishes (log = -inf) accepts the first proposal with a finite one.
 
     Args:
         key: of this call; differs from call to call
@@ -69,19 +71,27 @@ def sample(
 
     def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         electrons, log, accepted = carry
-        step, log_uniform = _walker_randoms(jax.random.fold_in(key, i), Walkers(electrons, state.index))
+        step, log_uniform = _walker_randoms(
+            jax.random.fold_in(key, i), Walkers(electrons, state.number)
+        )
         proposal = electrons + width * step
         new = log_density(proposal)
-        # A NaN on either side compares false; a walker that holds one is freed by any finite proposal.
+        # A NaN on either side compares false; a walker that holds one is freed by any finite
+        # proposal.
         take = (log_uniform < new - log) | (jnp.isfinite(new) & ~jnp.isfinite(log))
         electrons = jnp.where(take[:, None, None], proposal, electrons)
         return electrons, jnp.where(take, new, log), accepted + take
 
-    start = (state.electrons, log_density(state.electrons), jnp.zeros(state.index.shape, jnp.float32))
+    start = (
+        state.electrons,
+        log_density(state.electrons),
+        jnp.zeros(state.number.shape, jnp.float32),
+    )
     electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
-    return Walkers(electrons, state.index), Info(accepted / moves)
+    return Walkers(electrons, state.number), Info(accepted / moves)
 
 
 def adapt_width(width: jax.Array, pmove: jax.Array, target: float) -> jax.Array:
-    """A wider step after too many acceptances, a narrower one after too few (outside measurements)."""
+    """A wider step after too many acceptances, a narrower one after too few (outside
+    measurements)."""
     return width * jnp.exp(ADAPTATION_GAIN * (pmove - target))

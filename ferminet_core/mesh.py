@@ -31,13 +31,19 @@ def walker_mesh(n_walkers: int) -> Mesh:
 def place(mesh: Mesh, tree: Any, specs: Any) -> Any:
     """Put the arrays of `tree` on the mesh; `specs` is a prefix tree of partition specs."""
     shardings = jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=lambda x: isinstance(x, PartitionSpec)
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
     return jax.device_put(tree, shardings)
 
 
 def per_device(
-    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, donate: tuple[int, ...] = ()
+    function: Callable[..., Any],
+    mesh: Mesh,
+    in_specs: Any,
+    out_specs: Any,
+    donate: tuple[int, ...] = (),
 ) -> Callable[..., Any]:
     """Compile `function`, written for the walkers of one device with collectives over `AXIS`."""
     mapped = jax.shard_map(

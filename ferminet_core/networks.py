@@ -1,14 +1,16 @@
 """FermiNet: log|psi| and its sign (Pfau et al., Phys. Rev. Research 2, 033429, 2020, section II).
 
-The one-electron stream h_i and the two-electron stream h_ij pass through dense layers; the one-electron
-layers also see the means of both streams over the electrons of each spin (eqs. 3 to 5). Linear maps of
-the last h_i times envelopes give orbitals phi_kj(r_i; all others), and psi is a sum over k of
-determinants of them (eq. 7), times an optional electron-electron cusp factor.
+The one-electron stream h_i and the two-electron stream h_ij pass through dense layers; the
+one-electron layers also see the means of both streams over the electrons of each spin (eqs. 3 to
+5). Linear maps of the last h_i times envelopes give orbitals phi_kj(r_i; all others), and psi is a
+sum over k of determinants of them (eq. 7), times an optional electron-electron cusp factor.
 
-Electrons are ordered spin up first. Everything is a plain function over a tree of arrays and takes any
-leading axes of walkers; the nuclei are an argument, so one compiled executable serves a whole scan.
+Electrons are ordered spin up first. Everything is a plain function over a tree of arrays and takes
+any leading axes of walkers; the nuclei are an argument, so one compiled executable serves a whole
+scan.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -36,27 +38,35 @@ def orbitals_per_spin(config: NetworkConfig, spins: Spins) -> list[int]:
     return [sum(spins)] * len(present) if config.determinant_form == "dense" else present
 
 
-# --- parameters ---------------------------------------------------------------------------------------
+# --- parameters
+# ---------------------------------------------------------------------------------------
 
 
 def _init_dense(key: jax.Array, n_in: int, n_out: int, bias: bool, dtype: jnp.dtype) -> Params:
-    """Normal weights of variance 1/n_in (tanh units stay in their linear range) and small biases."""
+    """Normal weights of variance 1/n_in (tanh units stay in their linear range) and small
+    biases."""
     w_key, b_key = jax.random.split(key)
-    params = {"w": jax.random.normal(w_key, (n_in, n_out), dtype) / jnp.sqrt(jnp.asarray(n_in, dtype))}
+    params = {
+        "w": jax.random.normal(w_key, (n_in, n_out), dtype) / jnp.sqrt(jnp.asarray(n_in, dtype))
+    }
     if bias:
         params["b"] = jax.random.normal(b_key, (n_out,), dtype) * 0.1
     return params
 
 
 def init(
-    key: jax.Array, config: NetworkConfig, spins: Spins, n_nuclei: int, dtype: jnp.dtype = jnp.float32
+    key: jax.Array,
+    config: NetworkConfig,
+    spins: Spins,
+    n_nuclei: int,
+    dtype: jnp.dtype = jnp.float32,
 ) -> Params:
     """Random parameters of a network for `spins` = (n_up, n_down) electrons and `n_nuclei` nuclei.
 
     Returns:
         {"layers": [{"one", "two"}], "orbitals": [per spin], "envelope": [per spin],
-        "determinants": {"w"}, "jastrow"?}; dense weights are (inputs, outputs). The last layer has no
-        two-electron part, since nothing would read it.
+        "determinants": {"w"}, "jastrow"?}; dense weights are (inputs, outputs). The last layer has
+        no two-electron part, since nothing would read it.
     """
     n_spins = sum(n > 0 for n in spins)
     one, two = 4 * n_nuclei, 4
@@ -87,10 +97,13 @@ def init(
     return params
 
 
-# --- streams ------------------------------------------------------------------------------------------
+# --- streams
+# ------------------------------------------------------------------------------------------
+
 
 class Layers(NamedTuple):
-    """How the parameters are applied. KFAC exchanges these for forms that it can read (module `kfac`).
+    """How the parameters are applied. KFAC exchanges these for forms that it can read (module
+    `kfac`).
 
     dense(params, x): x W + b over the last axis
     scale(x, s): x s, s broadcast over leading axes
@@ -109,16 +122,18 @@ def dense(params: Params, x: jax.Array) -> jax.Array:
 
 
 def split_weights(w: jax.Array, n_one: int, n_two: int, n_spins: int) -> list[jax.Array]:
-    """Rows of a one-electron layer's weights by input: [h_i, mean h per spin, mean h_ij per spin]."""
+    """Rows of a one-electron layer's weights by input: [h_i, mean h per spin, mean h_ij per
+    spin]."""
     sizes = [n_one] * (1 + n_spins) + [n_two] * n_spins
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
-    return [w[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [w[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def factored_layer(
     params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    """One-electron layer before its tanh; the spin means' weights are applied once, not per electron.
+    """One-electron layer before its tanh; the spin means' weights are applied once, not per
+    electron.
 
     Args:
         params: {"w", "b"?}
@@ -131,14 +146,17 @@ def factored_layer(
     shared = jnp.concatenate(means, axis=-1) @ jnp.concatenate(blocks[1 : 1 + n_spins])
     if "b" in params:
         shared = shared + params["b"]
-    own = jnp.concatenate([h, *pair_means], axis=-1) @ jnp.concatenate([blocks[0], *blocks[1 + n_spins :]])
+    own = jnp.concatenate([h, *pair_means], axis=-1) @ jnp.concatenate(
+        [blocks[0], *blocks[1 + n_spins :]]
+    )
     return own + shared[..., None, :]
 
 
 def concatenated_input(
     h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    """The layer's input per electron in one piece, (..., electron, inputs) (Pfau et al. 2020, eq. 4)."""
+    """The layer's input per electron in one piece, (..., electron, inputs) (Pfau et al. 2020, eq.
+    4)."""
     spread = [jnp.broadcast_to(g[..., None, :], h.shape) for g in means]
     return jnp.concatenate([h, *spread, *pair_means], axis=-1)
 
@@ -169,7 +187,8 @@ def streams(
     return h
 
 
-# --- orbitals and determinants --------------------------------------------------------------------------
+# --- orbitals and determinants
+# --------------------------------------------------------------------------
 
 
 def orbitals(
@@ -187,9 +206,7 @@ def orbitals(
         spin_slices(spins), params["orbitals"], params["envelope"], strict=True
     ):
         values = layers.dense(linear, h[..., s, :])
-        decay = envelopes.apply(
-            envelope, f.ae[..., s, :, :], f.r_ae[..., s, :], layers.scale
-        )
+        decay = envelopes.apply(envelope, f.ae[..., s, :, :], f.r_ae[..., s, :], layers.scale)
         values = values.reshape(decay.shape) * decay
         result.append(jnp.moveaxis(values, -2, -3))
     return result

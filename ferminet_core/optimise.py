@@ -1,5 +1,6 @@
 """Variational Monte Carlo: minimise <E> with KFAC or Adam (Pfau et al. 2020, section II.D)."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -17,13 +18,14 @@ from ferminet_core.loss import AXIS, clip_energies
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Step
+from ferminet_core.stage import Series, Step
 
 
 class State(NamedTuple):
     """All that the loop depends on beside the spec.
 
-    params, optimiser: replicated trees; walkers: split over devices; width: bohr; step: updates done
+    params, optimiser: replicated trees; walkers: split over devices; width: bohr; step: updates
+    done
     """
 
     params: Params
@@ -33,7 +35,7 @@ class State(NamedTuple):
     step: jax.Array
 
 
-SPECS = State(REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED)
+SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED))
 
 
 class Stats(NamedTuple):
@@ -99,7 +101,8 @@ class Optimise:
         self.chunk = artefacts.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
         if self.config.optimise.optimiser == "kfac":
-            self.kfac = kfac.preconditioner(self.config.optimise, self.spins)
+            log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
+            self.kfac = kfac.preconditioner(self.config.optimise, log_psi)
         else:
             self.adam = optax.scale_by_adam()
 
@@ -110,9 +113,7 @@ class Optimise:
     ) -> tuple[Params, Any]:
         if self.config.optimise.optimiser == "kfac":
             batch = (nuclei.positions, electrons)
-            return kfac.update(
-                self.kfac, state.optimiser, state.params, gradient, batch, rate
-            )
+            return kfac.update(self.kfac, state.optimiser, state.params, gradient, batch, rate)
         step, optimiser = self.adam.update(gradient, state.optimiser)
         return jax.tree.map(lambda s: rate * s, step), optimiser
 
@@ -162,11 +163,14 @@ class Optimise:
     # --- the loop ---------------------------------------------------------------------------------
 
     def _burn_in(self, state: State, nuclei: Nuclei) -> State:
-        """Equilibrate the walkers in the pretrained |psi|^2 before anything is averaged over them."""
+        """Equilibrate the walkers in the pretrained |psi|^2 before anything is averaged over
+        them."""
         steps = self.config.mcmc.steps
         key = jax.random.fold_in(self.key, 2**31 - 1)  # apart from the iterations' keys
 
-        def sweep(i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]) -> tuple[mcmc.Walkers, jax.Array]:
+        def sweep(
+            i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]
+        ) -> tuple[mcmc.Walkers, jax.Array]:
             walkers, info = mcmc.sample(
                 jax.random.fold_in(key, i),
                 carry[0],
@@ -206,13 +210,16 @@ class Optimise:
             if size not in compiled:
                 compiled[size] = self._compile_block(size)
             state, stats = compiled[size](state, self.nuclei)
-            series = {name: np.asarray(x) for name, x in stats._asdict().items()}
+            series: Series = {name: np.asarray(x) for name, x in stats._asdict().items()}
             done += size
-            if np.all(series["skipped"]) or np.all(series["n_nonfinite"] >= self.config.mcmc.walkers):
+            if np.all(series["skipped"]) or np.all(
+                series["n_nonfinite"] >= self.config.mcmc.walkers
+            ):
                 raise BrokenRunError(
-                    f"{self.spec.run_id} optimise: no finite update in iterations {done - size + 1} to "
-                    f"{done} (learning rate {series['learning_rate'][-1]:.3g}, "
-                    f"{series['n_nonfinite'][-1]:.0f} non-finite local energies); try a smaller "
+                    f"{self.spec.run_id} optimise: no finite update in iterations "
+                    f"{done - size + 1} to {done} (learning rate "
+                    f"{series['learning_rate'][-1]:.3g}, {series['n_nonfinite'][-1]:.0f} "
+                    "non-finite local energies); try a smaller "
                     "optimise.learning_rate or a larger optimise.damping"
                 )
             yield Step(done, state, series)
@@ -221,9 +228,7 @@ class Optimise:
         def block(state: State, nuclei: Nuclei) -> tuple[State, Stats]:
             return jax.lax.scan(lambda s, _: self._iteration(s, nuclei), state, None, length=size)
 
-        return per_device(
-            block, self.mesh, (SPECS, REPLICATED), (SPECS, REPLICATED), donate=(0,)
-        )
+        return per_device(block, self.mesh, (SPECS, REPLICATED), (SPECS, REPLICATED), donate=(0,))
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""

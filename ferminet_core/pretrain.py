@@ -1,12 +1,13 @@
-"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section III.A).
+"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section
+III.A).
 
-The loss is the mean squared difference of the orbital matrices, over walkers drawn in halves from the
-reference's and from the network's own density: the first teaches the orbitals where electrons are, the
-second finds and removes density that the network has where it should not.
+The loss is the mean squared difference of the orbital matrices, over walkers drawn in halves from
+the reference's and from the network's own density: the first teaches the orbitals where electrons
+are, the second finds and removes density that the network has where it should not.
 
-The loop ends by a criterion: the network's variational energy must come close to E_HF and its orbitals
-close to the reference's. A network that starts the optimisation from less spends thousands of
-expensive updates on what Hartree-Fock already knew.
+The loop ends by a criterion: the network's variational energy must come close to E_HF and its
+orbitals close to the reference's. A network that starts the optimisation from less spends thousands
+of expensive updates on what Hartree-Fock already knew.
 """
 
 from collections.abc import Iterator
@@ -25,15 +26,15 @@ from ferminet_core.loss import AXIS, clip_energies
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Step
+from ferminet_core.stage import Series, Step
 from ferminet_core.walkers import start_walkers
 
 CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averaged
 
 
 class State(NamedTuple):
-    """params, optimiser: replicated; reference, network: the walkers of each density, split over devices;
-    widths: (2,), bohr; step: updates done."""
+    """params, optimiser: replicated; reference, network: the walkers of each density, split over
+    devices; widths: (2,), bohr; step: updates done."""
 
     params: Params
     optimiser: Any
@@ -43,7 +44,7 @@ class State(NamedTuple):
     step: jax.Array
 
 
-SPECS = State(REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED)
+SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED))
 
 
 class Check(NamedTuple):
@@ -64,8 +65,8 @@ def target_matrices(
 ) -> list[jax.Array]:
     """What the network's orbitals should be, shaped like `networks.orbitals`.
 
-    Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros for
-    the orbitals of the other spin.
+    Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros
+    for the orbitals of the other spin.
     """
     up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
     targets, start = [], 0
@@ -80,6 +81,32 @@ def target_matrices(
         targets.append(target)
         start += n
     return targets
+
+
+def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> list[np.ndarray]:
+    """Exponents (determinant, orbital) in bohr^-1 that the envelopes of each spin present start
+    from.
+
+    An orbital of energy e decays as exp(-sqrt(-2 e) r) far from the molecule. Starting there spares
+    the pretraining the slow way from exponents of one to those of the core orbitals.
+    """
+    occupied = [
+        dataset["orbital_energy"].values[spin][dataset["orbital_occupation"].values[spin] > 0]
+        for spin in (0, 1)
+    ]
+    # Weakly bound or unbound orbitals still need an envelope that vanishes at infinity.
+    decays = [np.sqrt(np.maximum(-2.0 * e, 0.25)) for e in occupied]
+    result = []
+    for spin in (0, 1):
+        if not decays[spin].size:
+            continue
+        rows = []
+        for k in range(n_determinants):
+            # The second determinant of a spin-broken reference has its spins exchanged.
+            up, down = decays[::-1] if k % dataset.sizes["determinant"] else decays
+            rows.append(np.concatenate([up, down]) if form == "dense" else (up, down)[spin])
+        result.append(np.stack(rows))
+    return result
 
 
 def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -192,7 +219,8 @@ class Pretrain:
 
         state, rows = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
         energy, error, n_nonfinite = rows.T
-        # Sets of walkers a few moves apart are not independent: the error of one set bounds the mean's.
+        # Sets of walkers a few moves apart are not independent: the error of one set bounds the
+        # mean's.
         return state, Check(jnp.mean(energy), jnp.mean(error), jnp.sum(n_nonfinite))
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -207,6 +235,13 @@ class Pretrain:
             len(molecule.symbols),
             self.dtype,
         )
+        decays = reference_decays(
+            self.dataset, config.network.determinants, config.network.determinant_form
+        )
+        for envelope, decay in zip(params["envelope"], decays, strict=True):
+            axes = (1,) * (envelope["sigma"].ndim - 3)
+            start = jnp.asarray(decay.reshape(*decay.shape, *axes), self.dtype)
+            envelope["sigma"] = envelope["sigma"] * start
         rng = np.random.default_rng(self.spec.stage_seed("walkers"))
         electrons = start_walkers(rng, self.dataset, molecule, config.mcmc.walkers)
         first, second = jnp.split(jnp.asarray(electrons, self.dtype), 2)
@@ -222,7 +257,8 @@ class Pretrain:
         return place(self.mesh, state, SPECS)
 
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
-        """Energy within tolerance of E_HF, error included, and orbitals close to the reference's."""
+        """Energy within tolerance of E_HF, error included, and orbitals close to the
+        reference's."""
         config = self.config.pretrain
         excess = float(check.energy) + float(check.error) - self.e_hf
         return (
@@ -236,7 +272,11 @@ class Pretrain:
         """Blocks of `pretrain.check_every` updates, each followed by a look at the criterion."""
         state = self.start()
         check = per_device(
-            self._check, self.mesh, (SPECS, REPLICATED, REPLICATED), (SPECS, REPLICATED), donate=(0,)
+            self._check,
+            self.mesh,
+            (SPECS, REPLICATED, REPLICATED),
+            (SPECS, REPLICATED),
+            donate=(0,),
         )
         blocks: dict[int, Any] = {}
         done = 0
@@ -247,7 +287,7 @@ class Pretrain:
             state, stats = blocks[size](state, self.reference, self.nuclei)
             state, reading = check(state, self.reference, self.nuclei)
             done += size
-            series = {name: np.asarray(x) for name, x in stats.items()}
+            series: Series = {name: np.asarray(x) for name, x in stats.items()}
             for name, value in (("energy_Eh", reading.energy), ("error_Eh", reading.error)):
                 series[name] = np.full(size, float(value))
             yield Step(done, state, series)
@@ -267,7 +307,8 @@ class Pretrain:
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """Parameters, all walkers, and the series; `converged` tells whether the criterion was met."""
+        """Parameters, all walkers, and the series; `converged` tells whether the criterion was
+        met."""
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
         check = Check(series["energy_Eh"][-1], series["error_Eh"][-1], jnp.zeros(()))
         met = self.converged(check, float(series["orbital_misfit"][-1]), int(state.step))

@@ -6,17 +6,19 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import xarray as xr
 
+Series = dict[str, np.ndarray]
+
 
 class Step(NamedTuple):
     """The state after `step` iterations.
 
     step: iterations done; state: all that the rest of the loop depends on
-    stats: one number per iteration since the step before, (iterations,), or a single one
+    stats: one number per iteration since the step before, (iterations,)
     """
 
     step: int
     state: Any
-    stats: dict[str, np.ndarray | float]
+    stats: Series
 
 
 class Stage(Protocol):

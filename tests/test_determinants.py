@@ -1,0 +1,77 @@
+"""Determinants and their derivatives against the Leibniz polynomial, singular matrices included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import leibniz
+
+from ferminet_core.determinants import eliminate, log_sum_determinants, scaled_adjugate
+
+
+def matrix_of_rank(rank: int, n: int = 4) -> jax.Array:
+    """A random n x n matrix of the given rank."""
+    left, right = jax.random.normal(jax.random.key(rank), (2, n, n))
+    scale = jnp.where(jnp.arange(n) < rank, 1.0, 0.0)
+    return left @ (scale[:, None] * right)
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, 4])
+def test_elimination_diagonalises_at_every_rank(rank: int) -> None:
+    a = matrix_of_rank(rank)
+    e = eliminate(a)
+    # Rounding of float64 with entries of order one.
+    np.testing.assert_allclose(e.left @ a @ e.right, np.diag(e.pivots), atol=1e-13)
+    assert np.sum(np.abs(e.pivots) > 1e-12) == rank
+    np.testing.assert_allclose(e.sign * np.prod(e.pivots), np.linalg.det(a), atol=1e-13)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+def test_adjugate_and_its_derivative_at_every_rank(rank: int) -> None:
+    a, b = matrix_of_rank(rank), matrix_of_rank(4)
+    log_scale = jnp.asarray(0.3)
+    value, tangent = jax.jvp(lambda x: scaled_adjugate(x[None], log_scale[None])[0], (a,), (b,))
+    exact = jax.grad(leibniz)(a).T * jnp.exp(-0.3)
+    d_exact = jax.jvp(lambda x: jax.grad(leibniz)(x).T, (a,), (b,))[1] * jnp.exp(-0.3)
+    # Rounding: products of three entries of order ten.
+    np.testing.assert_allclose(value, exact, atol=1e-11)
+    np.testing.assert_allclose(tangent, d_exact, atol=1e-11)
+
+
+@pytest.mark.parametrize("singular", [False, True])
+def test_log_of_a_sum_of_determinants_to_second_order(singular: bool) -> None:
+    first = matrix_of_rank(2 if singular else 4)
+    matrices = jnp.stack([first, matrix_of_rank(4) + 1.0])
+    weights = jnp.asarray([0.7, -1.3])
+
+    def exact(m: jax.Array, w: jax.Array) -> jax.Array:
+        return jnp.log(jnp.abs(jnp.sum(w * jax.vmap(leibniz)(m))))
+
+    sign, log = log_sum_determinants(matrices, weights)
+    assert sign == jnp.sign(jnp.sum(weights * jax.vmap(leibniz)(matrices)))
+    np.testing.assert_allclose(log, exact(matrices, weights), rtol=1e-12)
+    arguments = (0, 1)
+    found = jax.grad(lambda m, w: log_sum_determinants(m, w)[1], arguments)(matrices, weights)
+    expected = jax.grad(exact, arguments)(matrices, weights)
+    for f, e in zip(found, expected, strict=True):
+        np.testing.assert_allclose(f, e, atol=1e-10)  # rounding of ratios of order one
+    found2 = jax.hessian(lambda m: log_sum_determinants(m, weights)[1])(matrices)
+    expected2 = jax.hessian(lambda m: exact(m, weights))(matrices)
+    np.testing.assert_allclose(found2, expected2, atol=1e-9)  # the same, squared
+
+
+def test_single_precision_survives_determinants_far_below_its_range() -> None:
+    # det A = 1e-60 underflows float32; its logarithm and cofactor ratios do not.
+    a = (1e-15 * jnp.asarray(matrix_of_rank(4))).astype(jnp.float32)[None]
+    _, log = log_sum_determinants(a, jnp.ones(1, jnp.float32))
+    gradient = jax.grad(lambda m: log_sum_determinants(m, jnp.ones(1, jnp.float32))[1])(a)
+    exact = np.linalg.inv(np.asarray(a[0], np.float64)).T
+    assert np.isfinite(log)
+    # float32 rounding times the matrix's condition number (about 20).
+    np.testing.assert_allclose(gradient[0], exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
+
+
+def test_all_determinants_zero_is_a_node_not_a_nan() -> None:
+    sign, log = log_sum_determinants(jnp.zeros((2, 3, 3)), jnp.ones(2))
+    assert sign == 0
+    assert log == -jnp.inf

@@ -1,0 +1,132 @@
+"""KFAC's metric against the exact Fisher matrix, and the block of every parameter."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from oracles import small_network
+
+from ferminet_core import kfac, networks
+from ferminet_core.config import OptimiseConfig
+from ferminet_core.loss import AXIS
+from ferminet_core.mesh import REPLICATED, SPLIT, per_device
+
+# Damping so small that the step is the inverse metric times the gradient; a norm constraint that
+# does not bind.
+CONFIG = OptimiseConfig(damping=1e-12, norm_constraint=1e12)
+
+
+def natural_step(
+    log_psi: kfac.LogPsi,
+    params: networks.Params,
+    inputs: jax.Array,
+    gradient: networks.Params,
+    devices: int,
+) -> networks.Params:
+    """One step of rate 1 on a fresh preconditioner."""
+    pre = kfac.preconditioner(CONFIG, log_psi)
+    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+    unused = jnp.zeros((1, 3))
+    state = kfac.init(pre, params, unused, inputs[: len(inputs) // devices])
+
+    def step(x: jax.Array) -> networks.Params:
+        return kfac.update(pre, state, params, gradient, (unused, x), jnp.asarray(1.0))[0]
+
+    return per_device(step, mesh, (SPLIT,), REPLICATED)(inputs)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_metric_of_a_linear_function_is_the_exact_fisher(devices: int) -> None:
+    # log psi = sum_t x_t . w + z . s, with t the electrons: grad log psi = (sum_t x_t, z), and the
+    # metric is 2 E[g g^T]. Over a full factorial design of signs the electrons are exactly
+    # uncorrelated, which is when a repeated Kronecker factor is exact; z enters by a diagonal.
+    signs = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=6))).reshape(64, 2, 3)
+    mix = jnp.asarray([[1.0, 0.4, 0.0], [0.0, 2.0, 0.3], [0.0, 0.0, 0.5]])
+    inputs = signs @ mix
+    # Shuffled, so that both devices see the same statistics only after averaging.
+    inputs = inputs[np.random.default_rng(0).permutation(64)]
+    params: networks.Params = {"dense": {"w": jnp.zeros((3, 1))}, "scale": jnp.ones((3,))}
+
+    def log_psi(p: networks.Params, batch: kfac.Batch) -> jax.Array:
+        x = batch[1]
+        linear = kfac.REGISTERED.dense(p["dense"], x)
+        scaled = kfac.REGISTERED.scale(x[:, 0] - x[:, 1], p["scale"])
+        log = jnp.sum(linear, axis=(1, 2)) + jnp.sum(scaled, axis=1)
+        return kfac.register_log_psi(log)
+
+    gradient: networks.Params = {
+        "dense": {"w": jnp.asarray([[0.3], [-0.2], [0.5]])},
+        "scale": jnp.ones((3,)),
+    }
+    found = natural_step(log_psi, params, inputs, gradient, devices)
+    total = inputs.sum(axis=1)
+    exact = 2 * total.T @ total / 64
+    expected = jnp.linalg.solve(exact, gradient["dense"]["w"])
+    diagonal = 2 * jnp.mean((inputs[:, 0] - inputs[:, 1]) ** 2, axis=0)
+    # Rounding of float64 and of the factored damping, sqrt(1e-12) relative.
+    np.testing.assert_allclose(found["dense"]["w"], expected, rtol=1e-5)
+    np.testing.assert_allclose(found["scale"], 1 / diagonal, rtol=1e-5)
+
+
+def test_norm_constraint_caps_the_step_after_the_learning_rate() -> None:
+    config = OptimiseConfig(damping=1e-12, norm_constraint=1e-4)
+    params = {"scale": jnp.ones((3,))}
+    inputs = jax.random.normal(jax.random.key(0), (16, 1, 3))
+
+    def log_psi(p: networks.Params, batch: kfac.Batch) -> jax.Array:
+        return kfac.register_log_psi(jnp.sum(kfac.REGISTERED.scale(batch[1][:, 0], p["scale"]), 1))
+
+    pre = kfac.preconditioner(config, log_psi)
+    mesh = Mesh(jax.devices()[:1], (AXIS,))
+    unused = jnp.zeros((1, 3))
+    state = kfac.init(pre, params, unused, inputs)
+    gradient = {"scale": jnp.asarray([1.0, 2.0, 3.0])}
+
+    def step(x: jax.Array, rate: jax.Array) -> networks.Params:
+        return kfac.update(pre, state, params, gradient, (unused, x), rate)[0]
+
+    compiled = per_device(step, mesh, (SPLIT, REPLICATED), REPLICATED)
+    metric = 2 * jnp.mean(inputs[:, 0] ** 2, axis=0)
+    for rate in (1e3, 1e-6):
+        moved = compiled(inputs, jnp.asarray(rate))["scale"]
+        norm = float(jnp.sum(metric * moved**2))
+        # The norm is v F v; without the cap it is rate^2 g F^-1 g. The cap is on rate g F^-1 g
+        # rate.
+        uncapped = float(rate**2 * jnp.sum(gradient["scale"] ** 2 / metric))
+        assert norm == pytest.approx(min(1e-4, uncapped), rel=1e-6)
+
+
+BLOCKS = {
+    "one": "RepeatedDenseKroneckerFactored",
+    "two": "RepeatedDenseKroneckerFactored",
+    "orbitals": "RepeatedDenseKroneckerFactored",
+    "envelope": "ScaleAndShiftDiagonal",
+    "determinants": "NaiveDiagonal",
+    "jastrow": "NaiveDiagonal",
+}
+
+
+@pytest.mark.parametrize("envelope", ["isotropic", "diagonal", "anisotropic"])
+@pytest.mark.parametrize("form", ["dense", "block"])
+@pytest.mark.parametrize("options", [True, False])
+def test_every_parameter_has_its_block(envelope: str, form: str, options: bool) -> None:
+    config = small_network(
+        envelope=envelope,
+        determinant_form=form,
+        jastrow=options,
+        orbital_bias=options,
+        bias=options,
+    )
+    spins, nuclei = (2, 1), jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]])
+    params = networks.init(jax.random.key(0), config, spins, 2, jnp.float64)
+    walkers = jax.random.normal(jax.random.key(1), (4, 3, 3))
+    pre = kfac.preconditioner(
+        OptimiseConfig(), lambda p, batch: kfac.curvature_function(p, batch, spins)
+    )
+    kfac.init(pre, params, nuclei, walkers)
+    for path, block in kfac.blocks(pre, params).items():
+        head, *rest = path.split(".")
+        assert block == BLOCKS[rest[1] if head == "layers" else head], path
