@@ -1,0 +1,85 @@
+# make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
+# make test | lint | check | lock | unlock | clean-env
+# Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
+
+SYSTEM ?= h2
+RESULTS ?= results
+PRESET ?=
+CORES ?=
+SET ?=
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+# A copy of the lock that $(VENV) was made from: there once everything is installed.
+INSTALLED := $(VENV)/requirements.lock
+READY := $(VENV)/ready
+UV_VERSION := 0.13.9
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--cores $(CORES))
+CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
+    $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
+
+.PHONY: scan test lint check lock unlock clean-env
+
+scan: $(READY)
+	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check Snakefile workflow
+	@lint_results=$$(mktemp -d) && trap 'rm -rf "$$lint_results"' EXIT && \
+	    echo snakemake --lint && $(BIN)/snakemake --lint --config "results=$$lint_results"
+
+check: lint test
+
+# Frees a scan whose Snakemake was killed; first make sure that it isn't running any more.
+unlock: $(READY)
+	@$(SNAKEMAKE) --unlock $(CONFIG)
+
+clean-env:
+	rm -rf $(VENV) .venv-lock
+
+$(READY): $(INSTALLED) pyproject.toml
+	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# Made anew unless it was made from this very lock, so that an interrupted set-up leaves nothing.
+# setuptools first: what comes as source is built with it, not with whatever an index has today.
+$(INSTALLED): requirements.lock
+	@if cmp -s $< $@; then touch $@; exit 0; fi; \
+	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
+	    if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	        2>/dev/null; then found=$$python; break; fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	    echo "error: no Python from 3.11 to 3.13 with venv and pip found; name one with PYTHON=..." >&2; \
+	    exit 2; \
+	fi; \
+	echo "Setting up $(VENV) with $$($$found --version); this takes a minute or two" && \
+	rm -rf $(VENV) && $$found -m venv $(VENV) && \
+	awk '/^[^ ]/ {wanted = /^setuptools==/} wanted' $< > $(VENV)/setuptools.lock && \
+	$(BIN)/pip install --quiet --require-hashes --requirement $(VENV)/setuptools.lock && \
+	$(BIN)/pip install --quiet --no-build-isolation --use-pep517 --require-hashes --requirement $< && \
+	cp $< $@
+
+# Pins stay as they are unless pyproject.toml asks for others; ARGS=--upgrade renews them all.
+lock:
+	python3 -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet uv==$(UV_VERSION)
+	.venv-lock/bin/uv pip compile pyproject.toml --extra mpi --extra dev --universal \
+	    --python-version 3.11 --generate-hashes --no-header --no-annotate --quiet $(ARGS) \
+	    --output-file requirements.lock
+	.venv-lock/bin/uv pip compile pyproject.toml --constraint requirements.lock --universal \
+	    --python-version 3.11 --no-header --no-annotate --quiet --output-file .venv-lock/pins
+	sed '/^      - "/d' environment.yml > .venv-lock/environment.yml
+	sed 's/.*/      - "&"/' .venv-lock/pins >> .venv-lock/environment.yml
+	mv .venv-lock/environment.yml environment.yml
+	rm -rf .venv-lock

@@ -1,0 +1,35 @@
+"""Entry point of `python -m ferminet_core`: turns errors into one line and an exit code."""
+
+import os
+import sys
+import traceback
+
+from ferminet_core.errors import FermiNetError
+
+EXIT_BUG = 70
+EXIT_IO = 74
+
+
+def main() -> int:
+    """Run the command line; returns the exit code (see `ferminet_core.errors`)."""
+    from ferminet_core.cli import app
+
+    try:
+        app(prog_name="python -m ferminet_core")
+    except FermiNetError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output went away, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_IO
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_IO
+    except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
+        traceback.print_exc()
+        return EXIT_BUG
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

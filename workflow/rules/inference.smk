@@ -1,0 +1,19 @@
+rule inference:
+    input:
+        spec=SPEC,
+        reference=rules.reference.output,
+        optimise=rules.optimise.output,
+    output:
+        f"{RUN}/inference.zarr.zip",
+    log:
+        f"{LOGS}/inference.log",
+    priority: 2
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    params:
+        work=f"{RUN}/inference.work",
+    shell:
+        "python -m ferminet_core inference {input.spec:q} --optimise {input.optimise:q}"
+        " --reference {input.reference:q} --out {output:q} --work {params.work:q}"
+        " --devices {threads} 2>&1 | tee {log:q}"

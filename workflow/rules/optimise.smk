@@ -1,0 +1,18 @@
+rule optimise:
+    input:
+        spec=SPEC,
+        pretrain=rules.pretrain.output,
+    output:
+        f"{RUN}/optimise.zarr.zip",
+    log:
+        f"{LOGS}/optimise.log",
+    # Finish what is begun before the next geometry is started.
+    priority: 1
+    conda:
+        "../../environment.yml"
+    threads: THREADS
+    params:
+        work=f"{RUN}/optimise.work",
+    shell:
+        "python -m ferminet_core optimise {input.spec:q} --pretrain {input.pretrain:q}"
+        " --out {output:q} --work {params.work:q} --devices {threads} 2>&1 | tee {log:q}"
