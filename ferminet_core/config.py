@@ -82,7 +82,6 @@ class McmcConfig(Section):
     target_acceptance: float = Field(
         0.525, gt=0, lt=1, description="Accepted fraction that the width is adapted to."
     )
-    adapt_every: Whole = Field(20, ge=1, description="Iterations between adaptations of the width.")
     burn_in: Whole = Field(200, ge=0, description="Moves before walkers are first used.")
 
 
@@ -90,19 +89,21 @@ class PretrainConfig(Section):
     """Matching the network's orbitals to the Hartree-Fock orbitals."""
 
     optimiser: Literal["adam", "lamb"] = Field("adam", description="Optimiser, from optax.")
-    learning_rate: float = Field(1e-3, gt=0, description="Learning rate.")
+    learning_rate: float = Field(
+        5e-3, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
+    )
     min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
     max_iterations: Whole = Field(20000, ge=1, description="Iterations at which it ends anyway.")
     energy_tolerance: float = Field(
         0.004,
         gt=0,
-        description="Ends when the energy is this close to Hartree-Fock's, as a part of |E_HF|, "
-        "and the orbitals fit.",
+        description="Ends when the energy exceeds Hartree-Fock's by no more than this part of "
+        "|E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.05, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+        0.025, gt=0, description="Relative rms misfit of the orbitals at which they fit."
     )
-    steps: Whole = Field(5, ge=1, description="Moves of the walkers per iteration.")
+    steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
     check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
 
     @model_validator(mode="after")

@@ -81,9 +81,10 @@ class Inference:
         width: jax.Array,
         call: jax.Array,
         nuclei: Nuclei,
+        key: jax.Array,
     ) -> tuple[mcmc.Walkers, Records]:
         """`RECORDS_PER_CALL` local energies of every walker, `inference.thin` moves apart."""
-        key = jax.random.fold_in(self.key, call)
+        key = jax.random.fold_in(key, call)
 
         def psi(electrons: jax.Array) -> tuple[jax.Array, jax.Array]:
             return networks.apply(params, electrons, nuclei.positions, self.spins)
@@ -108,14 +109,14 @@ class Inference:
         return per_device(
             self._record,
             self.mesh,
-            (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED),
+            (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
             (SPLIT, RECORD_SPECS),
         )
 
     def _call(
         self, walkers: mcmc.Walkers, width: jax.Array, call: int
     ) -> tuple[mcmc.Walkers, Records]:
-        return self._measure(self.params, walkers, width, jnp.asarray(call), self.nuclei)
+        return self._measure(self.params, walkers, width, jnp.asarray(call), self.nuclei, self.key)
 
     # --- the loop ---------------------------------------------------------------------------------
 

@@ -38,6 +38,11 @@ class State(NamedTuple):
 SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED))
 
 
+# Nuclei and random key are arguments of all that is compiled: an executable that held them could
+# not serve another geometry.
+INPUT_SPECS = (SPECS, REPLICATED, REPLICATED)
+
+
 class Stats(NamedTuple):
     """One number per iteration (hartree where energies).
 
@@ -117,9 +122,9 @@ class Optimise:
         step, optimiser = self.adam.update(gradient, state.optimiser)
         return jax.tree.map(lambda s: rate * s, step), optimiser
 
-    def _iteration(self, state: State, nuclei: Nuclei) -> tuple[State, Stats]:
+    def _iteration(self, state: State, nuclei: Nuclei, key: jax.Array) -> tuple[State, Stats]:
         config, spins = self.config, self.spins
-        key = jax.random.fold_in(self.key, state.step)
+        key = jax.random.fold_in(key, state.step)
         walkers, info = mcmc.sample(
             key,
             state.walkers,
@@ -162,11 +167,11 @@ class Optimise:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def _burn_in(self, state: State, nuclei: Nuclei) -> State:
+    def _burn_in(self, state: State, nuclei: Nuclei, key: jax.Array) -> State:
         """Equilibrate the walkers in the pretrained |psi|^2 before anything is averaged over
         them."""
         steps = self.config.mcmc.steps
-        key = jax.random.fold_in(self.key, 2**31 - 1)  # apart from the iterations' keys
+        key = jax.random.fold_in(key, 2**31 - 1)  # apart from the iterations' keys
 
         def sweep(
             i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]
@@ -197,8 +202,8 @@ class Optimise:
         width = jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype)
         state = State(params, optimiser, mcmc.walkers(electrons), width, jnp.asarray(0, jnp.int32))
         state = place(self.mesh, state, SPECS)
-        burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
-        return burn_in(state, self.nuclei)
+        burn_in = per_device(self._burn_in, self.mesh, INPUT_SPECS, SPECS)
+        return burn_in(state, self.nuclei, self.key)
 
     def steps(self) -> Iterator[Step]:
         """Blocks of `runtime.block` updates per compiled call."""
@@ -209,7 +214,7 @@ class Optimise:
             size = min(self.config.runtime.block, self.total - done)
             if size not in compiled:
                 compiled[size] = self._compile_block(size)
-            state, stats = compiled[size](state, self.nuclei)
+            state, stats = compiled[size](state, self.nuclei, self.key)
             series: Series = {name: np.asarray(x) for name, x in stats._asdict().items()}
             done += size
             if np.all(series["skipped"]) or np.all(
@@ -225,10 +230,12 @@ class Optimise:
             yield Step(done, state, series)
 
     def _compile_block(self, size: int) -> Any:
-        def block(state: State, nuclei: Nuclei) -> tuple[State, Stats]:
-            return jax.lax.scan(lambda s, _: self._iteration(s, nuclei), state, None, length=size)
+        def block(state: State, nuclei: Nuclei, key: jax.Array) -> tuple[State, Stats]:
+            return jax.lax.scan(
+                lambda s, _: self._iteration(s, nuclei, key), state, None, length=size
+            )
 
-        return per_device(block, self.mesh, (SPECS, REPLICATED), (SPECS, REPLICATED), donate=(0,))
+        return per_device(block, self.mesh, INPUT_SPECS, (SPECS, REPLICATED), donate=(0,))
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""

@@ -47,6 +47,9 @@ class State(NamedTuple):
 SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED))
 
 
+INPUT_SPECS = (SPECS, REPLICATED, REPLICATED, REPLICATED)  # state, reference, nuclei, key
+
+
 class Check(NamedTuple):
     """The criterion's readings: energy of the network and its standard error (hartree)."""
 
@@ -138,9 +141,14 @@ class Pretrain:
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.dataset = reference
         self.e_hf = float(reference.attrs["e_hf"])
-        self.reference = jax.tree.map(
-            lambda x: jnp.asarray(x, self.dtype), orbitals.Reference.from_dataset(reference)
-        )
+        found = orbitals.Reference.from_dataset(reference)
+        if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
+            # A scan passes from one determinant to two where the spin symmetry breaks. Holding the
+            # one twice changes nothing but lets one executable serve both sides.
+            found = found._replace(
+                mo_up=np.repeat(found.mo_up, 2, axis=0), mo_down=np.repeat(found.mo_down, 2, axis=0)
+            )
+        self.reference = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), found)
         self.optimiser = optimiser(self.config.pretrain)
 
     # --- per device -------------------------------------------------------------------------------
@@ -170,9 +178,9 @@ class Pretrain:
         return state._replace(reference=hf, network=net, widths=widths), pmove
 
     def _iteration(
-        self, state: State, reference: orbitals.Reference, nuclei: Nuclei
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
-        key = jax.random.fold_in(self.key, state.step)
+        key = jax.random.fold_in(key, state.step)
         state, pmove = self._sample(state, reference, nuclei, key)
         electrons = jnp.concatenate([state.reference.electrons, state.network.electrons])
         network = self.config.network
@@ -205,23 +213,21 @@ class Pretrain:
         return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
 
     def _check(
-        self, state: State, reference: orbitals.Reference, nuclei: Nuclei
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, Check]:
         """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed."""
-        key = jax.random.fold_in(jax.random.fold_in(self.key, 2**31 - 2), state.step)
+        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), state.step)
 
         def sweep(carry: State, i: jax.Array) -> tuple[State, jax.Array]:
             moved, _ = self._sample(carry, reference, nuclei, jax.random.fold_in(key, i))
             electrons = moved.network.electrons
-            energies = local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
-            _, info = clip_energies(energies, 0.0, "mean")
-            return moved, jnp.stack([info.energy, info.error, info.n_nonfinite.astype(self.dtype)])
+            return moved, local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
 
-        state, rows = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
-        energy, error, n_nonfinite = rows.T
-        # Sets of walkers a few moves apart are not independent: the error of one set bounds the
-        # mean's.
-        return state, Check(jnp.mean(energy), jnp.mean(error), jnp.sum(n_nonfinite))
+        state, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
+        # Walkers are independent of each other, sweeps a few moves apart are not: the error is that
+        # of the walkers' means.
+        _, info = clip_energies(jnp.mean(energies, axis=0), 0.0, "mean")
+        return state, Check(info.energy, info.error, info.n_nonfinite)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -274,7 +280,7 @@ class Pretrain:
         check = per_device(
             self._check,
             self.mesh,
-            (SPECS, REPLICATED, REPLICATED),
+            INPUT_SPECS,
             (SPECS, REPLICATED),
             donate=(0,),
         )
@@ -284,8 +290,8 @@ class Pretrain:
             size = min(self.config.pretrain.check_every, self.total - done)
             if size not in blocks:
                 blocks[size] = self._compile_block(size)
-            state, stats = blocks[size](state, self.reference, self.nuclei)
-            state, reading = check(state, self.reference, self.nuclei)
+            state, stats = blocks[size](state, self.reference, self.nuclei, self.key)
+            state, reading = check(state, self.reference, self.nuclei, self.key)
             done += size
             series: Series = {name: np.asarray(x) for name, x in stats.items()}
             for name, value in (("energy_Eh", reading.energy), ("error_Eh", reading.error)):
@@ -296,15 +302,13 @@ class Pretrain:
 
     def _compile_block(self, size: int) -> Any:
         def block(
-            state: State, reference: orbitals.Reference, nuclei: Nuclei
+            state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
         ) -> tuple[State, dict[str, jax.Array]]:
             return jax.lax.scan(
-                lambda s, _: self._iteration(s, reference, nuclei), state, None, length=size
+                lambda s, _: self._iteration(s, reference, nuclei, key), state, None, length=size
             )
 
-        return per_device(
-            block, self.mesh, (SPECS, REPLICATED, REPLICATED), (SPECS, REPLICATED), donate=(0,)
-        )
+        return per_device(block, self.mesh, INPUT_SPECS, (SPECS, REPLICATED), donate=(0,))
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, all walkers, and the series; `converged` tells whether the criterion was

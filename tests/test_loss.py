@@ -67,7 +67,7 @@ def test_energy_gradient_against_finite_differences_with_reweighting() -> None:
         weight = jnp.exp(2 * (log - old))
         return jnp.sum(weight * energies) / jnp.sum(weight)
 
-    step = 1e-5
+    step = 1e-6
     expected = (reweighted(step) - reweighted(-step)) / (2 * step)
     mesh = Mesh(jax.devices()[:2], (AXIS,))
 
@@ -78,5 +78,6 @@ def test_energy_gradient_against_finite_differences_with_reweighting() -> None:
     half = per_device(gradient, mesh, (SPLIT, SPLIT), REPLICATED)(electrons, energies)
     products = jax.tree.map(lambda g, d: jnp.sum(g * d), half, direction)
     found = 2 * sum(jax.tree.leaves(products))
-    # Central differences err by step^2 (1e-10) and by rounding / step (1e-11), relative.
-    assert float(found) == pytest.approx(float(expected), rel=1e-7)
+    # Central differences err by step^2 times the third derivative (3e-6 was seen at 1e-5, so 3e-8)
+    # and by rounding / step (1e-9).
+    assert float(found) == pytest.approx(float(expected), rel=2e-7)

@@ -220,7 +220,6 @@ def test_precedence(load: Load) -> None:
         "mcmc.walkers",  # set by the preset, too
         "mcmc.steps",
         "mcmc.burn_in",
-        "mcmc.adapt_every",
         "inference.thin",
         "runtime.block",
     ]
