@@ -179,7 +179,7 @@ def _run_loop(
 
     spec = load_spec(spec_file)
     wanted = devices or available_cores()
-    prepare_process(usable_devices(wanted, spec.config.mcmc.walkers))
+    prepare_process(usable_devices(wanted, spec.config.mcmc.walkers // 2))
     log = configure_jax(spec.config.runtime.precision)
     from ferminet_core import driver
 

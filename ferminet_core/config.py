@@ -76,7 +76,9 @@ class ReferenceConfig(Section):
 class McmcConfig(Section):
     """Sampling of |psi|^2 by all-electron Gaussian moves."""
 
-    walkers: Whole = Field(4096, ge=1, description="Number of walkers.")
+    walkers: Whole = Field(
+        4096, ge=2, multiple_of=2, description="Number of walkers; pretraining uses two halves."
+    )
     steps: Whole = Field(10, ge=1, description="Moves between two updates.")
     width: float = Field(0.3, gt=0, description="Initial width of a move, bohr.")
     target_acceptance: float = Field(

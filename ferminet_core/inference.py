@@ -195,6 +195,9 @@ class Inference:
         flags = list(energy.flags)
         if not self.equilibrated:
             flags.append(f"not in equilibrium after {self.n_equilibration} records")
+        skipped = int(self.optimised["skipped"].sum())
+        if skipped:
+            flags.append(f"{skipped} optimisation updates were not finite and were left out")
         variables = {
             "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
             "pmove": (("sample",), series["pmove"], {"units": "1"}),

@@ -100,7 +100,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"network": 3}, "network: found 3; allowed: a mapping; its settings: bias"),
         ({"network": None}, "network: found None; allowed: a mapping"),
         ({"network": {"layers": 2}, "network.layers": 2}, "network.layers: given twice"),
-        ({"mcmc.walkers": 0}, "mcmc.walkers: found 0; allowed: at least 1"),
+        ({"mcmc.walkers": 0}, "mcmc.walkers: found 0; allowed: at least 2"),
         ({"mcmc.walkers": "many"}, "mcmc.walkers: found 'many'; allowed: a valid integer"),
         ({"mcmc.walkers": "64"}, "mcmc.walkers: found '64'; allowed: a valid integer"),
         ({"mcmc.walkers": 1.5}, "mcmc.walkers: found 1.5; allowed: a valid integer"),

@@ -1,0 +1,16 @@
+"""`python -m benchmarks <proof> ...`: see `benchmarks.proofs`."""
+
+from ferminet_core import jax_setup
+
+
+def main() -> None:
+    """Take all cores, then import what makes thread pools."""
+    jax_setup.prepare_process(jax_setup.available_cores())
+    jax_setup.configure_jax("float32")
+    from benchmarks.proofs import app
+
+    app(prog_name="python -m benchmarks")
+
+
+if __name__ == "__main__":
+    main()

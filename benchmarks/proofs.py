@@ -1,0 +1,151 @@
+"""Long proofs that the numbers can be trusted; each is a command of its own and prints what it saw.
+
+    .venv/bin/python -m benchmarks error-bars results/h2/runs/r_1.4
+    .venv/bin/python -m benchmarks patterns results/h2/runs/r_6
+    .venv/bin/python -m benchmarks first-steps systems/lih.yaml
+
+Exit code 1 where the bar is missed.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+import xarray as xr
+from rich.console import Console
+from rich.table import Table
+
+from ferminet_core import hartree_fock, scan, store
+from ferminet_core.inference import Inference
+from ferminet_core.optimise import Optimise
+from ferminet_core.pretrain import Pretrain
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+console = Console()
+
+
+def _load(run: Path) -> tuple[scan.RunSpec, dict[str, xr.Dataset]]:
+    """Spec and artefacts of a finished run, results/<scan>/runs/<run_id>."""
+    spec = scan.load_spec(run.parent.parent / "spec" / f"{run.name}.json")
+    names = ("reference", "optimise")
+    return spec, {name: store.load(run / f"{name}.zarr.zip") for name in names}
+
+
+def _measure(
+    spec: scan.RunSpec, parents: dict[str, xr.Dataset], seed: int, samples: int
+) -> dict[str, float]:
+    """Energy of an inference with a seed and a length of its own."""
+    config = spec.config.model_copy(
+        update={
+            "seed": seed,
+            "inference": spec.config.inference.model_copy(update={"samples": samples}),
+        }
+    )
+    stage = Inference(
+        spec.model_copy(update={"config": config}), parents["optimise"], parents["reference"]
+    )
+    series: dict[str, list[np.ndarray]] = {}
+    for step in stage.steps():
+        for name, values in step.stats.items():
+            series.setdefault(name, []).append(values)
+        state = step.state
+    return dict(stage.result(state, {k: np.concatenate(v) for k, v in series.items()}).attrs)
+
+
+def _verdict(held: bool) -> None:
+    console.print("[green]holds[/green]" if held else "[red]does not hold[/red]")
+    raise typer.Exit(0 if held else 1)
+
+
+@app.command()
+def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
+    """Spread of the energies of many short inferences against the errors that they claim.
+
+    With right errors (E_i - mean) / error_i has variance 1; over 20 seeds chance leaves it between
+    0.6 and 1.6 in nine cases of ten.
+    """
+    spec, parents = _load(run)
+    found = [_measure(spec, parents, 1000 + seed, samples) for seed in range(seeds)]
+    energy = np.array([x["energy_Eh"] for x in found])
+    error = np.array([x["error_Eh"] for x in found])
+    bootstrap = np.array([x["error_bootstrap_Eh"] for x in found])
+    mean = np.average(energy, weights=error**-2)
+    variance = float(np.sum(((energy - mean) / error) ** 2) / (seeds - 1))
+    by_bootstrap = float(np.sum(((energy - mean) / bootstrap) ** 2) / (seeds - 1))
+    console.print(
+        f"{seeds} seeds, {samples} records: mean {mean:.6f}, errors about {error.mean():.2e}"
+    )
+    console.print(f"variance of (E - mean) / error: {variance:.2f}; bootstrap: {by_bootstrap:.2f}")
+    _verdict(0.6 < variance < 1.6)
+
+
+@app.command()
+def patterns(run: Path, samples: int = 1000) -> None:
+    """A stretched bond from covalent and from ionic walkers: one energy within three errors."""
+    spec, parents = _load(run)
+    nuclei = np.asarray(spec.molecule.positions)
+    if len(nuclei) != 2 or spec.molecule.electrons != (1, 1):
+        sys.exit("patterns: made for a molecule of two nuclei and two electrons")
+    rng = np.random.default_rng(0)
+    optimised = parents["optimise"]
+    size = optimised.sizes["walker"]
+    found = {}
+    for name, places in (("covalent", [[0, 1], [1, 0]]), ("ionic", [[0, 0], [1, 1]])):
+        sites = np.asarray(places)[np.arange(size) % 2]
+        start = nuclei[sites] + rng.normal(scale=0.7, size=(size, 2, 3))
+        changed = optimised.assign(walkers=optimised["walkers"].copy(data=start.astype("f4")))
+        found[name] = _measure(spec, {**parents, "optimise": changed}, 7, samples)
+        x = found[name]
+        console.print(
+            f"{name}: {x['energy_Eh']:.6f} +- {x['error_Eh']:.6f}, S^2 {x['s2']:.4f}, "
+            f"equilibrated for {x['n_equilibration']} records, flags {json.loads(str(x['flags']))}"
+        )
+    difference = found["covalent"]["energy_Eh"] - found["ionic"]["energy_Eh"]
+    error = np.hypot(found["covalent"]["error_Eh"], found["ionic"]["error_Eh"])
+    console.print(f"difference {difference:.6f} +- {error:.6f} Eh")
+    _verdict(abs(difference) < 3 * error)
+
+
+@app.command()
+def first_steps(
+    systems: list[Path],
+    steps: Annotated[int, typer.Option(help="Optimisation steps to look at.")] = 20,
+) -> None:
+    """Where the optimisation starts: its first steps against E_HF, and the pretraining's time."""
+    specs = [run for path in systems for run in scan.load_scan(path).runs]
+    table = Table(
+        "run", "E_HF", "iterations", "pretraining, s", "mean excess", "%", "largest step, %"
+    )
+    held = True
+    for spec in specs:
+        reference = hartree_fock.solve(spec.molecule, spec.config.reference)
+        began = time.monotonic()
+        stage = Pretrain(spec, reference)
+        for step in stage.steps():
+            last = step
+        seconds = time.monotonic() - began
+        pretrained = stage.result(last.state, last.stats)
+        energies: list[float] = []
+        for step in Optimise(spec, pretrained).steps():
+            energies += step.stats["energy_Eh"].tolist()
+            if len(energies) >= steps:
+                break
+        e_hf = float(reference.attrs["e_hf"])
+        excess = np.array(energies[:steps]) - e_hf
+        percent = 100 / abs(e_hf)
+        held &= bool(excess.mean() * percent < 0.5)
+        table.add_row(
+            f"{spec.scan} {spec.run_id}",
+            f"{e_hf:.5f}",
+            str(last.step),
+            f"{seconds:.1f}",
+            f"{excess.mean():.4f} +- {excess.std() / np.sqrt(len(excess)):.4f}",
+            f"{excess.mean() * percent:.3f}",
+            f"{excess.max() * percent:.3f}",
+        )
+    console.print(table)
+    _verdict(held)

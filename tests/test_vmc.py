@@ -1,0 +1,82 @@
+"""One oracle for reference, orbitals, sampler, Hamiltonian and error bar together.
+
+The Hartree-Fock determinant is a wavefunction like any other: variational Monte Carlo over it must
+give PySCF's E_HF, no lower and no higher than its error allows, and PySCF's <S^2>.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ferminet_core import hartree_fock, mcmc, observables
+from ferminet_core.config import ReferenceConfig
+from ferminet_core.hamiltonian import Nuclei, potential_energy
+from ferminet_core.orbitals import Reference, hf_wavefunction
+from ferminet_core.statistics import reblock
+from ferminet_core.system import Molecule
+from ferminet_core.walkers import start_walkers
+
+N_WALKERS, RECORDS, MOVES = 512, 60, 10
+
+
+class Measured(NamedTuple):
+    energy: jax.Array  # (record,)
+    s2: jax.Array  # (record,)
+
+
+def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict]:
+    """Sample |psi_HF|^2 of the first determinant."""
+    solved = hartree_fock.solve(molecule, config)
+    reference = Reference.from_dataset(solved)
+    nuclei = Nuclei(jnp.asarray(molecule.positions), jnp.asarray(molecule.charges))
+
+    def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return hf_wavefunction(reference, x, nuclei.positions)
+
+    def kinetic(x: jax.Array) -> jax.Array:
+        def log(flat: jax.Array) -> jax.Array:
+            return psi(flat.reshape(x.shape))[1]
+
+        gradient = jax.grad(log)(x.reshape(-1))
+        return -0.5 * (jnp.trace(jax.hessian(log)(x.reshape(-1))) + gradient @ gradient)
+
+    def record(state: mcmc.Walkers, key: jax.Array) -> tuple[mcmc.Walkers, Measured]:
+        width = 0.5 / jnp.sqrt(max(molecule.charges))
+        state, _ = mcmc.sample(key, state, lambda x: 2 * psi(x)[1], width, MOVES)
+        energies = jax.vmap(kinetic)(state.electrons) + potential_energy(state.electrons, nuclei)
+        spin = observables.spin_squared(psi, state.electrons, molecule.electrons)
+        return state, Measured(energies.mean(), spin.mean())
+
+    start = start_walkers(np.random.default_rng(0), solved, molecule, N_WALKERS)
+    keys = jax.random.split(jax.random.key(1), RECORDS + 20)
+    _, series = jax.jit(lambda s, k: jax.lax.scan(record, s, k))(
+        mcmc.walkers(jnp.asarray(start)), keys
+    )
+    # The first twenty records, two hundred moves, are equilibration.
+    return jax.tree.map(lambda x: x[20:], series), solved.attrs
+
+
+CASES = {
+    "he": Molecule(symbols=("He",), positions=((0, 0, 0),), charge=0, spin=0),
+    "li": Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1),
+    "lih": Molecule(symbols=("Li", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0),
+    "stretched h2": Molecule(
+        symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.5)), charge=0, spin=0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_energy_and_spin_of_the_hartree_fock_determinant(name: str) -> None:
+    series, attrs = measure(CASES[name], ReferenceConfig(method="uhf", basis="cc-pvdz"))
+    energy, spin = reblock(np.asarray(series.energy)), reblock(np.asarray(series.s2))
+    assert abs(energy.mean - attrs["e_hf"]) < 5 * energy.error
+    # The test means something only if the error is small: 1 % of the correlation-free energy.
+    assert energy.error < 0.01 * abs(attrs["e_hf"])
+    # A determinant that is a spin eigenfunction has S^2 psi / psi constant, and no error.
+    assert abs(spin.mean - attrs["s2"]) < 5 * spin.error + 1e-8
+    if name == "stretched h2":
+        assert attrs["s2"] > 0.5
