@@ -220,6 +220,7 @@ def test_precedence(load: Load) -> None:
         "mcmc.walkers",  # set by the preset, too
         "mcmc.steps",
         "mcmc.burn_in",
+        "optimise.inverse_period",
         "inference.thin",
         "runtime.block",
     ]
@@ -406,7 +407,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2 + "prest: smoke\n", ":9: prest: unknown key; did you mean 'preset'"),
         (H2 + "overrides:\n  network:\n    layer: 3\n", ":11: overrides.network.layer: unknown"),
         (H2 + "overrides:\n  network.layer: 3\n", ":10: overrides.network.layer: unknown setting"),
-        (H2 + "overrides: {mcmc.walkers: 0}\n", "mcmc.walkers: found 0; allowed: at least 1"),
+        (H2 + "overrides: {mcmc.walkers: 0}\n", "mcmc.walkers: found 0; allowed: at least 2"),
         (H2 + "overrides: 3\n", "overrides: found 3; allowed: a valid dictionary"),
         (H2 + "cases: [{were: R > 1}]\n", "cases\\[0\\].were: unknown key; did you mean 'where'"),
         (H2 + "cases: [{spin: 0}]\n", "cases\\[0\\].where: is missing"),
