@@ -103,7 +103,7 @@ class PretrainConfig(Section):
         "|E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.025, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+        0.016, gt=0, description="Relative rms misfit of the orbitals at which they fit."
     )
     steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
     check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
