@@ -5,7 +5,9 @@ from ferminet_core import jax_setup
 
 def main() -> None:
     """Take all cores, then import what makes thread pools."""
-    jax_setup.prepare_process(jax_setup.available_cores())
+    # A power of two divides the walkers of every preset.
+    cores = jax_setup.available_cores()
+    jax_setup.prepare_process(1 << (cores.bit_length() - 1))
     jax_setup.configure_jax("float32")
     from benchmarks.proofs import app
 

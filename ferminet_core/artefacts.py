@@ -1,5 +1,6 @@
 """What the stages hand on: parameters and walkers as datasets, and the geometry as arrays."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from ferminet_core import parameters
+from ferminet_core import networks, parameters
 from ferminet_core.config import Config
+from ferminet_core.errors import InputError
 from ferminet_core.hamiltonian import Nuclei
 from ferminet_core.networks import Params, Spins
+from ferminet_core.scan import RunSpec
 from ferminet_core.system import Molecule
 
 # Bytes of Jacobians that one pass of the forward Laplacian may hold: on a CPU they should stay in a
@@ -54,7 +57,31 @@ def network_dataset(
     return xr.Dataset(variables, attrs={"mcmc_width": width, "mcmc_width_units": "bohr", **attrs})
 
 
-def params(dataset: xr.Dataset, dtype: Any) -> Params:
-    """The parameter tree of a dataset made by `network_dataset`."""
-    tree = parameters.from_variables(dataset)
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+def params(dataset: xr.Dataset, spec: RunSpec, dtype: Any) -> Params:
+    """The parameter tree of a dataset made by `network_dataset`.
+
+    Raises:
+        InputError: parameters or walkers are not those of the run's network.
+    """
+    tree = jax.tree.map(lambda x: jnp.asarray(x, dtype), parameters.from_variables(dataset))
+    init = functools.partial(
+        networks.init,
+        config=spec.config.network,
+        spins=spec.molecule.electrons,
+        n_nuclei=len(spec.molecule.symbols),
+        dtype=dtype,
+    )
+    expected = jax.eval_shape(init, jax.random.key(0))
+    found = jax.tree.map(jnp.shape, tree)
+    if found != jax.tree.map(lambda x: x.shape, expected):
+        raise InputError(
+            f"{spec.run_id}: the {dataset.attrs.get('stage')} artefact holds another network than "
+            "the spec's network section; make it again with this spec"
+        )
+    walkers = dataset.sizes["walker"]
+    if walkers != spec.config.mcmc.walkers:
+        raise InputError(
+            f"{spec.run_id}: the {dataset.attrs.get('stage')} artefact holds {walkers} walkers, "
+            f"mcmc.walkers is {spec.config.mcmc.walkers}; make it again with this spec"
+        )
+    return tree

@@ -103,7 +103,7 @@ class PretrainConfig(Section):
         "|E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.016, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+        0.02, gt=0, description="Relative rms misfit of the orbitals at which they fit."
     )
     steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
     check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
@@ -134,6 +134,12 @@ class OptimiseConfig(Section):
     norm_constraint: float = Field(1e-3, gt=0, description="Bound on the norm of KFAC's step.")
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
     inverse_period: Whole = Field(1, ge=1, description="Updates between inversions in KFAC.")
+    singlet_penalty: float = Field(
+        0.1,
+        ge=0,
+        description="Hartree added for a wavefunction that changes sign when up and down electrons "
+        "are exchanged; only for spin 0, where stretched bonds leave the spin undecided.",
+    )
     clip: float = Field(
         5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."
     )
@@ -145,12 +151,14 @@ class OptimiseConfig(Section):
 class InferenceConfig(Section):
     """Measuring at frozen parameters."""
 
-    samples: Whole = Field(10_000, ge=2, description="Recorded steps.")
+    samples: Whole = Field(10_000, ge=10, multiple_of=10, description="Recorded steps.")
     thin: Whole = Field(10, ge=1, description="Moves between two records.")
     max_equilibration: Whole = Field(
-        2000, ge=1, description="Records after which measuring begins even if still drifting."
+        2000, ge=100, description="Records after which measuring begins even if still drifting."
     )
-    keep_every: Whole = Field(100, ge=1, description="Records between two stored sets of walkers.")
+    keep_every: Whole = Field(
+        100, ge=10, multiple_of=10, description="Records between two stored sets of walkers."
+    )
 
 
 class RuntimeConfig(Section):
@@ -158,7 +166,9 @@ class RuntimeConfig(Section):
 
     precision: Literal["float32", "float64"] = Field("float32", description="Of the network.")
     chunk: Whole | None = Field(
-        None, ge=1, description="Walkers per piece of the local energy; all at once by default."
+        None,
+        ge=1,
+        description="Walkers per piece of the local energy; default: as the cache allows.",
     )
     block: Whole = Field(10, ge=1, description="Optimisation steps per compiled call.")
 

@@ -158,7 +158,7 @@ def log_sum_determinants(matrices: jax.Array, weights: jax.Array) -> tuple[jax.A
 
     Args:
         matrices: (..., determinant, n, n)
-        weights: (determinant,)
+        weights: (determinant,), or with the leading axes of the matrices
 
     Returns:
         sign (...) and log|psi| (...); (0, -inf) where psi vanishes.
@@ -176,7 +176,8 @@ def _log_sum_determinants_jvp(
     sign, log = log_sum_determinants(matrices, weights)
     scale = jnp.broadcast_to(log[..., None], matrices.shape[:-2])
     adjugate = scaled_adjugate(matrices, scale) * sign[..., None, None, None]
-    d_log = jnp.einsum("k,...kij,...kji->...", weights, adjugate, d_matrices)
+    products = jnp.sum(jnp.swapaxes(adjugate, -2, -1) * d_matrices, axis=(-2, -1))
+    d_log = jnp.sum(weights * products, axis=-1)
     signs, logs = jnp.linalg.slogdet(matrices)
     ratios = sign[..., None] * jax.lax.stop_gradient(signs) * jnp.exp(logs - scale)
     d_log = d_log + jnp.sum(ratios * d_weights, axis=-1)

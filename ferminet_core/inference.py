@@ -27,6 +27,8 @@ from ferminet_core.statistics import reblock, summarise_energy
 
 RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
 WINDOW = 50  # records in each of the two windows that the equilibration compares
+DRIFT_SIGMAS = 4.0  # 6e-5 by chance
+SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
 EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in standard errors
 
 
@@ -52,6 +54,26 @@ class Records(NamedTuple):
 RECORD_SPECS = Records._make((PartitionSpec(None, AXIS), REPLICATED, SPLIT, SPLIT))
 
 
+def _finite_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over walkers, (1,), without those whose exchanged psi overflows; NaN if none is left."""
+    finite = values[np.isfinite(values)]
+    return np.array([finite.mean() if finite.size else np.nan])
+
+
+def drift(energies: np.ndarray) -> float:
+    """Difference of the two halves of a series (record, walker), in standard errors.
+
+    From the walkers' own differences, which are independent of each other.
+    """
+    half = len(energies) // 2
+    difference = energies[half : 2 * half].mean(axis=0) - energies[:half].mean(axis=0)
+    difference = difference[np.isfinite(difference)]
+    if difference.size < 2:
+        return float("nan")
+    error = difference.std(ddof=1) / np.sqrt(difference.size)
+    return float(difference.mean() / error) if error > 0 else 0.0
+
+
 class Inference:
     """The measurement of one run; see `stage.Stage`."""
 
@@ -68,7 +90,7 @@ class Inference:
         self.chunk = artefacts.chunk_size(self.config, self.spins)
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.optimised, self.reference = optimised, reference
-        self.params = place(self.mesh, artefacts.params(optimised, self.dtype), REPLICATED)
+        self.params = place(self.mesh, artefacts.params(optimised, spec, self.dtype), REPLICATED)
         self.n_equilibration, self.equilibrated = 0, False
         self._measure = self._compile()
 
@@ -124,8 +146,9 @@ class Inference:
         """Sample until two successive windows agree, adapting the width; nothing of this is kept.
 
         Walkers are independent, so the difference of a walker's means over the two windows,
-        averaged over walkers, has a standard error that no autocorrelation spoils. The walkers are
-        in equilibrium when the difference is below `EQUILIBRIUM_SIGMAS` of these errors.
+        averaged over walkers, has a standard error that no autocorrelation spoils. Equilibration
+        ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
+        in the measurement itself, whose halves are compared in the same way (`drift`).
         """
         calls = WINDOW // RECORDS_PER_CALL
         walkers, width, before = state.walkers, state.width, None
@@ -182,7 +205,7 @@ class Inference:
                         np.where(np.isfinite(energies), energies, np.nan), axis=1
                     ),
                     "pmove": np.asarray(records.pmove),
-                    "s2": np.asarray(records.s2, np.float64).mean(keepdims=True),
+                    "s2": _finite_mean(np.asarray(records.s2, np.float64)),
                     "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
                 },
             )
@@ -190,11 +213,20 @@ class Inference:
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """The raw series, and the statistics derived from it as attributes."""
         energy = summarise_energy(series["energy_local"], self.spec.stage_seed("bootstrap"))
-        s2 = reblock(series["s2"])
+        s2 = reblock(series["s2"][np.isfinite(series["s2"])])
         dipole = [reblock(component) for component in series["dipole"].T]
         flags = list(energy.flags)
         if not self.equilibrated:
             flags.append(f"not in equilibrium after {self.n_equilibration} records")
+        sigmas = drift(series["energy_local"])
+        if abs(sigmas) > DRIFT_SIGMAS:
+            flags.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
+        if not self.optimised.attrs.get("pretrain_converged", 1):
+            flags.append("pretraining ended before its criterion was met")
+        total_spin = self.spec.molecule.spin / 2
+        excess = s2.mean - total_spin * (total_spin + 1)
+        if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
+            flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
         skipped = int(self.optimised["skipped"].sum())
         if skipped:
             flags.append(f"{skipped} optimisation updates were not finite and were left out")

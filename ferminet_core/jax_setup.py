@@ -7,6 +7,7 @@ environment when they are loaded. `configure_jax` follows, before any array is m
 import hashlib
 import os
 import platform
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -123,6 +124,21 @@ class CompileLog:
         }
 
 
+def _made(folder: Path | None) -> Path | None:
+    """The folder, created; None with a line on stderr where that is not possible."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        print(
+            f"compiled code is not kept: {error}; set {CACHE_VARIABLE} to a folder that can be "
+            'written, or to "off"',
+            file=sys.stderr,
+        )
+        return None
+    return folder
+
+
 def configure_jax(precision: Precision) -> CompileLog:
     """Import JAX and set precision, matmul precision and the compilation cache.
 
@@ -135,9 +151,8 @@ def configure_jax(precision: Precision) -> CompileLog:
     jax.config.update("jax_enable_x64", precision == "float64")
     # Without this, float32 products run in TF32 (10-bit mantissa) on NVIDIA GPUs.
     jax.config.update("jax_default_matmul_precision", "highest")
-    folder = cache_folder(jax.__version__)
+    folder = _made(cache_folder(jax.__version__))
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         # Keep small functions too: there are many, and each costs a compilation at every start.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

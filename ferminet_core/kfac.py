@@ -4,10 +4,9 @@ The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project
 The curvature function is the network with every layer registered explicitly:
 
 * dense layers, applied once per electron or pair: `repeated_dense`, Kronecker-factored;
-* envelope weights and widths: products of an input and a parameter, so `scale_and_shift`, the
-diagonal
-  of the Fisher matrix from the gradients of single walkers;
-* determinant weights and cusp lengths: `generic`, a diagonal.
+* envelope weights and widths, determinant weights and cusp lengths: products of an input and a
+  parameter, so `scale_and_shift`, the diagonal of the Fisher matrix from the gradients of single
+  walkers. (kfac-jax's `generic` blocks would square the gradient of a whole batch instead.)
 
 Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of
 variance 1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the
@@ -80,9 +79,6 @@ def register_log_psi(log: jax.Array) -> jax.Array:
 def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
     """log|psi| (walker,) with all layers and the predictive distribution registered."""
     nuclei, electrons = batch
-    generic = {"determinants": params["determinants"], "jastrow": params.get("jastrow", {})}
-    registered = jax.tree.map(kfac_jax.register_generic, generic)
-    params = {**params, **{name: tree for name, tree in registered.items() if tree}}
     _, log = networks.apply(params, electrons, nuclei, spins, REGISTERED)
     return register_log_psi(log)
 
@@ -149,7 +145,11 @@ def update(
     The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of
     the step that is really taken.
     """
-    state = pre.maybe_update(state, (params, batch), jax.random.PRNGKey(0))
+    key = jax.random.PRNGKey(0)  # unused by the exact Fisher estimate
+    # Averaged over devices in every step: kfac-jax would do so only before an inversion, and with
+    # an inverse period above one each device would take steps of its own in between.
+    state = pre.maybe_update_estimator_curvature(state, (params, batch), key, sync=True)
+    state = pre.maybe_update_inverse_cache(state)
     scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
     step = pre.apply(scaled, state)
     return step, pre.increment_count(state)

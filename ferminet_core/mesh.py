@@ -13,17 +13,18 @@ REPLICATED = PartitionSpec()
 SPLIT = PartitionSpec(AXIS)
 
 
-def walker_mesh(n_walkers: int) -> Mesh:
-    """A mesh of all devices along the walkers' axis.
+def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
+    """A mesh of all devices along the walkers' axis, for walkers in groups of equal size.
 
     Raises:
         InputError: `n_walkers` cannot be divided over the devices.
     """
     devices = jax.devices()
-    if n_walkers % len(devices):
+    unit = groups * len(devices)
+    if n_walkers % unit:
         raise InputError(
-            f"mcmc.walkers: found {n_walkers}, allowed are multiples of the {len(devices)} devices "
-            f"(try {n_walkers + -n_walkers % len(devices)})"
+            f"mcmc.walkers: found {n_walkers}, allowed are multiples of {unit} on {len(devices)} "
+            f"devices (try {n_walkers + -n_walkers % unit})"
         )
     return Mesh(devices, (AXIS,))
 

@@ -230,7 +230,12 @@ def assemble(blocks: list[jax.Array]) -> jax.Array:
     return jnp.concatenate(rows, axis=-2)
 
 
-def jastrow(params: Params, r_ee: jax.Array, spins: Spins) -> jax.Array:
+def jastrow(
+    params: Params,
+    r_ee: jax.Array,
+    spins: Spins,
+    scale: Callable[[jax.Array, jax.Array], jax.Array] = jnp.multiply,
+) -> jax.Array:
     """Electron-electron cusp factor, J = -sum_{i<j} c a^2 / (a + r_ij), c = 1/4 or 1/2 (Kato 1957).
 
     dJ/dr at r = 0 is 1/4 for parallel and 1/2 for antiparallel spins for any a.
@@ -238,11 +243,14 @@ def jastrow(params: Params, r_ee: jax.Array, spins: Spins) -> jax.Array:
     Args:
         params: {"parallel", "antiparallel"}, the lengths a (bohr)
         r_ee: (..., electron, electron), bohr
+        scale: product of an input and a parameter (see `Layers`)
 
     Returns:
         J (...)
     """
-    c, a = jastrow_pairs(params, spins, r_ee.dtype)
+    ones = jnp.ones(r_ee.shape[:-2], r_ee.dtype)
+    lengths = {name: scale(ones, a)[..., None, None] for name, a in params.items()}
+    c, a = jastrow_pairs(lengths, spins, r_ee.dtype)
     return -0.5 * jnp.sum(c * a**2 / (a + r_ee), axis=(-2, -1))
 
 
@@ -274,7 +282,11 @@ def apply(
         sign (...) and log|psi| (...).
     """
     blocks = orbitals(params, electrons, nuclei, spins, layers)
-    sign, log = log_sum_determinants(assemble(blocks), params["determinants"]["w"])
+    matrices = assemble(blocks)
+    ones = jnp.ones(matrices.shape[:-2], matrices.dtype)
+    weights = layers.scale(ones, params["determinants"]["w"])
+    sign, log = log_sum_determinants(matrices, weights)
     if "jastrow" in params:
-        log = log + jastrow(params["jastrow"], features(electrons, nuclei).r_ee, spins)
+        r_ee = features(electrons, nuclei).r_ee
+        log = log + jastrow(params["jastrow"], r_ee, spins, layers.scale)
     return sign, log

@@ -38,6 +38,21 @@ def spin_squared(psi: SignedLog, electrons: jax.Array, spins: Spins) -> jax.Arra
     return jax.lax.fori_loop(0, n_up * n_down, exchanged, start)
 
 
+def spin_flip(psi: SignedLog, electrons: jax.Array, spins: Spins) -> jax.Array:
+    """psi with all up and all down electrons exchanged, over psi: (walker,).
+
+    An eigenfunction of S^2 with S_z = 0 has the constant (-1)^S: 1 for singlets, -1 for triplets.
+
+    Args:
+        psi: electrons (walker, electron, 3) -> sign and log|psi|
+        electrons: (walker, electron, 3), spin up first
+        spins: (n_up, n_down) with n_up = n_down
+    """
+    sign, log = psi(electrons)
+    flipped_sign, flipped_log = psi(jnp.roll(electrons, spins[1], axis=1))
+    return sign * flipped_sign * jnp.exp(flipped_log - log)
+
+
 def dipole(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
     """Dipole moment (walker, 3) in e bohr: nuclei minus electrons, about the origin."""
     return nuclei.charges @ nuclei.positions - jnp.sum(electrons, axis=-2)

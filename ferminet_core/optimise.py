@@ -1,6 +1,7 @@
 """Variational Monte Carlo: minimise <E> with KFAC or Adam (Pfau et al. 2020, section II.D)."""
 
 import functools
+import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from ferminet_core import artefacts, kfac, mcmc, networks
+from ferminet_core import artefacts, kfac, mcmc, networks, observables
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
@@ -74,13 +75,13 @@ def energy_gradient(
     """E[dE grad log|psi|], half the gradient of <E>; call inside `shard_map`.
 
     Args:
-        deviation: (walker,), clipped local energies minus their mean over all devices
+        deviation: (walker,), clipped local energies minus their mean over all devices; where psi is
+            0 or no number, neither is the gradient one, and `Optimise` leaves out the update
     """
 
     def weighted(p: Params) -> jax.Array:
         _, log = networks.apply(p, walkers, nuclei.positions, spins)
-        # A walker whose local energy is no number has weight 0, but 0 * inf would still be NaN.
-        return jnp.mean(jnp.where(deviation == 0, 0.0, deviation * log))
+        return jnp.mean(deviation * log)
 
     return jax.lax.pmean(jax.grad(weighted)(params), AXIS)
 
@@ -105,6 +106,12 @@ class Optimise:
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.chunk = artefacts.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
+        # Both spin patterns of a stretched bond have the same energy whatever their relative size
+        # and sign, so the energy alone lets a singlet drift into a mixture. H commutes with the
+        # exchange of up and down electrons: the penalty moves no eigenstate, it only chooses.
+        singlet = spec.molecule.spin == 0
+        self.penalty = self.config.optimise.singlet_penalty if singlet else 0.0
+        self.blocks: dict[str, str] = {}  # KFAC's block of every parameter
         if self.config.optimise.optimiser == "kfac":
             log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
             self.kfac = kfac.preconditioner(self.config.optimise, log_psi)
@@ -125,19 +132,25 @@ class Optimise:
     def _iteration(self, state: State, nuclei: Nuclei, key: jax.Array) -> tuple[State, Stats]:
         config, spins = self.config, self.spins
         key = jax.random.fold_in(key, state.step)
+
+        def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return networks.apply(state.params, x, nuclei.positions, spins)
+
         walkers, info = mcmc.sample(
             key,
             state.walkers,
-            lambda x: 2.0 * networks.apply(state.params, x, nuclei.positions, spins)[1],
+            lambda x: 2.0 * psi(x)[1],
             state.width,
             config.mcmc.steps,
         )
         pmove = jax.lax.pmean(jnp.mean(info.accepted), AXIS)
         electrons = walkers.electrons
         energies = local_energy(state.params, electrons, nuclei, spins, self.chunk)
-        deviation, energy = clip_energies(
-            energies, config.optimise.clip, config.optimise.clip_centre
-        )
+        clip = config.optimise.clip, config.optimise.clip_centre
+        deviation, energy = clip_energies(energies, *clip)
+        if self.penalty > 0:
+            flip = observables.spin_flip(psi, electrons, spins)
+            deviation, _ = clip_energies(energies + self.penalty * (1.0 - flip), *clip)
         gradient = energy_gradient(state.params, electrons, nuclei, spins, deviation)
         rate = learning_rate(config.optimise, state.step)
         step, optimiser = self._update(state, gradient, electrons, nuclei, rate)
@@ -192,11 +205,12 @@ class Optimise:
 
     def start(self) -> State:
         """The pretrained network and walkers with fresh optimiser statistics."""
-        params = artefacts.params(self.pretrained, self.dtype)
+        params = artefacts.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)
         if self.config.optimise.optimiser == "kfac":
             local = electrons[: electrons.shape[0] // self.mesh.size]
             optimiser = kfac.init(self.kfac, params, self.nuclei.positions, local)
+            self.blocks = kfac.blocks(self.kfac, params)
         else:
             optimiser = self.adam.init(params)
         width = jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype)
@@ -245,4 +259,6 @@ class Optimise:
             float(state.width),
             series,
             n_iterations=int(state.step),
+            pretrain_converged=int(self.pretrained.attrs["converged"]),
+            curvature_blocks=json.dumps(self.blocks),
         )

@@ -21,6 +21,7 @@ import xarray as xr
 
 from ferminet_core import artefacts, mcmc, networks, orbitals
 from ferminet_core.config import PretrainConfig
+from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
@@ -134,14 +135,16 @@ class Pretrain:
         self.spec, self.config = spec, spec.config
         self.total = self.config.pretrain.max_iterations
         self.spins = spec.molecule.electrons
-        self.mesh = walker_mesh(self.config.mcmc.walkers // 2)
+        self.mesh = walker_mesh(self.config.mcmc.walkers, groups=2)
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.nuclei = artefacts.nuclei(spec.molecule, self.dtype)
         self.chunk = artefacts.chunk_size(self.config, self.spins)
         self.key = jax.random.key(spec.stage_seed(self.name))
-        self.dataset = reference
+        # A single determinant of the network can only be one of the two of a broken reference.
+        self.dataset = reference.isel(determinant=slice(0, self.config.network.determinants))
+        self.met = False
         self.e_hf = float(reference.attrs["e_hf"])
-        found = orbitals.Reference.from_dataset(reference)
+        found = orbitals.Reference.from_dataset(self.dataset)
         if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
             # A scan passes from one determinant to two where the spin symmetry breaks. Holding the
             # one twice changes nothing but lets one executable serve both sides.
@@ -248,6 +251,14 @@ class Pretrain:
             axes = (1,) * (envelope["sigma"].ndim - 3)
             start = jnp.asarray(decay.reshape(*decay.shape, *axes), self.dtype)
             envelope["sigma"] = envelope["sigma"] * start
+        # Both determinants of a broken reference weigh the same, however many copies they have.
+        order = np.arange(config.network.determinants) % self.dataset.sizes["determinant"]
+        weights = 1.0 / np.bincount(order)[order]
+        params["determinants"]["w"] = jnp.asarray(weights / weights.mean(), self.dtype)
+        if "jastrow" in params:
+            # Cusps no longer than the smallest shell: the reference knows nothing of them.
+            length = jnp.asarray(1.0 / max(molecule.charges), self.dtype)
+            params["jastrow"] = jax.tree.map(lambda a: a * length, params["jastrow"])
         rng = np.random.default_rng(self.spec.stage_seed("walkers"))
         electrons = start_walkers(rng, self.dataset, molecule, config.mcmc.walkers)
         first, second = jnp.split(jnp.asarray(electrons, self.dtype), 2)
@@ -263,10 +274,10 @@ class Pretrain:
         return place(self.mesh, state, SPECS)
 
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
-        """Energy within tolerance of E_HF, error included, and orbitals close to the
-        reference's."""
+        """Orbitals close to the reference's, and an energy that does not exceed E_HF by more than
+        the tolerance and its own standard error."""
         config = self.config.pretrain
-        excess = float(check.energy) + float(check.error) - self.e_hf
+        excess = float(check.energy) - float(check.error) - self.e_hf
         return (
             step >= config.min_iterations
             and float(check.n_nonfinite) == 0
@@ -296,8 +307,14 @@ class Pretrain:
             series: Series = {name: np.asarray(x) for name, x in stats.items()}
             for name, value in (("energy_Eh", reading.energy), ("error_Eh", reading.error)):
                 series[name] = np.full(size, float(value))
+            if not np.isfinite(series["orbital_misfit"][-1]):
+                raise BrokenRunError(
+                    f"{self.spec.run_id} pretrain: parameters are no longer finite after {done} "
+                    "iterations; try a smaller pretrain.learning_rate"
+                )
+            self.met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
             yield Step(done, state, series)
-            if self.converged(reading, float(series["orbital_misfit"][-1]), done):
+            if self.met:
                 return
 
     def _compile_block(self, size: int) -> Any:
@@ -314,14 +331,12 @@ class Pretrain:
         """Parameters, all walkers, and the series; `converged` tells whether the criterion was
         met."""
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
-        check = Check(series["energy_Eh"][-1], series["error_Eh"][-1], jnp.zeros(()))
-        met = self.converged(check, float(series["orbital_misfit"][-1]), int(state.step))
         return artefacts.network_dataset(
             state.params,
             jnp.asarray(electrons),
             float(state.widths[1]),
             series,
             n_iterations=int(state.step),
-            converged=int(met),
+            converged=int(self.met),
             e_hf=self.e_hf,
         )

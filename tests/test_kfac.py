@@ -38,23 +38,28 @@ def natural_step(
     return per_device(step, mesh, (SPLIT,), REPLICATED)(inputs)
 
 
+@pytest.mark.parametrize("axes", [(2,), (2, 2)], ids=["electrons", "pairs"])
 @pytest.mark.parametrize("devices", [1, 2])
-def test_metric_of_a_linear_function_is_the_exact_fisher(devices: int) -> None:
+def test_metric_of_a_linear_function_is_the_exact_fisher(
+    devices: int, axes: tuple[int, ...]
+) -> None:
     # log psi = sum_t x_t . w + z . s, with t the electrons: grad log psi = (sum_t x_t, z), and the
     # metric is 2 E[g g^T]. Over a full factorial design of signs the electrons are exactly
     # uncorrelated, which is when a repeated Kronecker factor is exact; z enters by a diagonal.
-    signs = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=6))).reshape(64, 2, 3)
+    count = 3 * int(np.prod(axes))
+    signs = jnp.asarray(list(itertools.product([-1.0, 1.0], repeat=count))).reshape(-1, *axes, 3)
     mix = jnp.asarray([[1.0, 0.4, 0.0], [0.0, 2.0, 0.3], [0.0, 0.0, 0.5]])
     inputs = signs @ mix
     # Shuffled, so that both devices see the same statistics only after averaging.
-    inputs = inputs[np.random.default_rng(0).permutation(64)]
+    inputs = inputs[np.random.default_rng(0).permutation(len(inputs))]
+    first, second = (0,) * len(axes), (1,) * len(axes)
     params: networks.Params = {"dense": {"w": jnp.zeros((3, 1))}, "scale": jnp.ones((3,))}
 
     def log_psi(p: networks.Params, batch: kfac.Batch) -> jax.Array:
         x = batch[1]
         linear = kfac.REGISTERED.dense(p["dense"], x)
-        scaled = kfac.REGISTERED.scale(x[:, 0] - x[:, 1], p["scale"])
-        log = jnp.sum(linear, axis=(1, 2)) + jnp.sum(scaled, axis=1)
+        scaled = kfac.REGISTERED.scale(x[:, *first] - x[:, *second], p["scale"])
+        log = jnp.sum(linear.reshape(len(x), -1), axis=1) + jnp.sum(scaled, axis=1)
         return kfac.register_log_psi(log)
 
     gradient: networks.Params = {
@@ -62,10 +67,10 @@ def test_metric_of_a_linear_function_is_the_exact_fisher(devices: int) -> None:
         "scale": jnp.ones((3,)),
     }
     found = natural_step(log_psi, params, inputs, gradient, devices)
-    total = inputs.sum(axis=1)
-    exact = 2 * total.T @ total / 64
+    total = inputs.reshape(len(inputs), -1, 3).sum(axis=1)
+    exact = 2 * total.T @ total / len(inputs)
     expected = jnp.linalg.solve(exact, gradient["dense"]["w"])
-    diagonal = 2 * jnp.mean((inputs[:, 0] - inputs[:, 1]) ** 2, axis=0)
+    diagonal = 2 * jnp.mean((inputs[:, *first] - inputs[:, *second]) ** 2, axis=0)
     # Rounding of float64 and of the factored damping, sqrt(1e-12) relative.
     np.testing.assert_allclose(found["dense"]["w"], expected, rtol=1e-5)
     np.testing.assert_allclose(found["scale"], 1 / diagonal, rtol=1e-5)
@@ -104,8 +109,8 @@ BLOCKS = {
     "two": "RepeatedDenseKroneckerFactored",
     "orbitals": "RepeatedDenseKroneckerFactored",
     "envelope": "ScaleAndShiftDiagonal",
-    "determinants": "NaiveDiagonal",
-    "jastrow": "NaiveDiagonal",
+    "determinants": "ScaleAndShiftDiagonal",
+    "jastrow": "ScaleAndShiftDiagonal",
 }
 
 

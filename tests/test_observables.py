@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ferminet_core.hamiltonian import Nuclei
-from ferminet_core.observables import dipole, spin_squared
+from ferminet_core.observables import dipole, spin_flip, spin_squared
 
 
 def on_a(x: jax.Array) -> jax.Array:
@@ -30,6 +30,18 @@ def test_singlet_and_triplet_of_two_electrons(parity: int, expected: float) -> N
     electrons = jax.random.normal(jax.random.key(0), (20, 2, 3))
     # Eigenfunctions: the estimator is exact at every walker, to rounding.
     np.testing.assert_allclose(spin_squared(psi, electrons, (1, 1)), expected, atol=1e-11)
+    np.testing.assert_allclose(spin_flip(psi, electrons, (1, 1)), parity, rtol=1e-11)
+
+
+def test_spin_flip_of_a_closed_shell_determinant_is_one() -> None:
+    def half(x: jax.Array) -> jax.Array:
+        return jnp.linalg.det(jnp.stack([on_a(x), on_b(x)], axis=-1))
+
+    def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return signed_log(half(x[:, :2]) * half(x[:, 2:]))
+
+    electrons = jax.random.normal(jax.random.key(2), (20, 4, 3))
+    np.testing.assert_allclose(spin_flip(psi, electrons, (2, 2)), 1.0, rtol=1e-10)  # rounding
 
 
 @pytest.mark.parametrize(("spins", "expected"), [((1, 0), 0.75), ((3, 0), 3.75), ((2, 1), 0.75)])

@@ -19,7 +19,9 @@ from ferminet_core.statistics import reblock
 from ferminet_core.system import Molecule
 from ferminet_core.walkers import start_walkers
 
-N_WALKERS, RECORDS, MOVES = 512, 60, 10
+N_WALKERS, RECORDS, MOVES = 512, 100, 10
+# Steps of a third of a bohr cross a valence shell of three to five in some hundred accepted moves.
+EQUILIBRATION = 100  # records
 
 
 class Measured(NamedTuple):
@@ -51,12 +53,11 @@ def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict
         return state, Measured(energies.mean(), spin.mean())
 
     start = start_walkers(np.random.default_rng(0), solved, molecule, N_WALKERS)
-    keys = jax.random.split(jax.random.key(1), RECORDS + 20)
+    keys = jax.random.split(jax.random.key(1), RECORDS + EQUILIBRATION)
     _, series = jax.jit(lambda s, k: jax.lax.scan(record, s, k))(
         mcmc.walkers(jnp.asarray(start)), keys
     )
-    # The first twenty records, two hundred moves, are equilibration.
-    return jax.tree.map(lambda x: x[20:], series), solved.attrs
+    return jax.tree.map(lambda x: x[EQUILIBRATION:], series), solved.attrs
 
 
 CASES = {
@@ -74,8 +75,8 @@ def test_energy_and_spin_of_the_hartree_fock_determinant(name: str) -> None:
     series, attrs = measure(CASES[name], ReferenceConfig(method="uhf", basis="cc-pvdz"))
     energy, spin = reblock(np.asarray(series.energy)), reblock(np.asarray(series.s2))
     assert abs(energy.mean - attrs["e_hf"]) < 5 * energy.error
-    # The test means something only if the error is small: 1 % of the correlation-free energy.
-    assert energy.error < 0.01 * abs(attrs["e_hf"])
+    # The test means something only if the error is small: 5 sigma are then 1 % of the energy.
+    assert energy.error < 0.002 * abs(attrs["e_hf"])
     # A determinant that is a spin eigenfunction has S^2 psi / psi constant, and no error.
     assert abs(spin.mean - attrs["s2"]) < 5 * spin.error + 1e-8
     if name == "stretched h2":

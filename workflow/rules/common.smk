@@ -38,7 +38,8 @@ if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS
     Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
 
 # Several runs side by side on a core each are faster than one after the other on all cores.
-THREADS = max(1, (workflow.cores or 1) // len(RUN_IDS))
+UNFINISHED = [r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")]
+THREADS = max(1, (workflow.cores or 1) // max(1, len(UNFINISHED)))
 
 
 wildcard_constraints:
