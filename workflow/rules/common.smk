@@ -9,7 +9,9 @@ from ferminet_core.errors import FermiNetError
 from ferminet_core.scan import load_scan, write_specs
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
-os.environ.update(PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()]))
+os.environ.update(
+    PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
+)
 
 RESULTS = str(config.get("results", "results"))
 SYSTEM = str(config.get("system", "h2"))
@@ -38,7 +40,9 @@ if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS
     Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
 
 # Several runs side by side on a core each are faster than one after the other on all cores.
-UNFINISHED = [r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")]
+UNFINISHED = [
+    r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
+]
 THREADS = max(1, (workflow.cores or 1) // max(1, len(UNFINISHED)))
 
 
