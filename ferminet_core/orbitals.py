@@ -236,6 +236,7 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
     dtype = positions.dtype
     nuclei = jnp.asarray(nuclei, dtype=dtype)
     values = []
+    start = 0
     for group in basis.groups:
         d = positions[..., None, :] - nuclei[np.asarray(group.centres)]
         exponents = jnp.asarray(group.exponents, dtype=dtype)
@@ -243,11 +244,15 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
         contraction = jnp.asarray(group.contraction, dtype=dtype)
         radial = jnp.matmul(gaussians, contraction, precision=_PRECISION)
         orbitals = radial * _angular(group.momenta, basis.cartesian, d)
-        values.append(orbitals.reshape(*positions.shape[:-1], -1))
-    stacked = jnp.concatenate(values, axis=-1)
-    if basis.order == tuple(range(basis.n_orbitals)):
-        return stacked
-    return stacked[..., np.asarray(basis.order)]
+        flat = orbitals.reshape(*positions.shape[:-1], -1)
+        # Put in place by a product with zeros and ones, not by concatenation: XLA (jaxlib 0.9.1) on
+        # CPUs fuses that with what comes before and gets columns wrong
+        # (`test_compiled_orbitals_are_the_same`).
+        own = np.arange(start, start + flat.shape[-1])
+        select = jnp.asarray(own[:, None] == np.asarray(basis.order), dtype=dtype)
+        values.append(jnp.matmul(flat, select, precision=_PRECISION))
+        start += flat.shape[-1]
+    return functools.reduce(jnp.add, values)
 
 
 class Reference(NamedTuple):
