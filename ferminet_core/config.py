@@ -138,7 +138,7 @@ class OptimiseConfig(Section):
         0.1,
         ge=0,
         description="Hartree added for a wavefunction that changes sign when up and down electrons "
-        "are exchanged; only for spin 0, where stretched bonds leave the spin undecided.",
+        "are exchanged; only for spin 0 with a spin-broken reference, as of a stretched bond.",
     )
     clip: float = Field(
         5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."

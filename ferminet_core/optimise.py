@@ -39,9 +39,15 @@ class State(NamedTuple):
 SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED))
 
 
-# Nuclei and random key are arguments of all that is compiled: an executable that held them could
-# not serve another geometry.
-INPUT_SPECS = (SPECS, REPLICATED, REPLICATED)
+class Inputs(NamedTuple):
+    """What differs between the runs of a scan: an executable that held it could serve one alone.
+
+    nuclei: the geometry; key: of this run's random numbers; penalty: hartree, see `Optimise`
+    """
+
+    nuclei: Nuclei
+    key: jax.Array
+    penalty: jax.Array
 
 
 class Stats(NamedTuple):
@@ -103,14 +109,20 @@ class Optimise:
         self.mesh = walker_mesh(self.config.mcmc.walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.nuclei = artefacts.nuclei(spec.molecule, self.dtype)
-        self.key = jax.random.key(spec.stage_seed(self.name))
         self.chunk = artefacts.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
         # Both spin patterns of a stretched bond have the same energy whatever their relative size
         # and sign, so the energy alone lets a singlet drift into a mixture. H commutes with the
-        # exchange of up and down electrons: the penalty moves no eigenstate, it only chooses.
+        # exchange of up and down electrons: the penalty moves no eigenstate, it only chooses. Where
+        # the reference keeps its spin there is one pattern, and nothing to choose.
         singlet = spec.molecule.spin == 0
-        self.penalty = self.config.optimise.singlet_penalty if singlet else 0.0
+        broken = singlet and pretrained.attrs["spin_broken"]
+        penalty = self.config.optimise.singlet_penalty if broken else 0.0
+        self.inputs = Inputs(
+            self.nuclei,
+            jax.random.key(spec.stage_seed(self.name)),
+            jnp.asarray(penalty, self.dtype),
+        )
         self.blocks: dict[str, str] = {}  # KFAC's block of every parameter
         if self.config.optimise.optimiser == "kfac":
             log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
@@ -129,9 +141,9 @@ class Optimise:
         step, optimiser = self.adam.update(gradient, state.optimiser)
         return jax.tree.map(lambda s: rate * s, step), optimiser
 
-    def _iteration(self, state: State, nuclei: Nuclei, key: jax.Array) -> tuple[State, Stats]:
-        config, spins = self.config, self.spins
-        key = jax.random.fold_in(key, state.step)
+    def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
+        config, spins, nuclei = self.config, self.spins, inputs.nuclei
+        key = jax.random.fold_in(inputs.key, state.step)
 
         def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             return networks.apply(state.params, x, nuclei.positions, spins)
@@ -148,9 +160,10 @@ class Optimise:
         energies = local_energy(state.params, electrons, nuclei, spins, self.chunk)
         clip = config.optimise.clip, config.optimise.clip_centre
         deviation, energy = clip_energies(energies, *clip)
-        if self.penalty > 0:
+        if spins[0] == spins[1] and config.optimise.singlet_penalty > 0:
             flip = observables.spin_flip(psi, electrons, spins)
-            deviation, _ = clip_energies(energies + self.penalty * (1.0 - flip), *clip)
+            added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
+            deviation, _ = clip_energies(energies + added, *clip)
         gradient = energy_gradient(state.params, electrons, nuclei, spins, deviation)
         rate = learning_rate(config.optimise, state.step)
         step, optimiser = self._update(state, gradient, electrons, nuclei, rate)
@@ -180,11 +193,12 @@ class Optimise:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def _burn_in(self, state: State, nuclei: Nuclei, key: jax.Array) -> State:
+    def _burn_in(self, state: State, inputs: Inputs) -> State:
         """Equilibrate the walkers in the pretrained |psi|^2 before anything is averaged over
         them."""
         steps = self.config.mcmc.steps
-        key = jax.random.fold_in(key, 2**31 - 1)  # apart from the iterations' keys
+        nuclei = inputs.nuclei
+        key = jax.random.fold_in(inputs.key, 2**31 - 1)  # apart from the iterations' keys
 
         def sweep(
             i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]
@@ -216,8 +230,8 @@ class Optimise:
         width = jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype)
         state = State(params, optimiser, mcmc.walkers(electrons), width, jnp.asarray(0, jnp.int32))
         state = place(self.mesh, state, SPECS)
-        burn_in = per_device(self._burn_in, self.mesh, INPUT_SPECS, SPECS)
-        return burn_in(state, self.nuclei, self.key)
+        burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
+        return burn_in(state, self.inputs)
 
     def steps(self) -> Iterator[Step]:
         """Blocks of `runtime.block` updates per compiled call."""
@@ -228,7 +242,7 @@ class Optimise:
             size = min(self.config.runtime.block, self.total - done)
             if size not in compiled:
                 compiled[size] = self._compile_block(size)
-            state, stats = compiled[size](state, self.nuclei, self.key)
+            state, stats = compiled[size](state, self.inputs)
             series: Series = {name: np.asarray(x) for name, x in stats._asdict().items()}
             done += size
             if np.all(series["skipped"]) or np.all(
@@ -244,12 +258,10 @@ class Optimise:
             yield Step(done, state, series)
 
     def _compile_block(self, size: int) -> Any:
-        def block(state: State, nuclei: Nuclei, key: jax.Array) -> tuple[State, Stats]:
-            return jax.lax.scan(
-                lambda s, _: self._iteration(s, nuclei, key), state, None, length=size
-            )
+        def block(state: State, inputs: Inputs) -> tuple[State, Stats]:
+            return jax.lax.scan(lambda s, _: self._iteration(s, inputs), state, None, length=size)
 
-        return per_device(block, self.mesh, INPUT_SPECS, (SPECS, REPLICATED), donate=(0,))
+        return per_device(block, self.mesh, (SPECS, REPLICATED), (SPECS, REPLICATED), donate=(0,))
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""

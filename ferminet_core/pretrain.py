@@ -338,5 +338,6 @@ class Pretrain:
             series,
             n_iterations=int(state.step),
             converged=int(self.met),
+            spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
         )
