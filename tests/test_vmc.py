@@ -78,8 +78,8 @@ def test_energy_and_spin_of_the_hartree_fock_determinant(name: str) -> None:
     # The test means something only if the error is small: 5 sigma are then 2.5 % of the energy.
     assert energy.error < 0.005 * abs(attrs["e_hf"])
     # A determinant that is a spin eigenfunction has S^2 psi / psi constant, and no error.
-    # Where it nearly is one (Li), rare walkers near nodes carry all of its variance, reblocking finds
-    # no plateau, and there is no error to judge by.
+    # Where it nearly is one (Li), rare walkers near nodes carry all of its variance, reblocking
+    # finds no plateau, and there is no error to judge by.
     if spin.plateau_found or name != "li":
         assert abs(spin.mean - attrs["s2"]) < 5 * spin.error + 1e-8
     else:
