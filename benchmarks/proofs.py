@@ -21,6 +21,7 @@ from ferminet_core import hartree_fock, scan, store
 from ferminet_core.inference import Inference
 from ferminet_core.optimise import Optimise
 from ferminet_core.pretrain import Pretrain
+from ferminet_core.stage import run as run_stage
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -45,12 +46,7 @@ def _measure(
     stage = Inference(
         spec.model_copy(update={"config": config}), parents["optimise"], parents["reference"]
     )
-    series: dict[str, list[np.ndarray]] = {}
-    for step in stage.steps():
-        for name, values in step.stats.items():
-            series.setdefault(name, []).append(values)
-        state = step.state
-    return dict(stage.result(state, {k: np.concatenate(v) for k, v in series.items()}).attrs)
+    return dict(stage.result(*run_stage(stage)).attrs)
 
 
 def _verdict(held: bool) -> None:
@@ -118,12 +114,11 @@ def first_steps(
         reference = hartree_fock.solve(spec.molecule, spec.config.reference)
         began = time.monotonic()
         stage = Pretrain(spec, reference)
-        for step in stage.steps():
-            last = step
+        pretrained = stage.result(*run_stage(stage))
         seconds = time.monotonic() - began
-        pretrained = stage.result(last.state, last.stats)
         energies: list[float] = []
-        for step in Optimise(spec, pretrained).steps():
+        optimise = Optimise(spec, pretrained)
+        for step in optimise.steps(optimise.initial()):
             energies += step.stats["energy_Eh"].tolist()
             if len(energies) >= steps:
                 break
@@ -132,9 +127,9 @@ def first_steps(
         percent = 100 / abs(e_hf)
         held &= bool(excess.mean() * percent < 0.5)
         print(
-            f"{spec.scan} {spec.run_id}: E_HF {e_hf:.5f}, {last.step} pretraining iterations in "
-            f"{seconds:.1f} s, first {steps} steps above E_HF by {excess.mean():.4f} +- "
-            f"{excess.std() / np.sqrt(len(excess)):.4f} Eh, {excess.mean() * percent:.3f} % "
-            f"(largest single step {excess.max() * percent:.3f} %)"
+            f"{spec.scan} {spec.run_id}: E_HF {e_hf:.5f}, {pretrained.attrs['n_iterations']} "
+            f"pretraining iterations in {seconds:.1f} s, first {steps} steps above E_HF by "
+            f"{excess.mean():.4f} +- {excess.std() / np.sqrt(len(excess)):.4f} Eh, "
+            f"{excess.mean() * percent:.3f} % (largest single step {excess.max() * percent:.3f} %)"
         )
     _verdict(held)

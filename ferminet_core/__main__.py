@@ -4,7 +4,7 @@ import os
 import sys
 import traceback
 
-from ferminet_core.errors import FermiNetError
+from ferminet_core.errors import FermiNetError, ResumeError
 
 EXIT_BUG = 70
 EXIT_IO = 74
@@ -16,6 +16,9 @@ def main() -> int:
 
     try:
         app(prog_name="python -m ferminet_core")
+    except ResumeError as error:  # no failure, so without the word
+        print(error, file=sys.stderr)
+        return error.exit_code
     except FermiNetError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

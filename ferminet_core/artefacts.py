@@ -1,6 +1,8 @@
-"""What the stages hand on: parameters and walkers as datasets, and the geometry as arrays."""
+"""What the stages hand on: parameters and walkers as datasets, the geometry as arrays, and a loop's
+state as named arrays."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import xarray as xr
 
 from ferminet_core import networks, parameters
 from ferminet_core.config import Config
-from ferminet_core.errors import InputError
+from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.hamiltonian import Nuclei
 from ferminet_core.networks import Params, Spins
 from ferminet_core.scan import RunSpec
@@ -85,3 +87,32 @@ def params(dataset: xr.Dataset, spec: RunSpec, dtype: Any) -> Params:
             f"mcmc.walkers is {spec.config.mcmc.walkers}; make it again with this spec"
         )
     return tree
+
+
+def state_leaves(state: Any) -> dict[str, np.ndarray]:
+    """The arrays of a state (any tree of arrays and numbers) by path."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in found:
+            raise RuntimeError(f"two parts of the state are called {name}")
+        found[name] = np.asarray(leaf)
+    return found
+
+
+def restore_state(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
+    """The tree of `template` with the arrays of `state_leaves`.
+
+    Raises:
+        ArtefactError: other names, shapes or types than the template's.
+    """
+    expected = state_leaves(template)
+    if missing := sorted(expected.keys() ^ leaves.keys()):
+        raise ArtefactError(f"the state's parts differ: {', '.join(missing[:3])}")
+    for name, leaf in expected.items():
+        found = leaves[name]
+        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
+            raise ArtefactError(
+                f"{name} is {found.dtype}{found.shape}, needed is {leaf.dtype}{leaf.shape}"
+            )
+    return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in expected])

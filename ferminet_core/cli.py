@@ -4,18 +4,21 @@ Heavy modules (JAX, PySCF) are imported inside the commands: `--help` and `check
 and the process's share of the machine is settled before JAX reads it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ferminet_core import listing
+from ferminet_core.errors import InputError
 from ferminet_core.scan import RunSpec, check_bases, load_scan, load_spec
 
 if TYPE_CHECKING:
     from ferminet_core.driver import Parents
+    from ferminet_core.job import Job
     from ferminet_core.stage import Stage
+    from ferminet_core.stopping import Stop
 
 app = typer.Typer(
     name="ferminet_core",
@@ -43,6 +46,20 @@ Devices = Annotated[
 ReferenceFile = Annotated[Path, typer.Option(help="The run's reference artefact.")]
 PretrainFile = Annotated[Path, typer.Option(help="The run's pretraining artefact.")]
 OptimiseFile = Annotated[Path, typer.Option(help="The run's optimisation artefact.")]
+WallTime = Annotated[
+    str | None,
+    typer.Option(
+        help="End with a checkpoint before so much time is over (minutes, HH:MM:SS or D-HH:MM:SS); "
+        "read from Slurm by default."
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Try again, unchanged, what ended broken.")]
+Attempt = Annotated[
+    int, typer.Option(min=1, help="Number of this try; a stage that was stopped gets no second.")
+]
+Wait = Annotated[
+    bool, typer.Option(help="Wait for another process that works on this stage, or step aside.")
+]
 
 
 @app.command()
@@ -70,15 +87,26 @@ def check(
 
 
 @app.command()
-def reference(spec: SpecFile, out: OutFile, work: WorkFolder) -> None:
+def reference(
+    spec: SpecFile,
+    out: OutFile,
+    work: WorkFolder,
+    wall_time: WallTime = None,
+    force: Force = False,
+    attempt: Attempt = 1,
+    wait: Wait = True,
+) -> None:
     """Solve Hartree-Fock for one run."""
-    from ferminet_core.jax_setup import prepare_process
+    with _stop(wall_time) as stop:
+        from ferminet_core.jax_setup import prepare_process
 
-    prepare_process(devices=1)
-    from ferminet_core import driver
-    from ferminet_core import reference as stage
+        prepare_process(devices=1)
+        from ferminet_core import driver
+        from ferminet_core import reference as stage
+        from ferminet_core.job import Job
 
-    driver.run_once(driver.Job("reference", load_spec(spec), out, work), stage.run)
+        job = Job("reference", load_spec(spec), out, work, {}, force, attempt, wait)
+        driver.run_once(job, stage.run, stop)
 
 
 @app.command()
@@ -88,15 +116,23 @@ def pretrain(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    wall_time: WallTime = None,
+    force: Force = False,
+    attempt: Attempt = 1,
+    wait: Wait = True,
 ) -> None:
     """Fit the network's orbitals to the Hartree-Fock orbitals of one run."""
+    from ferminet_core.job import Job
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
         from ferminet_core.pretrain import Pretrain
 
         return Pretrain(run, parents["reference"])
 
-    _run_loop("pretrain", spec, {"reference": reference}, out, work, devices, make)
+    parents = {"reference": reference}
+    with _stop(wall_time) as stop:
+        job = Job("pretrain", load_spec(spec), out, work, parents, force, attempt, wait)
+        _run_loop(job, devices, make, stop)
 
 
 @app.command()
@@ -106,15 +142,23 @@ def optimise(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    wall_time: WallTime = None,
+    force: Force = False,
+    attempt: Attempt = 1,
+    wait: Wait = True,
 ) -> None:
     """Minimise the energy of one run's wavefunction."""
+    from ferminet_core.job import Job
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
         from ferminet_core.optimise import Optimise
 
         return Optimise(run, parents["pretrain"])
 
-    _run_loop("optimise", spec, {"pretrain": pretrain}, out, work, devices, make)
+    parents = {"pretrain": pretrain}
+    with _stop(wall_time) as stop:
+        job = Job("optimise", load_spec(spec), out, work, parents, force, attempt, wait)
+        _run_loop(job, devices, make, stop)
 
 
 @app.command()
@@ -125,8 +169,13 @@ def inference(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    wall_time: WallTime = None,
+    force: Force = False,
+    attempt: Attempt = 1,
+    wait: Wait = True,
 ) -> None:
     """Measure the energy of one run's optimised wavefunction, with its error."""
+    from ferminet_core.job import Job
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
         from ferminet_core.inference import Inference
@@ -134,7 +183,9 @@ def inference(
         return Inference(run, parents["optimise"], parents["reference"])
 
     parents = {"optimise": optimise, "reference": reference}
-    _run_loop("inference", spec, parents, out, work, devices, make)
+    with _stop(wall_time) as stop:
+        job = Job("inference", load_spec(spec), out, work, parents, force, attempt, wait)
+        _run_loop(job, devices, make, stop)
 
 
 @app.command()
@@ -160,14 +211,76 @@ def digest(file: Annotated[Path, typer.Argument(help="An artefact (.zarr.zip).")
     typer.echo(store.digest(file))
 
 
+ResultsFolder = Annotated[
+    Path, typer.Argument(help="All results, one scan's folder, or one run's.")
+]
+
+
+@app.command()
+def status(
+    path: ResultsFolder = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Show every run and stage: state, step, energy, rate, time left, last checkpoint."""
+    from ferminet_core.run_state import run_folders, run_states
+
+    runs = run_folders(path)
+    if not runs:
+        raise InputError(f"{path}: no scan, run or folder of scans (try results/h2)")
+    states = {run: run_states(run) for run in runs}
+    if as_json:
+        listing.print_states_json(states)
+    else:
+        listing.print_states(states)
+
+
+@app.command()
+def stop(path: ResultsFolder) -> None:
+    """Ask running stages to write a checkpoint and end, without being retried."""
+    from ferminet_core.housekeeping import request_stop
+
+    for line in request_stop(path):
+        typer.echo(line)
+
+
+@app.command()
+def reset(
+    run: Annotated[Path, typer.Argument(help="Folder of the run, results/<scan>/runs/<run_id>.")],
+    stage: Annotated[str, typer.Argument(help="reference, pretrain, optimise, inference or all.")],
+) -> None:
+    """Forget a stage of one run: its result, its checkpoints and its records."""
+    from ferminet_core.housekeeping import reset as forget
+    from ferminet_core.run_state import STAGES
+
+    for name in STAGES if stage == "all" else (stage,):
+        for path in forget(run, name):
+            typer.echo(f"deleted: {path}")
+
+
+@app.command()
+def archive(
+    scan: Annotated[Path, typer.Argument(help="Folder of a finished scan, results/<scan>.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; <scan>.tar beside it.")] = None,
+) -> None:
+    """Pack a finished scan into one tar file, without checkpoints, and verify it."""
+    from ferminet_core.housekeeping import archive as pack
+
+    target = out or scan.with_name(f"{scan.resolve().name}.tar")
+    typer.echo(f"written and verified: {pack(scan, target, typer.echo)}")
+
+
+def _stop(wall_time: str | None) -> "Stop":
+    """Hears signals from now on, and knows the wall-time limit."""
+    from ferminet_core.stopping import Stop, parse_wall_time, slurm_seconds_left
+
+    return Stop(slurm_seconds_left() if wall_time is None else parse_wall_time(wall_time))
+
+
 def _run_loop(
-    stage: str,
-    spec_file: Path,
-    parents: Mapping[str, Path],
-    out: Path,
-    work: Path,
+    job: "Job",
     devices: int | None,
     make: "Callable[[RunSpec, Parents], Stage]",
+    stop: "Stop",
 ) -> None:
     """Settle the process's share of the machine and JAX's settings, then run the stage."""
     from ferminet_core.jax_setup import (
@@ -177,10 +290,10 @@ def _run_loop(
         usable_devices,
     )
 
-    spec = load_spec(spec_file)
+    config = job.spec.config
     wanted = devices or available_cores()
-    prepare_process(usable_devices(wanted, spec.config.mcmc.walkers // 2))
-    log = configure_jax(spec.config.runtime.precision)
+    prepare_process(usable_devices(wanted, config.mcmc.walkers // 2))
+    log = configure_jax(config.runtime.precision)
     from ferminet_core import driver
 
-    driver.run_loop(driver.Job(stage, spec, out, work, parents), make, log)
+    driver.run_loop(job, make, log, stop)

@@ -6,6 +6,7 @@ come from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. 
 A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
 """
 
+import enum
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -31,6 +32,25 @@ def _whole(value: object) -> object:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Correlated = Literal["ccsd(t)", "uccsd(t)", "fci"]
+
+
+class Resume(enum.Enum):
+    """Whether a setting may change while a stage that uses it is unfinished, or to extend it.
+
+    NO: never; what was computed depends on it
+    GROW: it may grow: the steps already made are the first ones of the longer loop
+    ROUNDING: yes; results differ by rounding
+    FREE: yes; results do not depend on it
+    """
+
+    NO = "no"
+    GROW = "may grow"
+    ROUNDING = "yes (rounding)"
+    FREE = "yes"
+
+
+def _resume(rule: Resume) -> dict[str, Any]:
+    return {"resume": rule.value}
 
 
 class Section(BaseModel):
@@ -95,7 +115,12 @@ class PretrainConfig(Section):
         5e-3, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
     )
     min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
-    max_iterations: Whole = Field(20000, ge=1, description="Iterations at which it ends anyway.")
+    max_iterations: Whole = Field(
+        20000,
+        ge=1,
+        description="Iterations at which it ends anyway.",
+        json_schema_extra=_resume(Resume.GROW),
+    )
     energy_tolerance: float = Field(
         0.004,
         gt=0,
@@ -122,7 +147,9 @@ class OptimiseConfig(Section):
     """Minimising the energy."""
 
     optimiser: Literal["kfac", "adam"] = Field("kfac", description="Optimiser.")
-    iterations: Whole = Field(200_000, ge=1, description="Updates.")
+    iterations: Whole = Field(
+        200_000, ge=1, description="Updates.", json_schema_extra=_resume(Resume.GROW)
+    )
     learning_rate: float = Field(
         0.05, gt=0, description="Learning rate at the start (JAX code; 2020: 1e-4)."
     )
@@ -140,6 +167,12 @@ class OptimiseConfig(Section):
         description="Hartree added for a wavefunction that changes sign when up and down electrons "
         "are exchanged; only for spin 0 with a spin-broken reference, as of a stretched bond.",
     )
+    max_rollbacks: Whole = Field(
+        5,
+        ge=0,
+        description="How often the optimisation may go back over numbers that are not finite, at "
+        "half the learning rate each time, before it ends broken.",
+    )
     clip: float = Field(
         5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."
     )
@@ -151,7 +184,13 @@ class OptimiseConfig(Section):
 class InferenceConfig(Section):
     """Measuring at frozen parameters."""
 
-    samples: Whole = Field(10_000, ge=10, multiple_of=10, description="Recorded steps.")
+    samples: Whole = Field(
+        10_000,
+        ge=10,
+        multiple_of=10,
+        description="Recorded steps.",
+        json_schema_extra=_resume(Resume.GROW),
+    )
     thin: Whole = Field(10, ge=1, description="Moves between two records.")
     max_equilibration: Whole = Field(
         2000, ge=100, description="Records after which measuring begins even if still drifting."
@@ -169,8 +208,42 @@ class RuntimeConfig(Section):
         None,
         ge=1,
         description="Walkers per piece of the local energy; default: as the cache allows.",
+        json_schema_extra=_resume(Resume.ROUNDING),
     )
-    block: Whole = Field(10, ge=1, description="Optimisation steps per compiled call.")
+    block: Whole = Field(
+        50,
+        ge=1,
+        description="Iterations per compiled call, at most; fewer where they take seconds.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+
+
+class CheckpointConfig(Section):
+    """What is kept of a stage while it runs and after; no result depends on it."""
+
+    every_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="Minutes between checkpoints; longer where that took over 2 % of the run.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    every_steps: Whole | None = Field(
+        None,
+        ge=1,
+        description="Steps between checkpoints as well; default: by time alone.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    keep: Whole = Field(
+        2,
+        ge=1,
+        description="Checkpoints of a running stage that are kept.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    keep_finished: bool = Field(
+        True,
+        description="Keep the last checkpoint of a finished stage, from which it can be extended.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
 
 
 class Config(Section):
@@ -184,6 +257,7 @@ class Config(Section):
     optimise: OptimiseConfig = OptimiseConfig()
     inference: InferenceConfig = InferenceConfig()
     runtime: RuntimeConfig = RuntimeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
 
 
 _SECTIONS = tuple(name for name, value in Config() if isinstance(value, Section))
@@ -197,6 +271,19 @@ def setting_keys() -> tuple[str, ...]:
         fields = type(value).model_fields if isinstance(value, Section) else None
         keys.extend(f"{name}.{field}" for field in fields) if fields else keys.append(name)
     return tuple(keys)
+
+
+@cache
+def resume_rules() -> dict[str, Resume]:
+    """What a resume may do to each setting, by dotted key."""
+    rules = {}
+    for key in setting_keys():
+        section, _, name = key.partition(".")
+        owner = type(getattr(Config(), section)) if name else Config
+        extra = owner.model_fields[name or section].json_schema_extra
+        rule = extra.get("resume") if isinstance(extra, dict) else None
+        rules[key] = Resume(rule or Resume.NO)
+    return rules
 
 
 def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:

@@ -1,135 +1,50 @@
-"""Drives one stage of one run: load its parents, loop over its steps, keep the records, save.
+"""Drives one stage of one run: load its parents, loop over its steps, checkpoint, save.
 
 A stage itself opens no file (`ferminet_core.stage`); all reading and writing is here, so that the
 same stages run from a shell, from a test and on many nodes.
 """
 
-import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-from ferminet_core import runtime, store
-from ferminet_core.errors import BrokenRunError, InputError
+from ferminet_core import checkpoint, resume, store
+from ferminet_core.checkpoint import Checkpoint
+from ferminet_core.config import CheckpointConfig
+from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.jax_setup import CompileLog, process_age
-from ferminet_core.progress import Reading, StageProgress, read_stats
+from ferminet_core.job import Job
+from ferminet_core.lease import Lease
+from ferminet_core.progress import StageProgress, read_stats, say
+from ferminet_core.record import Record, common_attributes, identity
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Stage
+from ferminet_core.stage import Recorder, Series, Stage
+from ferminet_core.stopping import Stop
 
-STATUS_INTERVAL = 5.0  # seconds between two writes of status.json
-NO_READING = Reading(None, None, None)
+# Checkpoints by time are at least so many times further apart than one takes: 2 % of the run.
+SAVE_RATIO = 50.0
 
 Parents = Mapping[str, xr.Dataset]
 
 
-@dataclass(frozen=True)
-class Job:
-    """One stage of one run with the files it is handed."""
-
-    stage: str
-    spec: RunSpec
-    out: Path
-    work: Path
-    parents: Mapping[str, Path] = field(default_factory=dict)
-
-    @property
-    def provenance_path(self) -> Path:
-        return self.out.with_name(f"{self.stage}.provenance.json")
-
-
 class Outcome(NamedTuple):
-    """What a finished loop leaves: the last state, and each statistic over all steps."""
+    """What a finished loop leaves.
 
-    state: Any
-    series: dict[str, np.ndarray]
-    n_steps: int
-    reading: Reading
-    first_step_s: float  # from the start of the process to the end of the first block
-
-
-class Record:
-    """status.json, events.jsonl and broken.json of one attempt at a stage; a context manager.
-
-    An error that leaves the block is written down and goes on to the caller. A run that ended
-    broken would break again in the same way: an attempt with the same settings, code and parents
-    is refused, so that automatic retries are not spent on it.
+    state: the last one; series: of all steps; first_step_s: from the start of the process to the
+    end of the first block, 0 if there was none left; saves: checkpoints written by this attempt
+    and the seconds they took together
     """
 
-    def __init__(self, job: Job, identity: Mapping[str, Any]) -> None:
-        self.job = job
-        self.identity = dict(identity)
-        self.started = runtime.utc_now()
-        self._start = self._last_write = time.monotonic()
-        self._status: runtime.StatusWriter | None = None
-        self._broken = job.work / "broken.json"
-
-    def __enter__(self) -> Self:
-        self._refuse_broken()
-        runtime.append_event(self.job.work, "start", stage=self.job.stage)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        if error is None:
-            return
-        broken = isinstance(error, BrokenRunError)
-        state = "broken" if broken else "failed"
-        reason = str(error) or type(error).__name__
-        # A full disk must not hide the error that is on its way.
-        with contextlib.suppress(OSError):
-            status = self._status or runtime.StatusWriter(self.job.work, self.job.stage, 0)
-            status.update(state, status.step, reason=reason)
-            runtime.append_event(self.job.work, state, stage=self.job.stage, reason=reason)
-            if broken:
-                runtime.write_json(self._broken, {**self.identity, "reason": reason})
-
-    def _refuse_broken(self) -> None:
-        before = runtime.read_json(self._broken)
-        if before is None:
-            return
-        if all(before.get(key) == value for key, value in self.identity.items()):
-            raise BrokenRunError(
-                f"{self.job.spec.run_id} {self.job.stage}: broke before with the same settings "
-                f"and code ({before.get('reason')}); change them, or remove {self._broken}"
-            )
-        self._broken.unlink()
-
-    def begin(self, total: int) -> None:
-        """The loop starts now, with `total` steps ahead."""
-        self._status = runtime.StatusWriter(self.job.work, self.job.stage, total)
-        self._status.update("running", 0)
-
-    def heartbeat(self, step: int, reading: Reading) -> None:
-        """Write the status, unless it was written a moment ago."""
-        now = time.monotonic()
-        if self._status is not None and now - self._last_write >= STATUS_INTERVAL:
-            self._status.update("running", step, reading.energy, reading.error)
-            self._last_write = now
-
-    def finish(self, ds: xr.Dataset, n_steps: int, reading: Reading, extra: dict[str, Any]) -> str:
-        """Write the provenance, then put the artefact in place; returns its digest."""
-        job, status = self.job, self._status
-        restarts = 0 if status is None else status.restarts
-        wall = time.monotonic() - self._start
-        facts = runtime.provenance(job.stage, self.started, wall, restarts)
-        job.out.parent.mkdir(parents=True, exist_ok=True)
-        runtime.write_json(job.provenance_path, {**facts, "n_steps": n_steps, **extra})
-        digest = store.save(ds, job.out)
-        if status is not None:
-            status.update("done", n_steps, reading.energy, reading.error, reason="done")
-        runtime.append_event(job.work, "done", stage=job.stage, digest=digest)
-        return digest
+    state: Any
+    series: Series
+    n_steps: int
+    first_step_s: float
+    saves: dict[str, float]
 
 
 def load_parents(job: Job) -> dict[str, xr.Dataset]:
@@ -154,76 +69,157 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
     return loaded
 
 
-def identity(job: Job, parents: Parents) -> dict[str, Any]:
-    """What decides a stage's result: settings, code and parents, as hashes."""
-    return {
-        "stage_hash": job.spec.stage_hash(job.stage),
-        "code_hash": runtime.code_hash(),
-        "parents": {name: ds.attrs["digest"] for name, ds in parents.items()},
-    }
+class Saver:
+    """Writes checkpoints of one loop when they are due."""
+
+    def __init__(self, job: Job, record: Record, stop: Stop, layout: Mapping[str, Any]) -> None:
+        self._job, self._record, self._stop = job, record, stop
+        self._config: CheckpointConfig = job.spec.config.checkpoint
+        self._attrs = {**common_attributes(job, record.identity), **layout}
+        self._last_time = time.monotonic()
+        self.last_step: int | None = None
+        self._seconds = 0.0
+        self.n_saves, self.total_s = 0, 0.0
+
+    def due(self, step: int) -> bool:
+        """Whether a checkpoint should be written after `step` steps."""
+        every = self._config.every_steps
+        if every is not None and step - (self.last_step or 0) >= every:
+            return True
+        apart = max(60.0 * self._config.every_minutes, SAVE_RATIO * self._seconds)
+        return time.monotonic() - self._last_time >= apart
+
+    def save(self, step: int, leaves: Mapping[str, np.ndarray], recorder: Recorder) -> None:
+        """Write a checkpoint of a state's arrays and the series, then delete those not kept."""
+        began = time.monotonic()
+        volatile = {
+            "wall_s": self._record.wall_s(),
+            "history": json.dumps(self._record.history),
+        }
+        checkpoint.save(
+            self._job.checkpoints,
+            step,
+            leaves,
+            recorder.series(),
+            {**self._attrs, **volatile},
+            self._record.lease.check,
+        )
+        self._last_time = time.monotonic()
+        self._seconds = self._last_time - began
+        self.n_saves, self.total_s = self.n_saves + 1, self.total_s + self._seconds
+        self.last_step = step
+        self._stop.saved(self._seconds)
+        checkpoint.prune(self._job.checkpoints, self._config.keep)
 
 
-def with_common_attributes(ds: xr.Dataset, job: Job, known: Mapping[str, Any]) -> xr.Dataset:
-    """Add what every artefact says about where it comes from."""
-    spec = job.spec
-    return ds.assign_attrs(
-        stage=job.stage,
-        scan=spec.scan,
-        run_id=spec.run_id,
-        schema_version=spec.schema_version,
-        molecule=spec.molecule.fingerprint,
-        seed=spec.stage_seed(job.stage),
-        stage_hash=known["stage_hash"],
-        code_hash=known["code_hash"],
-        parents=json.dumps(known["parents"], sort_keys=True),
-        spec=spec.model_dump_json(),
-    )
+def drive(
+    stage: Stage,
+    job: Job,
+    record: Record,
+    stop: Stop,
+    start: Checkpoint | None,
+    devices: int,
+) -> Outcome:
+    """Run a stage's loop from a checkpoint, or from its beginning, to its end.
 
+    Raises:
+        ResumeError: asked to end early; all is in a checkpoint.
+        InputError: the checkpoint is of another network.
+    """
+    from ferminet_core.artefacts import restore_state, state_leaves  # not for the reference: JAX
 
-def drive(stage: Stage, job: Job, record: Record) -> Outcome:
-    """Run a stage's loop to its end, and gather its statistics over all steps."""
-    blocks: dict[str, list[np.ndarray]] = {}
-    last: tuple[int, Any, Reading] | None = None
+    layout = {"devices": devices, "chunk": stage.chunk}
+    saver = Saver(job, record, stop, layout)
+    step, state, recorder = 0, stage.initial(), Recorder()
+    if start is None:
+        saver.save(0, state_leaves(state), recorder)  # the first compilation may be long
+    else:
+        step, recorder = start.step, Recorder(start.series)
+        saver.last_step = step
+        try:
+            state = stage.place(restore_state(start.leaves, state))
+        except ArtefactError as error:
+            raise InputError(f"{job.checkpoints}: step {step}: {error}") from None
     first_step_s = 0.0
+    record.begin(step, stage.total)
     with StageProgress(stage.name, job.spec.run_id, stage.total) as progress:
-        for step, state, stats in stage.steps():
-            if last is None:
-                first_step_s = process_age()
-            for name, values in stats.items():
-                blocks.setdefault(name, []).append(np.atleast_1d(np.asarray(values)))
-            last = (step, state, read_stats(stats))
-            progress.update(step, last[2])
-            record.heartbeat(step, last[2])
-        if last is None:
-            raise RuntimeError(f"stage {stage.name!r} made no step")
-        progress.finish(last[0], last[2])
-    series = {name: np.concatenate(parts) for name, parts in blocks.items()}
-    return Outcome(last[1], series, last[0], last[2], first_step_s)
+        for done in stage.steps(state):
+            step, state = done.step, done.state
+            first_step_s = first_step_s or process_age()
+            recorder.add(done.stats)
+            reading = read_stats(done.stats)
+            for note in done.notes:
+                progress.note(note)
+                record.event("note", step=step, text=note)
+            progress.update(step, stage.total, reading)
+            record.heartbeat(step, stage.total, reading)
+            stop.block_done()
+            reason = stop.due()
+            if reason or saver.due(step):
+                saver.save(step, state_leaves(state), recorder)
+            if reason:
+                raise ResumeError(f"{reason}; continues from step {step} when run again")
+        progress.finish(step)
+    if saver.last_step != step:
+        saver.save(step, state_leaves(state), recorder)
+    saves = {"n_checkpoints": saver.n_saves, "checkpoints_s": round(saver.total_s, 3)}
+    return Outcome(state, recorder.series(), step, first_step_s, saves)
 
 
-def run_loop(job: Job, make: Callable[[RunSpec, Parents], Stage], log: CompileLog) -> str:
+def _take_lease(job: Job, stop: Stop, stack: ExitStack) -> Lease:
+    """The lease on the job's work folder, held until the stack unwinds."""
+
+    def give_up() -> str | None:
+        return stop.due() if job.wait else "stepping aside (--no-wait)"
+
+    lease = Lease(job.work)
+    where = f"{job.spec.run_id} {job.stage}"
+    lease.acquire(give_up, lambda line: say(f"{where}: {line}"))
+    return stack.enter_context(lease)
+
+
+def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Record:
+    """Take the lease and begin the records, both until the stack unwinds."""
+    lease = _take_lease(job, stop, stack)
+    record = stack.enter_context(Record(job, identity(job, parents), lease))
+    stop.on_abandon = record.abandon
+    stop.watch_request(job.work)
+    return record
+
+
+def run_loop(
+    job: Job, make: Callable[[RunSpec, Parents], Stage], log: CompileLog, stop: Stop
+) -> str:
     """Run an iterative stage from its parents to its artefact; returns the digest.
 
     Args:
         job: the stage, its run and its files.
         make: builds the stage from the spec and the loaded parents.
         log: what JAX compiles meanwhile, for the provenance.
+        stop: when to end early.
     """
-    parents = load_parents(job)
-    known = identity(job, parents)
-    with Record(job, known) as record:
+    with ExitStack() as stack:
+        parents = load_parents(job)
+        record = _open_record(job, parents, stop, stack)
+        if digest := record.finished_before():
+            return digest
+        start = resume.starting_point(job, record)
         stage = make(job.spec, parents)
-        record.begin(stage.total)
-        outcome = drive(stage, job, record)
-        ds = with_common_attributes(stage.result(outcome.state, outcome.series), job, known)
-        extra = {"first_step_s": round(outcome.first_step_s, 3), "jax": log.summary()}
-        return record.finish(ds, outcome.n_steps, outcome.reading, extra)
+        outcome = drive(stage, job, record, stop, start, int(log.facts.get("devices", 1)))
+        ds = stage.result(outcome.state, outcome.series)
+        first = {"first_step_s": round(outcome.first_step_s, 3)}
+        extra = {**first, **outcome.saves, "jax": log.summary()}
+        digest = record.finish(ds, outcome.n_steps, extra)
+        checkpoint.prune(job.checkpoints, int(job.spec.config.checkpoint.keep_finished))
+        return digest
 
 
-def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset]) -> str:
+def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset], stop: Stop) -> str:
     """Run a stage that is one call and has no parents (the reference); returns the digest."""
-    known = identity(job, {})
-    with Record(job, known) as record:
-        record.begin(1)
-        ds = with_common_attributes(compute(job.spec), job, known)
-        return record.finish(ds, 1, NO_READING, {})
+    with ExitStack() as stack:
+        record = _open_record(job, {}, stop, stack)
+        if digest := record.finished_before():
+            return digest
+        resume.starting_point(job, record)
+        record.begin(0, 1)
+        return record.finish(compute(job.spec), 1, {})

@@ -28,3 +28,15 @@ class ArtefactError(FermiNetError):
     """An artefact is unreadable, damaged, or does not fit what it is used for."""
 
     exit_code = 74
+
+
+class LockedError(FermiNetError):
+    """Another process works on the same run."""
+
+    exit_code = 73
+
+
+class ResumeError(FermiNetError):
+    """The stage ended before its end, and continues from its checkpoint when it is run again."""
+
+    exit_code = 85

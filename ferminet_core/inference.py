@@ -23,9 +23,10 @@ from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import Step
-from ferminet_core.statistics import reblock, summarise_energy
+from ferminet_core.statistics import frozen_walkers, reblock, summarise_energy
 
 RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
+FROZEN_WINDOW = 50  # records without one accepted move that make a walker a frozen one
 WINDOW = 50  # records in each of the two windows that the equilibration compares
 DRIFT_SIGMAS = 4.0  # 6e-5 by chance
 SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
@@ -33,12 +34,23 @@ EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in stan
 
 
 class State(NamedTuple):
-    """walkers: split over devices; width: bohr, frozen once measuring; kept: electrons stored so
-    far."""
+    """All that the loop depends on beside the spec and the parameters.
+
+    walkers: split over devices; width: bohr, frozen once measuring
+    n_equilibration: records before the measurement; measuring: whether that has begun
+    equilibrated: whether it began because the windows agreed; n_records: measured so far
+    window: (walker,), sum of the local energies since the present window of the equilibration
+    began; before: (walker,), means over the window before, NaN in the first; both on the host
+    """
 
     walkers: mcmc.Walkers
     width: jax.Array
-    kept: tuple[np.ndarray, ...]
+    n_equilibration: int
+    measuring: bool
+    equilibrated: bool
+    n_records: int
+    window: np.ndarray
+    before: np.ndarray
 
 
 class Records(NamedTuple):
@@ -58,6 +70,15 @@ def _finite_mean(values: np.ndarray) -> np.ndarray:
     """Mean over walkers, (1,), without those whose exchanged psi overflows; NaN if none is left."""
     finite = values[np.isfinite(values)]
     return np.array([finite.mean() if finite.size else np.nan])
+
+
+def _record_means(energies: np.ndarray) -> np.ndarray:
+    """Mean over walkers of each record (record, walker), without what is not finite; NaN if none
+    is left."""
+    finite = np.isfinite(energies)
+    total = np.where(finite, energies, 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / finite.sum(axis=1)
 
 
 def drift(energies: np.ndarray) -> float:
@@ -81,8 +102,8 @@ class Inference:
 
     def __init__(self, spec: RunSpec, optimised: xr.Dataset, reference: xr.Dataset) -> None:
         self.spec, self.config = spec, spec.config
-        calls = -(-self.config.inference.samples // RECORDS_PER_CALL)
-        self.total = calls * RECORDS_PER_CALL
+        # Until the equilibration is over, its shortest length counts.
+        self.total = 2 * WINDOW + self.config.inference.samples
         self.spins = spec.molecule.electrons
         self.mesh = walker_mesh(self.config.mcmc.walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
@@ -91,8 +112,6 @@ class Inference:
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.optimised, self.reference = optimised, reference
         self.params = place(self.mesh, artefacts.params(optimised, spec, self.dtype), REPLICATED)
-        self.n_equilibration, self.equilibrated = 0, False
-        self._measure = self._compile()
 
     # --- per device -------------------------------------------------------------------------------
 
@@ -127,88 +146,123 @@ class Inference:
         dipole = observables.dipole(walkers.electrons, nuclei)
         return walkers, Records(energies, pmove, s2, dipole)
 
-    def _compile(self) -> Any:
-        return per_device(
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def initial(self) -> State:
+        """The optimisation's last walkers."""
+        electrons = jnp.asarray(self.optimised["walkers"].values, self.dtype)
+        n_walkers = electrons.shape[0]
+        state = State(
+            walkers=mcmc.walkers(electrons),
+            width=jnp.asarray(self.optimised.attrs["mcmc_width"], self.dtype),
+            n_equilibration=0,
+            measuring=False,
+            equilibrated=False,
+            n_records=0,
+            window=np.zeros(n_walkers),
+            before=np.full(n_walkers, np.nan),
+        )
+        return self.place(state)
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices; counters and sums on the host."""
+        walkers, width = place(self.mesh, (state.walkers, state.width), (SPLIT, REPLICATED))
+        return State(
+            walkers,
+            width,
+            int(state.n_equilibration),
+            bool(state.measuring),
+            bool(state.equilibrated),
+            int(state.n_records),
+            np.asarray(state.window),
+            np.asarray(state.before),
+        )
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """Equilibration, then measurement, `RECORDS_PER_CALL` records per compiled call."""
+        measure = self._compile(state)
+
+        def call(state: State, number: int) -> tuple[mcmc.Walkers, Records]:
+            fixed = jnp.asarray(number, jnp.int32), self.nuclei, self.key
+            return measure(self.params, state.walkers, state.width, *fixed)
+
+        limit = self.config.inference.max_equilibration
+        while not state.measuring:
+            if state.n_equilibration >= limit:
+                state = state._replace(measuring=True)
+                break
+            # Calls before the measurement are numbered downwards from -1: other random numbers.
+            walkers, records = call(state, -1 - state.n_equilibration // RECORDS_PER_CALL)
+            state = self._after_equilibration(state, walkers, records)
+            self.total = max(self.total, state.n_equilibration + self.config.inference.samples)
+            energies = np.asarray(records.energies, np.float64)
+            yield Step(state.n_equilibration, state, {"equilibration_Eh": _record_means(energies)})
+        self.total = state.n_equilibration + self.config.inference.samples
+        while state.n_records < self.config.inference.samples:
+            walkers, records = call(state, state.n_records // RECORDS_PER_CALL)
+            step = self._measured(state, walkers, records)
+            state = step.state
+            yield step
+
+    def _after_equilibration(self, state: State, walkers: mcmc.Walkers, records: Records) -> State:
+        """The state after one call of the equilibration, which adapts the width; nothing of it is
+        measured.
+
+        Walkers are independent, so the difference of a walker's means over two successive windows,
+        averaged over walkers, has a standard error that no autocorrelation spoils. Equilibration
+        ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
+        in the measurement itself, whose halves are compared in the same way (`drift`).
+        """
+        target = self.config.mcmc.target_acceptance
+        window = state.window + np.asarray(records.energies, np.float64).sum(axis=0)
+        state = state._replace(
+            walkers=walkers,
+            width=mcmc.adapt_width(state.width, jnp.mean(records.pmove), target),
+            n_equilibration=state.n_equilibration + RECORDS_PER_CALL,
+            window=window,
+        )
+        if state.n_equilibration % WINDOW:
+            return state
+        means = window / WINDOW
+        difference = (means - state.before)[np.isfinite(means - state.before)]
+        error = difference.std() / np.sqrt(max(difference.size - 1, 1)) if difference.size else 0.0
+        agree = bool(difference.size) and abs(difference.mean()) <= EQUILIBRIUM_SIGMAS * error
+        return state._replace(
+            window=np.zeros_like(window), before=means, equilibrated=agree, measuring=agree
+        )
+
+    def _measured(self, before: State, walkers: mcmc.Walkers, records: Records) -> Step:
+        """The step that one call of the measurement makes."""
+        call = before.n_records // RECORDS_PER_CALL
+        done = before.n_records + RECORDS_PER_CALL
+        energies = np.asarray(records.energies, np.float64)
+        if not np.isfinite(energies).any():
+            raise BrokenRunError(
+                f"{self.spec.run_id} inference: no finite local energy in records "
+                f"{before.n_records + 1} to {done}; the optimised network is broken"
+            )
+        stats = {
+            "energy_local": energies,
+            "energy_Eh": _record_means(energies),
+            "pmove": np.asarray(records.pmove),
+            "s2": _finite_mean(np.asarray(records.s2, np.float64)),
+            "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
+        }
+        if call % max(1, self.config.inference.keep_every // RECORDS_PER_CALL) == 0:
+            stats["walkers"] = np.asarray(walkers.electrons, np.float32)[None]
+        state = before._replace(walkers=walkers, n_records=done)
+        return Step(before.n_equilibration + done, state, stats)
+
+    def _compile(self, state: State) -> Any:
+        """One call, compiled ahead: a request to stop is heard in between."""
+        compiled = per_device(
             self._record,
             self.mesh,
             (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
             (SPLIT, RECORD_SPECS),
         )
-
-    def _call(
-        self, walkers: mcmc.Walkers, width: jax.Array, call: int
-    ) -> tuple[mcmc.Walkers, Records]:
-        return self._measure(self.params, walkers, width, jnp.asarray(call), self.nuclei, self.key)
-
-    # --- the loop ---------------------------------------------------------------------------------
-
-    def _equilibrate(self, state: State) -> State:
-        """Sample until two successive windows agree, adapting the width; nothing of this is kept.
-
-        Walkers are independent, so the difference of a walker's means over the two windows,
-        averaged over walkers, has a standard error that no autocorrelation spoils. Equilibration
-        ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
-        in the measurement itself, whose halves are compared in the same way (`drift`).
-        """
-        calls = WINDOW // RECORDS_PER_CALL
-        walkers, width, before = state.walkers, state.width, None
-        target = self.config.mcmc.target_acceptance
-        while self.n_equilibration < self.config.inference.max_equilibration:
-            window = []
-            for _ in range(calls):
-                # Calls before the measurement are numbered downwards from -1: other random numbers.
-                call = -1 - self.n_equilibration // RECORDS_PER_CALL
-                walkers, records = self._call(walkers, width, call)
-                window.append(np.asarray(records.energies, np.float64))
-                width = mcmc.adapt_width(width, jnp.mean(records.pmove), target)
-                self.n_equilibration += RECORDS_PER_CALL
-            means = np.concatenate(window).mean(axis=0)
-            if before is not None:
-                difference = (means - before)[np.isfinite(means - before)]
-                error = difference.std() / np.sqrt(max(difference.size - 1, 1))
-                if difference.size and abs(difference.mean()) <= EQUILIBRIUM_SIGMAS * error:
-                    self.equilibrated = True
-                    break
-            before = means
-        return State(walkers, width, ())
-
-    def start(self) -> State:
-        """The optimisation's last walkers, brought to equilibrium."""
-        electrons = jnp.asarray(self.optimised["walkers"].values, self.dtype)
-        walkers = place(self.mesh, mcmc.walkers(electrons), SPLIT)
-        width = jnp.asarray(self.optimised.attrs["mcmc_width"], self.dtype)
-        return self._equilibrate(State(walkers, width, ()))
-
-    def steps(self) -> Iterator[Step]:
-        """`RECORDS_PER_CALL` records per compiled call."""
-        state = self.start()
-        keep_calls = max(1, self.config.inference.keep_every // RECORDS_PER_CALL)
-        for call in range(self.total // RECORDS_PER_CALL):
-            walkers, records = self._call(state.walkers, state.width, call)
-            kept = state.kept
-            if call % keep_calls == 0:
-                kept = (*kept, np.asarray(walkers.electrons, np.float32))
-            state = State(walkers, state.width, kept)
-            energies = np.asarray(records.energies, np.float64)
-            if not np.isfinite(energies).any():
-                raise BrokenRunError(
-                    f"{self.spec.run_id} inference: no finite local energy in records "
-                    f"{call * RECORDS_PER_CALL + 1} to {(call + 1) * RECORDS_PER_CALL}; "
-                    "the optimised network is broken"
-                )
-            yield Step(
-                (call + 1) * RECORDS_PER_CALL,
-                state,
-                {
-                    "energy_local": energies,
-                    "energy_Eh": np.nanmean(
-                        np.where(np.isfinite(energies), energies, np.nan), axis=1
-                    ),
-                    "pmove": np.asarray(records.pmove),
-                    "s2": _finite_mean(np.asarray(records.s2, np.float64)),
-                    "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
-                },
-            )
+        fixed = jnp.asarray(0, jnp.int32), self.nuclei, self.key
+        return compiled.lower(self.params, state.walkers, state.width, *fixed).compile()
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """The raw series, and the statistics derived from it as attributes."""
@@ -216,8 +270,10 @@ class Inference:
         s2 = reblock(series["s2"][np.isfinite(series["s2"])])
         dipole = [reblock(component) for component in series["dipole"].T]
         flags = list(energy.flags)
-        if not self.equilibrated:
-            flags.append(f"not in equilibrium after {self.n_equilibration} records")
+        if not state.equilibrated:
+            flags.append(f"not in equilibrium after {state.n_equilibration} records")
+        if frozen := frozen_walkers(series["energy_local"], FROZEN_WINDOW):
+            flags.append(f"{frozen} walkers did not move over {FROZEN_WINDOW} records")
         sigmas = drift(series["energy_local"])
         if abs(sigmas) > DRIFT_SIGMAS:
             flags.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
@@ -227,17 +283,21 @@ class Inference:
         excess = s2.mean - total_spin * (total_spin + 1)
         if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
             flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
-        skipped = int(self.optimised["skipped"].sum())
-        if skipped:
-            flags.append(f"{skipped} optimisation updates were not finite and were left out")
+        if rollbacks := int(self.optimised.attrs["n_rollbacks"]):
+            flags.append(f"the optimisation went back {rollbacks} times over numerical accidents")
         variables = {
             "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
+            "equilibration_Eh": (
+                ("equilibration",),
+                series.get("equilibration_Eh", np.zeros(0)),
+                {"units": "hartree"},
+            ),
             "pmove": (("sample",), series["pmove"], {"units": "1"}),
             "s2": (("call",), series["s2"], {"units": "1"}),
             "dipole": (("call", "xyz"), series["dipole"], {"units": "e bohr"}),
             "walkers": (
                 ("kept", "walker", "electron", "xyz"),
-                np.stack(state.kept),
+                series["walkers"],
                 {"units": "bohr"},
             ),
         }
@@ -259,7 +319,8 @@ class Inference:
             "n_samples": series["energy_local"].shape[0],
             "n_walkers": series["energy_local"].shape[1],
             "n_opt": int(self.optimised.attrs["n_iterations"]),
-            "n_equilibration": self.n_equilibration,
+            "n_equilibration": state.n_equilibration,
+            "n_frozen": frozen,
             "mcmc_width": float(state.width),
             "hf_Eh": float(self.reference.attrs["e_hf"]),
             "hf_method": str(self.reference.attrs["method"]),

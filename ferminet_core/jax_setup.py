@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ferminet_core import runtime
+
 Precision = Literal["float32", "float64"]
 
 # Moves the compilation cache ("off": none), for machines where the home folder is small or slow.
@@ -85,13 +87,11 @@ def cache_folder(jax_version: str) -> Path | None:
 
 def process_age() -> float:
     """Seconds since the operating system started this process (since Python did, off Linux)."""
-    try:
-        # Field 22: start in clock ticks since boot. The name in field 2 may hold spaces.
-        fields = Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
-        return uptime - float(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except OSError:
+    start = runtime.process_start(os.getpid())
+    if start is None:
         return time.process_time()
+    uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    return uptime - start / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass

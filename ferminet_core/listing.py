@@ -1,7 +1,10 @@
-"""What `check` prints: run table, resolved settings, JSON schema."""
+"""What `check` and `status` print: run table, resolved settings, JSON schema, states of stages."""
 
 import json
 import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
 from rich.console import Console
@@ -10,9 +13,20 @@ from rich.table import Table
 from ferminet_core.scan import Scan
 from ferminet_core.system import Molecule
 from ferminet_core.system_file import json_schema
+from ferminet_core.units import format_duration
+
+if TYPE_CHECKING:
+    from ferminet_core.run_state import StageState
 
 # Into a file or a pipe the table is written whole: a width taken from no terminal would cut it.
 _UNCUT = 10_000
+
+
+def _print(table: Table) -> None:
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, width=_UNCUT)
+    console.print(table)
 
 
 def print_runs(scan: Scan) -> None:
@@ -37,12 +51,9 @@ def print_runs(scan: Scan) -> None:
             str(config.optimise.iterations),
         ]
         table.add_row(*cells)
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_UNCUT)
     count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"
-    console.print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}")
-    console.print(table)
+    print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}")
+    _print(table)
 
 
 def formula(molecule: Molecule) -> str:
@@ -67,3 +78,50 @@ def print_schema() -> None:
     """The JSON schema of system files, for editors that complete and check YAML by one."""
     json.dump(json_schema(), sys.stdout, indent=2)
     sys.stdout.write("\n")
+
+
+def print_states(states: Mapping[Path, list["StageState"]]) -> None:
+    """A row for each stage of each run that has begun; of the others a row for the run."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("scan", "run", "stage", "state"):
+        table.add_column(name)
+    for name in ("step", "energy / Eh", "rate / s", "left", "checkpoint", "restarts"):
+        table.add_column(name, justify="right")
+    table.add_column("remark")
+    for run, stages in states.items():
+        begun = [stage for stage in stages if stage.state != "waiting"]
+        for stage in begun or stages[:1]:
+            table.add_row(run.parent.parent.name, *_state_cells(stage))
+    console = Console(markup=False, highlight=False)
+    if not console.is_terminal:
+        console = Console(markup=False, highlight=False, width=_UNCUT)
+    console.print(table)
+
+
+def _state_cells(stage: "StageState") -> list[str]:
+    def duration(seconds: float | None) -> str:
+        return "" if seconds is None else format_duration(seconds)
+
+    energy = "" if stage.energy_Eh is None else f"{stage.energy_Eh:.4f}"
+    if stage.error_Eh is not None:
+        energy += f" +- {stage.error_Eh:.4f}"
+    step = "" if stage.step is None else f"{stage.step}/{stage.total}"
+    return [
+        stage.run,
+        "" if stage.state == "waiting" else stage.stage,
+        stage.state,
+        step,
+        energy,
+        "" if stage.rate is None else f"{stage.rate:.3g}",
+        duration(stage.left_s),
+        f"{age} ago" if (age := duration(stage.checkpoint_age_s)) else "",
+        str(stage.restarts or ""),
+        stage.reason or stage.holder,
+    ]
+
+
+def print_states_json(states: Mapping[Path, list["StageState"]]) -> None:
+    """All stages of all runs as JSON: {run folder: [stage, ...]}."""
+    plain = {str(run): [stage._asdict() for stage in stages] for run, stages in states.items()}
+    json.dump(plain, sys.stdout, indent=2)
+    print()

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 LogDensity = Callable[[jax.Array], jax.Array]
 
 # Relative change of the width per unit of excess acceptance and iteration; small enough that noise
 # of the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
 ADAPTATION_GAIN = 0.2
+# Between the width for the core of a heavy atom and that for a lone electron lies a factor of 30;
+# further away from the configured width than this, acceptance no longer depends on it.
+WIDTH_RANGE = 1000.0
 
 
 class Walkers(NamedTuple):
@@ -95,3 +99,19 @@ def adapt_width(width: jax.Array, pmove: jax.Array, target: float) -> jax.Array:
     """A wider step after too many acceptances, a narrower one after too few (outside
     measurements)."""
     return width * jnp.exp(ADAPTATION_GAIN * (pmove - target))
+
+
+def count_frozen(accepted: jax.Array, window_ends: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Accepted moves of each walker (walker,), set to zero where a window ends, and the number of
+    walkers of this device that accepted none in it (0 inside a window)."""
+    frozen = jnp.sum(jnp.where(window_ends, accepted == 0, False))
+    return jnp.where(window_ends, jnp.zeros_like(accepted), accepted), frozen
+
+
+def width_notes(widths: np.ndarray, start: float) -> tuple[str, ...]:
+    """A line where the last of the widths (bohr) is far from any that a molecule needs."""
+    width = float(widths[-1])
+    if start / WIDTH_RANGE < width < start * WIDTH_RANGE:
+        return ()
+    way = "collapsed" if width < start else "grown"
+    return (f"the MCMC width has {way} to {width:.3g} bohr (mcmc.width is {start:g})",)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferminet_core.errors import InputError
@@ -40,14 +41,40 @@ def place(mesh: Mesh, tree: Any, specs: Any) -> Any:
 
 
 def per_device(
-    function: Callable[..., Any],
-    mesh: Mesh,
-    in_specs: Any,
-    out_specs: Any,
-    donate: tuple[int, ...] = (),
-) -> Callable[..., Any]:
-    """Compile `function`, written for the walkers of one device with collectives over `AXIS`."""
+    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any
+) -> jax.stages.Wrapped:
+    """Compile `function`, written for the walkers of one device with collectives over `AXIS`.
+
+    No argument is donated: the state before a call outlives it, so that a loop can go back to it.
+    """
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
     )
-    return jax.jit(mapped, donate_argnums=donate)
+    return jax.jit(mapped)
+
+
+def iterate(
+    iteration: Callable[[Any], tuple[Any, Any]], state: Any, count: jax.Array, size: int
+) -> tuple[Any, Any]:
+    """`count` iterations in a row; call inside a compiled function.
+
+    The number is an argument, so that one executable serves blocks of any length and the numbers
+    do not depend on how the iterations are parted into blocks.
+
+    Args:
+        iteration: state -> state and a tree of scalars
+        state: before the first
+        count: how many, at most `size`
+        size: entries of each series that is returned
+
+    Returns:
+        The last state and the tree of series (size,), whose first `count` entries are filled.
+    """
+    scalars = jax.eval_shape(lambda s: iteration(s)[1], state)
+    series = jax.tree.map(lambda x: jnp.zeros((size,), x.dtype), scalars)
+
+    def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, stats = iteration(carry[0])
+        return state, jax.tree.map(lambda s, x: s.at[i].set(x), carry[1], stats)
+
+    return jax.lax.fori_loop(0, count, body, (state, series))

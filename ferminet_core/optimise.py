@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, iterate, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Series, Step
+from ferminet_core.stage import BlockLength, Series, Step
 
 
 class State(NamedTuple):
@@ -27,6 +28,8 @@ class State(NamedTuple):
 
     params, optimiser: replicated trees; walkers: split over devices; width: bohr; step: updates
     done
+    accepted: (walker,), moves accepted by each walker since the last look for frozen ones
+    rollbacks: how often the loop went back to the state before a block
     """
 
     params: Params
@@ -34,9 +37,13 @@ class State(NamedTuple):
     walkers: mcmc.Walkers
     width: jax.Array
     step: jax.Array
+    accepted: jax.Array
+    rollbacks: jax.Array
 
 
-SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED))
+SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED, SPLIT, REPLICATED))
+FROZEN_WINDOW = 100  # iterations without one accepted move that make a walker a frozen one
+ROLLBACK_FACTOR = 0.5  # of the learning rate, at each rollback
 
 
 class Inputs(NamedTuple):
@@ -54,7 +61,8 @@ class Stats(NamedTuple):
     """One number per iteration (hartree where energies).
 
     energy_Eh is the mean of the unclipped local energies, error_Eh its standard error over walkers;
-    skipped is 1 where an update was no number and was not applied.
+    n_frozen is the number of walkers that did not move in the window that ends with this iteration,
+    0 inside a window.
     """
 
     energy_Eh: jax.Array
@@ -67,12 +75,24 @@ class Stats(NamedTuple):
     learning_rate: jax.Array
     gradient_norm: jax.Array
     update_norm: jax.Array
-    skipped: jax.Array
+    n_frozen: jax.Array
 
 
-def learning_rate(config: OptimiseConfig, step: jax.Array) -> jax.Array:
-    """lr / (1 + t / delay)^decay."""
-    return config.learning_rate * (1.0 + step / config.delay) ** -config.decay
+def learning_rate(config: OptimiseConfig, step: jax.Array, rollbacks: jax.Array) -> jax.Array:
+    """lr / (1 + t / delay)^decay, halved at every rollback."""
+    rate = config.learning_rate * (1.0 + step / config.delay) ** -config.decay
+    return rate * ROLLBACK_FACTOR**rollbacks
+
+
+def accident(series: Series, n_walkers: int) -> str | None:
+    """What is wrong with a block of iterations, if anything: numbers that are not finite."""
+    bad = np.flatnonzero(~np.isfinite(series["update_norm"]))
+    if bad.size:
+        return "the update is not finite"
+    # Single local energies may overflow, as on a node; a wavefunction that has lost most is lost.
+    if (lost := int(series["n_nonfinite"].max())) > n_walkers // 2:
+        return f"{lost} of {n_walkers} local energies are not finite"
+    return None
 
 
 def energy_gradient(
@@ -143,7 +163,9 @@ class Optimise:
 
     def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
         config, spins, nuclei = self.config, self.spins, inputs.nuclei
+        # After a rollback other random numbers: the same might lead to the same accident.
         key = jax.random.fold_in(inputs.key, state.step)
+        key = jax.random.fold_in(key, state.rollbacks)
 
         def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
             return networks.apply(state.params, x, nuclei.positions, spins)
@@ -165,14 +187,11 @@ class Optimise:
             added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
             deviation, _ = clip_energies(energies + added, *clip)
         gradient = energy_gradient(state.params, electrons, nuclei, spins, deviation)
-        rate = learning_rate(config.optimise, state.step)
+        rate = learning_rate(config.optimise, state.step, state.rollbacks)
         step, optimiser = self._update(state, gradient, electrons, nuclei, rate)
-        update_norm = tree_norm(step)
-        good = jnp.isfinite(update_norm)
-
-        def keep(new: Any, old: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.where(good, a, b), new, old)
-
+        accepted, n_frozen = mcmc.count_frozen(
+            state.accepted + info.accepted, (state.step + 1) % FROZEN_WINDOW == 0
+        )
         stats = Stats(
             energy.energy,
             energy.error,
@@ -183,13 +202,13 @@ class Optimise:
             energy.n_outliers,
             rate,
             tree_norm(gradient),
-            update_norm,
-            ~good,
+            tree_norm(step),
+            jax.lax.psum(n_frozen, AXIS),
         )
-        params = keep(jax.tree.map(jnp.subtract, state.params, step), state.params)
+        params = jax.tree.map(jnp.subtract, state.params, step)
         width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
-        optimiser = keep(optimiser, state.optimiser)
-        return State(params, optimiser, walkers, width, state.step + 1), stats
+        after = State(params, optimiser, walkers, width, state.step + 1, accepted, state.rollbacks)
+        return after, stats
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -217,7 +236,7 @@ class Optimise:
         walkers, width = jax.lax.fori_loop(0, sweeps, sweep, (state.walkers, state.width))
         return state._replace(walkers=walkers, width=width)
 
-    def start(self) -> State:
+    def initial(self) -> State:
         """The pretrained network and walkers with fresh optimiser statistics."""
         params = artefacts.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)
@@ -227,41 +246,80 @@ class Optimise:
             self.blocks = kfac.blocks(self.kfac, params)
         else:
             optimiser = self.adam.init(params)
-        width = jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype)
-        state = State(params, optimiser, mcmc.walkers(electrons), width, jnp.asarray(0, jnp.int32))
-        state = place(self.mesh, state, SPECS)
-        burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
-        return burn_in(state, self.inputs)
+        zero = jnp.asarray(0, jnp.int32)
+        state = State(
+            params=params,
+            optimiser=optimiser,
+            walkers=mcmc.walkers(electrons),
+            width=jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype),
+            step=zero,
+            accepted=jnp.zeros(electrons.shape[0], jnp.float32),
+            rollbacks=zero,
+        )
+        return self.place(state)
 
-    def steps(self) -> Iterator[Step]:
-        """Blocks of `runtime.block` updates per compiled call."""
-        state = self.start()
-        compiled: dict[int, Any] = {}
-        done = 0
-        while done < self.total:
-            size = min(self.config.runtime.block, self.total - done)
-            if size not in compiled:
-                compiled[size] = self._compile_block(size)
-            state, stats = compiled[size](state, self.inputs)
-            series: Series = {name: np.asarray(x) for name, x in stats._asdict().items()}
-            done += size
-            if np.all(series["skipped"]) or np.all(
-                series["n_nonfinite"] >= self.config.mcmc.walkers
-            ):
-                raise BrokenRunError(
-                    f"{self.spec.run_id} optimise: no finite update in iterations "
-                    f"{done - size + 1} to {done} (learning rate "
-                    f"{series['learning_rate'][-1]:.3g}, {series['n_nonfinite'][-1]:.0f} "
-                    "non-finite local energies); try a smaller "
-                    "optimise.learning_rate or a larger optimise.damping"
-                )
-            yield Step(done, state, series)
+    def place(self, state: State) -> State:
+        """Walkers split over the devices, all else on each of them."""
+        return place(self.mesh, state, SPECS)
 
-    def _compile_block(self, size: int) -> Any:
-        def block(state: State, inputs: Inputs) -> tuple[State, Stats]:
-            return jax.lax.scan(lambda s, _: self._iteration(s, inputs), state, None, length=size)
+    def steps(self, state: State) -> Iterator[Step]:
+        """Blocks of up to `runtime.block` updates per compiled call."""
+        block = self._compile(state)
+        if int(state.step) == 0:
+            burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
+            state = burn_in(state, self.inputs)
+        length = BlockLength(self.config.runtime.block)
+        while (done := int(state.step)) < self.total:
+            count = length.next(self.total - done)
+            began = time.monotonic()
+            after, stats = block(state, self.inputs, jnp.asarray(count, jnp.int32))
+            series: Series = {name: np.asarray(x)[:count] for name, x in stats._asdict().items()}
+            length.took(count, time.monotonic() - began)
+            if wrong := accident(series, self.config.mcmc.walkers):
+                state = self._roll_back(state, wrong)
+                note = f"{wrong}: back to step {done}, learning rate times {ROLLBACK_FACTOR:g}"
+                yield Step(done, state, {}, (note,))
+                continue
+            state = after
+            yield Step(done + count, state, series, self._notes(series, done))
 
-        return per_device(block, self.mesh, (SPECS, REPLICATED), (SPECS, REPLICATED), donate=(0,))
+    def _roll_back(self, state: State, wrong: str) -> State:
+        """The state before a block that went wrong, counted.
+
+        Raises:
+            BrokenRunError: it went wrong too often.
+        """
+        rollbacks, allowed = int(state.rollbacks), self.config.optimise.max_rollbacks
+        if rollbacks < allowed:
+            return self.place(state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32)))
+        rate = float(learning_rate(self.config.optimise, state.step, state.rollbacks))
+        raise BrokenRunError(
+            f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
+            f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
+            f"{float(state.width):.3g} bohr); try a smaller optimise.learning_rate or a larger "
+            "optimise.damping"
+        )
+
+    def _notes(self, series: Series, done: int) -> tuple[str, ...]:
+        """What a user should know about a block after `done` iterations that went well otherwise;
+        looked at where a window ends."""
+        if done // FROZEN_WINDOW == (done + len(series["width"])) // FROZEN_WINDOW:
+            return ()
+        notes = mcmc.width_notes(series["width"], self.config.mcmc.width)
+        if frozen := int(series["n_frozen"].max()):
+            notes += (f"{frozen} walkers did not move in {FROZEN_WINDOW} iterations",)
+        return notes
+
+    def _compile(self, state: State) -> Any:
+        """The loop over a block, compiled ahead: a request to stop is heard in between."""
+        size = self.config.runtime.block
+
+        def block(state: State, inputs: Inputs, count: jax.Array) -> tuple[State, Stats]:
+            return iterate(lambda s: self._iteration(s, inputs), state, count, size)
+
+        specs = (SPECS, REPLICATED, REPLICATED)
+        compiled = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
+        return compiled.lower(state, self.inputs, jnp.asarray(1, jnp.int32)).compile()
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""
@@ -271,6 +329,7 @@ class Optimise:
             float(state.width),
             series,
             n_iterations=int(state.step),
+            n_rollbacks=int(state.rollbacks),
             pretrain_converged=int(self.pretrained.attrs["converged"]),
             curvature_blocks=json.dumps(self.blocks),
         )

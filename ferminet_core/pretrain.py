@@ -10,6 +10,7 @@ orbitals close to the reference's. A network that starts the optimisation from l
 of expensive updates on what Hartree-Fock already knew.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -24,10 +25,10 @@ from ferminet_core.config import PretrainConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, iterate, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Series, Step
+from ferminet_core.stage import BlockLength, Series, Step
 from ferminet_core.walkers import start_walkers
 
 CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averaged
@@ -35,7 +36,7 @@ CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averag
 
 class State(NamedTuple):
     """params, optimiser: replicated; reference, network: the walkers of each density, split over
-    devices; widths: (2,), bohr; step: updates done."""
+    devices; widths: (2,), bohr; step: updates done; met: whether the criterion is."""
 
     params: Params
     optimiser: Any
@@ -43,11 +44,10 @@ class State(NamedTuple):
     network: mcmc.Walkers
     widths: jax.Array
     step: jax.Array
+    met: jax.Array
 
 
-SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED))
-
-
+SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED, REPLICATED))
 INPUT_SPECS = (SPECS, REPLICATED, REPLICATED, REPLICATED)  # state, reference, nuclei, key
 
 
@@ -142,7 +142,6 @@ class Pretrain:
         self.key = jax.random.key(spec.stage_seed(self.name))
         # A single determinant of the network can only be one of the two of a broken reference.
         self.dataset = reference.isel(determinant=slice(0, self.config.network.determinants))
-        self.met = False
         self.e_hf = float(reference.attrs["e_hf"])
         found = orbitals.Reference.from_dataset(self.dataset)
         if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
@@ -217,8 +216,11 @@ class Pretrain:
 
     def _check(
         self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
-    ) -> tuple[State, Check]:
-        """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed."""
+    ) -> Check:
+        """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed.
+
+        The loop's own walkers stay where they are: looking changes nothing.
+        """
         key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), state.step)
 
         def sweep(carry: State, i: jax.Array) -> tuple[State, jax.Array]:
@@ -226,15 +228,15 @@ class Pretrain:
             electrons = moved.network.electrons
             return moved, local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
 
-        state, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
+        _, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
         # Walkers are independent of each other, sweeps a few moves apart are not: the error is that
         # of the walkers' means.
         _, info = clip_energies(jnp.mean(energies, axis=0), 0.0, "mean")
-        return state, Check(info.energy, info.error, info.n_nonfinite)
+        return Check(info.energy, info.error, info.n_nonfinite)
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def start(self) -> State:
+    def initial(self) -> State:
         """A random network, and walkers as the reference's density spreads them over the atoms."""
         config, molecule = self.config, self.spec.molecule
         params = networks.init(
@@ -270,7 +272,12 @@ class Pretrain:
             mcmc.Walkers(second, jnp.arange(half, 2 * half, dtype=jnp.int32)),
             jnp.full((2,), config.mcmc.width, self.dtype),
             jnp.asarray(0, jnp.int32),
+            jnp.asarray(False),
         )
+        return self.place(state)
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices, all else on each of them."""
         return place(self.mesh, state, SPECS)
 
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
@@ -285,47 +292,56 @@ class Pretrain:
             and orbital_misfit < config.orbital_tolerance
         )
 
-    def steps(self) -> Iterator[Step]:
-        """Blocks of `pretrain.check_every` updates, each followed by a look at the criterion."""
-        state = self.start()
-        check = per_device(
-            self._check,
-            self.mesh,
-            INPUT_SPECS,
-            (SPECS, REPLICATED),
-            donate=(0,),
-        )
-        blocks: dict[int, Any] = {}
-        done = 0
-        while done < self.total:
-            size = min(self.config.pretrain.check_every, self.total - done)
-            if size not in blocks:
-                blocks[size] = self._compile_block(size)
-            state, stats = blocks[size](state, self.reference, self.nuclei, self.key)
-            state, reading = check(state, self.reference, self.nuclei, self.key)
-            done += size
-            series: Series = {name: np.asarray(x) for name, x in stats.items()}
-            for name, value in (("energy_Eh", reading.energy), ("error_Eh", reading.error)):
-                series[name] = np.full(size, float(value))
-            if not np.isfinite(series["orbital_misfit"][-1]):
+    def steps(self, state: State) -> Iterator[Step]:
+        """Blocks of up to `runtime.block` updates; every `pretrain.check_every` updates a look at
+        the criterion."""
+        fixed = self.reference, self.nuclei, self.key
+        block, check = self._compile(state)
+        length = BlockLength(self.config.runtime.block)
+        every = self.config.pretrain.check_every
+        while (done := int(state.step)) < self.total and not bool(state.met):
+            count = length.next(min(self.total - done, every - done % every))
+            began = time.monotonic()
+            state, stats = block(state, *fixed, jnp.asarray(count, jnp.int32))
+            series: Series = {name: np.asarray(x)[:count] for name, x in stats.items()}
+            length.took(count, time.monotonic() - began)
+            done += count
+            if not np.isfinite(series["orbital_misfit"]).all():
                 raise BrokenRunError(
                     f"{self.spec.run_id} pretrain: parameters are no longer finite after {done} "
                     "iterations; try a smaller pretrain.learning_rate"
                 )
-            self.met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
+            # The criterion's readings stand at the iterations after which it was looked at.
+            readings = np.full((2, count), np.nan)
+            if done % every == 0 or done == self.total:
+                reading = check(state, *fixed)
+                readings[:, -1] = float(reading.energy), float(reading.error)
+                met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
+                state = self.place(state._replace(met=jnp.asarray(met)))
+            series["energy_Eh"], series["error_Eh"] = readings
             yield Step(done, state, series)
-            if self.met:
-                return
 
-    def _compile_block(self, size: int) -> Any:
+    def _compile(self, state: State) -> tuple[Any, Any]:
+        """A block of updates and the look at the criterion, compiled ahead."""
+        size = self.config.runtime.block
+
         def block(
-            state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+            state: State,
+            reference: orbitals.Reference,
+            nuclei: Nuclei,
+            key: jax.Array,
+            count: jax.Array,
         ) -> tuple[State, dict[str, jax.Array]]:
-            return jax.lax.scan(
-                lambda s, _: self._iteration(s, reference, nuclei, key), state, None, length=size
-            )
+            return iterate(lambda s: self._iteration(s, reference, nuclei, key), state, count, size)
 
-        return per_device(block, self.mesh, INPUT_SPECS, (SPECS, REPLICATED), donate=(0,))
+        specs = (*INPUT_SPECS, REPLICATED)
+        fixed = self.reference, self.nuclei, self.key
+        updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
+        check = per_device(self._check, self.mesh, INPUT_SPECS, REPLICATED)
+        return (
+            updates.lower(state, *fixed, jnp.asarray(1, jnp.int32)).compile(),
+            check.lower(state, *fixed).compile(),
+        )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, all walkers, and the series; `converged` tells whether the criterion was
@@ -337,7 +353,7 @@ class Pretrain:
             float(state.widths[1]),
             series,
             n_iterations=int(state.step),
-            converged=int(self.met),
+            converged=int(state.met),
             spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
         )

@@ -1,5 +1,7 @@
 """How far a stage is: a bar on a terminal, plain lines at growing intervals anywhere else."""
 
+import contextlib
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -9,6 +11,8 @@ from typing import Any, NamedTuple, Self, TextIO
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from ferminet_core.units import format_duration
 
 FIRST_INTERVAL = 5.0  # seconds between the first lines; doubled after each, up to
 LONGEST_INTERVAL = 60.0
@@ -41,11 +45,14 @@ def read_stats(stats: Mapping[str, Any]) -> Reading:
     )
 
 
-def format_duration(seconds: float) -> str:
-    """A duration for people: "45 s", "12 min", "3.4 h"."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def say(line: str, stream: TextIO | None = None) -> None:
+    """Print a line (to standard error if None), whether anybody still reads it or not.
+
+    Whoever reads may be gone, as after a Ctrl-C that ended the other end of a pipe; the calculation
+    has a checkpoint to write all the same.
+    """
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr if stream is None else stream, flush=True)
 
 
 def format_reading(reading: Reading) -> str:
@@ -76,6 +83,8 @@ class StageProgress:
         self._started = self._last_line = time.monotonic()
         self._interval = FIRST_INTERVAL
         self._first: tuple[float, int] | None = None
+        self._reading = Reading(None, None, None)
+        self._noted: dict[str, float] = {}
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -103,33 +112,44 @@ class StageProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step: int, reading: Reading) -> None:
-        """Report `step` steps done. Lines are held back so that a log stays short."""
+    def note(self, text: str) -> None:
+        """Tell something beside the progress; the same kind of thing is told once a minute."""
         now = time.monotonic()
+        kind = re.sub(r"[0-9.]+", "", text)
+        if now - self._noted.get(kind, -LONGEST_INTERVAL) >= LONGEST_INTERVAL:
+            self._noted[kind] = now
+            self._write(text)
+
+    def update(self, step: int, total: int, reading: Reading) -> None:
+        """Report `step` of `total` steps done. Lines are held back so that a log stays short."""
+        now = time.monotonic()
+        self.total = total
+        if reading.energy is not None:
+            self._reading = reading
         # The first block contains the compilation: the rate is counted from its end.
         if self._first is None:
             self._first = (now, step)
-        note = self._note(now, step, reading)
+        note = self._note(now, step)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, note=note)
+            self._bar.update(self._task, completed=step, total=total, note=note)
         elif now - self._last_line >= self._interval:
             self._write(f"step {step}/{self.total}{', ' + note if note else ''}")
             self._last_line = now
             self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
-    def finish(self, step: int, reading: Reading) -> None:
+    def finish(self, step: int) -> None:
         """Report the end: how many steps, how long."""
         elapsed = format_duration(time.monotonic() - self._started)
-        text = format_reading(reading)
+        text = format_reading(self._reading)
         self._write(f"done, {step} steps in {elapsed}{', ' + text if text else ''}")
 
-    def _note(self, now: float, step: int, reading: Reading) -> str:
+    def _note(self, now: float, step: int) -> str:
         parts = []
         if self._first is not None and step > self._first[1] and now > self._first[0]:
             rate = (step - self._first[1]) / (now - self._first[0])
             left = format_duration(max(0, self.total - step) / rate)
             parts.append(f"{rate:.3g}/s, {left} left")
-        if text := format_reading(reading):
+        if text := format_reading(self._reading):
             parts.append(text)
         return ", ".join(parts)
 
@@ -137,4 +157,4 @@ class StageProgress:
         if self._bar is not None:
             self._bar.console.print(f"{self.label}: {text}", markup=False, highlight=False)
         else:
-            print(f"{self.label}: {text}", file=self.stream, flush=True)
+            say(f"{self.label}: {text}", self.stream)

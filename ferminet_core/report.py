@@ -1,18 +1,13 @@
 """Reads what a scan's runs have left, and writes the scan's table, dataset, fits and plots."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ferminet_core import plots, runtime, store
 from ferminet_core.errors import ArtefactError
+from ferminet_core.run_state import STAGES, run_states
 from ferminet_core.scan import Scan
 from ferminet_core.summary import RunOutcome, Summary, summarise
-
-STAGES = ("reference", "pretrain", "optimise", "inference")
-# A process that has not written its status for so long was ended without a chance to say so.
-# Compiling for a large molecule takes minutes, in which nothing is written.
-STALE_SECONDS = 1800.0
 
 
 def write_summary(scan: Scan, results: Path) -> list[str]:
@@ -71,29 +66,15 @@ def run_outcome(folder: Path) -> RunOutcome:
 
 
 def _unfinished_state(folder: Path) -> tuple[str, str]:
-    """State and reason of a run without a result, from the status of its latest stage."""
-    for stage in reversed(STAGES):
-        if (folder / f"{stage}.zarr.zip").exists():
-            break  # what an earlier attempt at this stage said no longer counts
-        status = runtime.read_json(folder / f"{stage}.work" / "status.json")
-        if status is None:
-            continue
-        state, reason = str(status.get("state")), str(status.get("reason") or "")
-        if state in ("failed", "broken"):
-            return "failed", f"{stage}: {reason}"
-        if state == "running":
-            if _age_seconds(str(status.get("heartbeat"))) < STALE_SECONDS:
-                return "running", f"{stage}: step {status.get('step')} of {status.get('total')}"
-            return "waiting", f"{stage}: stopped without a word at step {status.get('step')}"
+    """State and reason of a run without a result: those of the latest stage that has begun."""
+    for found in reversed(run_states(folder)):
+        if found.state == "done":
+            break
+        if found.state == "running":
+            return "running", f"{found.stage}: step {found.step} of {found.total}"
+        if found.state != "waiting":
+            return found.state, f"{found.stage}: {found.reason}"
     return "waiting", ""
-
-
-def _age_seconds(heartbeat: str) -> float:
-    """Seconds since a heartbeat; infinite if it cannot be read."""
-    try:
-        return (datetime.now(UTC) - datetime.fromisoformat(heartbeat)).total_seconds()
-    except (ValueError, TypeError):
-        return float("inf")
 
 
 def _wall_seconds(folder: Path) -> float | None:

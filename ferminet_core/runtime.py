@@ -13,11 +13,12 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -53,13 +54,21 @@ class ExitCode(enum.IntEnum):
     RESUME_ME = 85
 
 
+def _nothing() -> None:
+    pass
+
+
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path, guard: Callable[[], None] = _nothing) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its place when the block ends.
 
     The file is flushed to disk before the rename and the folder after it, so that a crash
     at any moment leaves either the old or the new file, whole. On an exception the old file
     stays and the temporary one is removed.
+
+    Args:
+        path: the file.
+        guard: called right before the rename; what it raises prevents that.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
@@ -72,11 +81,24 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        guard()
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     _fsync_folder(path.parent)
+
+
+def remove_temporary(folder: Path, name: str = "") -> None:
+    """Delete what writes by `atomic_file` that were cut short have left in a folder.
+
+    Args:
+        folder: where the lease on what is written there is held.
+        name: of the file that was written; any if empty.
+    """
+    for path in Path(folder).glob(f".{name}*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:
@@ -106,10 +128,36 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def publish(source: Path, target: Path, guard: Callable[[], None] = _nothing) -> None:
+    """Put a finished file in another place as well, by one rename, with the time of now.
+
+    Both are one file on the disk where the file system knows hard links, and a copy elsewhere.
+
+    Raises:
+        OSError: as `atomic_file`.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        # Snakemake repeats what is older than its input.
+        os.utime(temporary)
+        guard()
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(target.parent)
+
+
+def write_json(path: Path, data: Mapping[str, Any], guard: Callable[[], None] = _nothing) -> None:
     """Write `data` as indented JSON with one rename; non-finite numbers become null."""
     text = json.dumps(_plain(data), indent=2, allow_nan=False) + "\n"
-    with atomic_file(path) as file:
+    with atomic_file(path, guard) as file:
         file.write(text.encode())
 
 
@@ -127,6 +175,16 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
+def process_start(pid: int) -> int | None:
+    """When the system started a process, in clock ticks since boot; None where it is not known."""
+    try:
+        # The name in field 2 may hold spaces; field 22 is the start.
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return int(fields[19])
+    except (OSError, IndexError, ValueError):
+        return None
+
+
 def job_id() -> str:
     """The batch system's name for this job; empty outside one."""
     for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"):
@@ -138,13 +196,16 @@ def job_id() -> str:
 class StatusWriter:
     """Keeps `<work>/status.json` up to date: one small JSON object, replaced whole.
 
-    Fields: schema, state (running, done, failed, broken), stage, step, total, energy_Eh, error_Eh,
-    rate (steps per second since this process started), host, jobid, pid, heartbeat (UTC),
-    reason, restarts. Fields without a value are null.
+    Fields: schema, state (running, resumable, done, failed, broken), stage, step, total, energy_Eh,
+    error_Eh, rate (steps per second since this process started), host, jobid, pid, heartbeat
+    (UTC), reason, restarts. Fields without a value are null.
     """
 
-    def __init__(self, work: Path, stage: str, total: int) -> None:
+    def __init__(
+        self, work: Path, stage: str, total: int, guard: Callable[[], None] = _nothing
+    ) -> None:
         self.path = Path(work) / "status.json"
+        self._guard = guard
         self.path.parent.mkdir(parents=True, exist_ok=True)
         previous = read_json(self.path)
         # A status that is not "done" was left by an earlier attempt at this stage.
@@ -152,12 +213,12 @@ class StatusWriter:
         self.restarts = int(previous.get("restarts") or 0) + 1 if previous and unfinished else 0
         self._fixed = {
             "stage": stage,
-            "total": total,
             "host": socket.gethostname(),
             "jobid": job_id(),
             "pid": os.getpid(),
             "restarts": self.restarts,
         }
+        self.total = total
         self._started = time.monotonic()
         self._first_step: int | None = None
         self.step = 0
@@ -181,13 +242,14 @@ class StatusWriter:
             "state": state,
             **self._fixed,
             "step": step,
+            "total": self.total,
             "energy_Eh": energy,
             "error_Eh": error,
             "rate": done / elapsed if done > 0 and elapsed > 0 else None,
             "heartbeat": utc_now(),
             "reason": reason,
         }
-        write_json(self.path, status)
+        write_json(self.path, status, self._guard)
 
 
 def append_event(work: Path, event: str, **details: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ferminet_core import basis
-from ferminet_core.config import Config
+from ferminet_core.config import Config, Resume, resume_rules, setting_keys
 from ferminet_core.errors import InputError
 from ferminet_core.expansion import RunPlan, expand
 from ferminet_core.system import Molecule
@@ -69,14 +69,42 @@ class RunSpec(BaseModel):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def stage_hash(self, stage: str) -> str:
-        """SHA-256 (hex) over the molecule and all settings that a stage and its parents use."""
-        stages = list(_SECTIONS)
-        used = [s for name in stages[: stages.index(stage) + 1] for s in _SECTIONS[name]]
+        """SHA-256 (hex) over the molecule and all settings that the results of a stage and its
+        parents depend on."""
+        settings = flat_settings(self.config, stage)
+        rules = resume_rules()
         content = {
             "molecule": self.molecule.model_dump(mode="json"),
-            "config": self.config.model_dump(mode="json", include=set(used)),
+            "config": {k: v for k, v in settings.items() if rules[k] is not Resume.FREE},
         }
         return hashlib.sha256(_json(content).encode()).hexdigest()
+
+
+def flat_settings(
+    config: Config | Mapping[str, Any], stage: str, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The settings that a stage and its parents use, {dotted key: plain value}.
+
+    Args:
+        config: settings, or what was stored of them.
+        stage: name of the stage.
+        defaults: values of settings that an older version did not store.
+    """
+    stored = config.model_dump(mode="json") if isinstance(config, Config) else config
+    stages = list(_SECTIONS)
+    used = {s for name in stages[: stages.index(stage) + 1] for s in _SECTIONS[name]}
+    found = {}
+    for key in setting_keys():
+        section, _, name = key.partition(".")
+        if section not in used:
+            continue
+        owner = stored.get(section, {}) if name else stored
+        found[key] = (
+            owner[name or section]
+            if defaults is None
+            else owner.get(name or section, defaults[key])
+        )
+    return found
 
 
 class Scan(BaseModel):

@@ -346,3 +346,19 @@ def _checked_series(series: np.ndarray) -> np.ndarray:
     if not np.isfinite(series).all():
         raise ValueError("the series holds NaN or infinities")
     return series
+
+
+def frozen_walkers(energies: np.ndarray, window: int) -> int:
+    """Walkers whose local energy (record, walker) stays the same over `window` records, bit by bit.
+
+    A move that was accepted changes the energy; so many equal ones in a row mean that none was.
+    """
+    if len(energies) < window:
+        return 0
+    same = energies[1:] == energies[:-1]
+    # Length of the run of equal neighbours that ends at each record.
+    run, longest = np.zeros(energies.shape[1], int), np.zeros(energies.shape[1], int)
+    for row in same:
+        run = np.where(row, run + 1, 0)
+        longest = np.maximum(longest, run)
+    return int(np.sum(longest >= window - 1))

@@ -18,7 +18,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +52,12 @@ _ZIP_ERRORS = (
 )
 
 
-def save(ds: xr.Dataset, path: Path) -> str:
+def save(ds: xr.Dataset, path: Path, guard: Callable[[], None] = lambda: None) -> str:
     """Write `ds` to `path` atomically and return its digest (sha256, hex).
 
     The attributes `digest` and `format_version` are set here, whatever `ds` has under these
     names. Numbers, booleans and strings can be stored; attributes may be anything JSON can hold.
+    `guard` is called right before the rename that puts the file in place.
 
     Raises:
         TypeError: an object, time or other unsupported dtype, or an attribute JSON cannot hold.
@@ -96,7 +97,10 @@ def save(ds: xr.Dataset, path: Path) -> str:
         if array.size:
             stored[...] = array.astype(stored.dtype, copy=False)
     try:
-        with atomic_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            atomic_file(path, guard) as file,
+            zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for key in sorted(members):
                 info = zipfile.ZipInfo(key, _ZIP_TIME)
                 info.external_attr = 0o644 << 16

@@ -64,7 +64,7 @@ _OTHER_UNITS = {"tau": "recorded samples"} | dict.fromkeys(_DIPOLE, "e bohr")
 class RunOutcome(NamedTuple):
     """What a run has left behind so far."""
 
-    state: str  # done, failed, running or waiting
+    state: str  # done, failed, broken, running, resumable or waiting
     reason: str = ""
     inference: Mapping[str, Any] = {}  # attributes of the inference artefact
     reference: Mapping[str, Any] = {}  # attributes of the reference artefact

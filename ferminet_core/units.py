@@ -17,3 +17,10 @@ ATOMIC_MASS_UNIT_IN_ELECTRON_MASSES = 1822.888486209
 
 # "Chemical accuracy": 1 kcal/mol, in hartree.
 CHEMICAL_ACCURACY = 1.0 / HARTREE_IN_KCAL_PER_MOL
+
+
+def format_duration(seconds: float) -> str:
+    """A duration for people: "45 s", "12 min", "3.4 h"."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ import xarray as xr
 
 from ferminet_core import driver, jax_setup, progress, runtime, store
 from ferminet_core.errors import ArtefactError, BrokenRunError, InputError
+from ferminet_core.job import Job
 from ferminet_core.scan import RunSpec, load_scan, load_spec, write_specs
 from ferminet_core.stage import Step
+from ferminet_core.stopping import Stop
 
 SYSTEM = """
 units: bohr
@@ -29,27 +31,45 @@ preset: smoke
 
 
 class Oscillator:
-    """A toy stage: mean potential energy of a harmonic oscillator, x^2/2, sampled from |psi|^2."""
+    """A toy stage: mean potential energy of a harmonic oscillator, x^2/2, sampled from |psi|^2.
+
+    `at` is called with each step before it is made; what it raises ends the loop.
+    """
 
     name = "optimise"
-    total = 40
+    chunk = 1
 
-    def __init__(self, fail_at: int | None = None, error: Exception | None = None) -> None:
-        self.fail_at, self.error = fail_at, error
+    def __init__(self, at: Callable[[int], None] = lambda step: None, total: int = 40) -> None:
+        self.at, self.total = at, total
 
-    def steps(self) -> Iterator[Step]:
-        rng = np.random.default_rng(1)
-        for step in range(10, self.total + 1, 10):
-            if self.error is not None and step == self.fail_at:
-                raise self.error
-            x = rng.normal(0.0, np.sqrt(0.5), size=(10, 1000))
+    def initial(self) -> dict[str, Any]:
+        return {"step": np.asarray(0), "x": np.zeros(1000)}
+
+    def place(self, state: dict[str, Any]) -> dict[str, Any]:
+        return state
+
+    def steps(self, state: dict[str, Any]) -> Iterator[Step]:
+        for step in range(int(state["step"]) + 10, self.total + 1, 10):
+            self.at(step)
+            x = np.random.default_rng(step).normal(0.0, np.sqrt(0.5), size=(10, 1000))
             energies = np.mean(x**2 / 2, axis=1)
-            yield Step(step, x[-1], {"energy_Eh": energies, "error_Eh": np.full(10, 0.01)})
+            after = {"step": np.asarray(step), "x": x[-1] + state["x"]}
+            yield Step(step, after, {"energy_Eh": energies, "error_Eh": np.full(10, 0.01)})
 
     def result(self, state: Any, series: dict[str, np.ndarray]) -> xr.Dataset:
         return xr.Dataset(
-            {"walkers": ("walker", state), "energy_Eh": ("step", series["energy_Eh"])}
+            {"walkers": ("walker", state["x"]), "energy_Eh": ("step", series["energy_Eh"])}
         )
+
+
+def failing(step: int, error: Exception) -> Callable[[int], None]:
+    """Raises an error at a step."""
+
+    def at(now: int) -> None:
+        if now == step:
+            raise error
+
+    return at
 
 
 @pytest.fixture
@@ -64,12 +84,13 @@ def spec(system_file: Path, tmp_path: Path) -> RunSpec:
     return load_spec(write_specs(load_scan(system_file), tmp_path / "results")[0])
 
 
-def job_for(spec: RunSpec, folder: Path, **parents: Path) -> driver.Job:
-    return driver.Job("optimise", spec, folder / "o.zarr.zip", folder / "optimise.work", parents)
+def job_for(spec: RunSpec, folder: Path, **parents: Path) -> Job:
+    return Job("optimise", spec, folder / "o.zarr.zip", folder / "optimise.work", parents)
 
 
-def run(job: driver.Job, stage: Oscillator) -> str:
-    return driver.run_loop(job, lambda spec, parents: stage, jax_setup.CompileLog())
+def run(job: Job, stage: Oscillator) -> str:
+    log = jax_setup.CompileLog()
+    return driver.run_loop(job, lambda spec, parents: stage, log, Stop())
 
 
 def command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -141,7 +162,7 @@ def test_a_broken_run_is_refused_until_something_changes(
 ) -> None:
     job = job_for(spec, tmp_path)
     with pytest.raises(BrokenRunError, match="not finite"):
-        run(job, Oscillator(20, BrokenRunError("energy is not finite")))
+        run(job, Oscillator(failing(20, BrokenRunError("energy is not finite"))))
     status = runtime.read_json(job.work / "status.json")
     assert status is not None
     assert (status["state"], status["reason"]) == ("broken", "energy is not finite")
@@ -156,7 +177,7 @@ def test_a_broken_run_is_refused_until_something_changes(
 def test_a_bug_leaves_its_reason_in_the_status(spec: RunSpec, tmp_path: Path) -> None:
     job = job_for(spec, tmp_path)
     with pytest.raises(ZeroDivisionError):
-        run(job, Oscillator(20, ZeroDivisionError("division by zero")))
+        run(job, Oscillator(failing(20, ZeroDivisionError("division by zero"))))
     status = runtime.read_json(job.work / "status.json")
     assert status is not None
     assert (status["state"], status["reason"]) == ("failed", "division by zero")
@@ -329,8 +350,8 @@ def test_progress_lines_are_few_and_say_what_matters(monkeypatch: pytest.MonkeyP
     reading = progress.read_stats({"energy_Eh": np.array([-1.1, -1.2]), "pmove": 0.5})
     with progress.StageProgress("optimise", "r_1.4", 1000, stream) as shown:
         for step in range(1, 1001):
-            shown.update(step, reading)
-        shown.finish(1000, reading)
+            shown.update(step, 1000, reading)
+        shown.finish(1000)
     lines = stream.getvalue().splitlines()
     # One update a second: lines after 5, 15, 35, 75 and then every 60 s.
     assert len(lines) == 2 + 4 + (1000 - 75) // 60

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ferminet_core.errors import FermiNetError
 from ferminet_core.scan import load_scan, write_specs
+from ferminet_core.scan_lock import clear_dead_locks
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
 os.environ.update(
@@ -22,6 +23,8 @@ OVERRIDES = shlex.split(str(config.get("set", "")))
 
 try:
     SCAN = load_scan(Path(SYSTEM), preset=PRESET, overrides=OVERRIDES)
+    if workflow.is_main_process:
+        clear_dead_locks(Path(RESULTS) / SCAN.name, Path(".snakemake/locks"))
     write_specs(SCAN, Path(RESULTS))
 except FermiNetError as error:
     # One line instead of a traceback into this file, and no job.
@@ -44,6 +47,11 @@ UNFINISHED = [
     r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
 ]
 THREADS = max(1, (workflow.cores or 1) // max(1, len(UNFINISHED)))
+
+
+def attempt_number(wildcards, attempt):
+    """Which try this is: a stage that a user stopped gets no second one."""
+    return attempt
 
 
 wildcard_constraints:

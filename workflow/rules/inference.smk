@@ -11,9 +11,12 @@ rule inference:
     conda:
         "../../environment.yml"
     threads: THREADS
+    resources:
+        attempt_number=attempt_number,
     params:
         work=f"{RUN}/inference.work",
     shell:
         "python -m ferminet_core inference {input.spec:q} --optimise {input.optimise:q}"
         " --reference {input.reference:q} --out {output:q} --work {params.work:q}"
-        " --devices {threads} 2>&1 | tee {log:q}"
+        " --devices {threads}"
+        " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

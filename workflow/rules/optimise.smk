@@ -11,8 +11,11 @@ rule optimise:
     conda:
         "../../environment.yml"
     threads: THREADS
+    resources:
+        attempt_number=attempt_number,
     params:
         work=f"{RUN}/optimise.work",
     shell:
         "python -m ferminet_core optimise {input.spec:q} --pretrain {input.pretrain:q}"
-        " --out {output:q} --work {params.work:q} --devices {threads} 2>&1 | tee {log:q}"
+        " --out {output:q} --work {params.work:q} --devices {threads}"
+        " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

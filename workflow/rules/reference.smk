@@ -7,8 +7,11 @@ rule reference:
         f"{LOGS}/reference.log",
     conda:
         "../../environment.yml"
+    resources:
+        attempt_number=attempt_number,
     params:
         work=f"{RUN}/reference.work",
     shell:
         "python -m ferminet_core reference {input.spec:q} --out {output:q}"
-        " --work {params.work:q} 2>&1 | tee {log:q}"
+        " --work {params.work:q}"
+        " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

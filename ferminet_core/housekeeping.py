@@ -1,0 +1,134 @@
+"""What a user does to runs from outside: ask one to stop, forget a stage, pack a finished scan."""
+
+import hashlib
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from ferminet_core import lease, runtime, store
+from ferminet_core.errors import ArtefactError, InputError
+from ferminet_core.lease import Lease
+from ferminet_core.run_state import STAGES, run_folders, stage_state
+from ferminet_core.stopping import REQUEST
+
+# What an archive holds of a scan; work folders with their checkpoints stay outside.
+_ARCHIVED = (
+    "spec/*.json",
+    "runs/*/*.zarr.zip",
+    "runs/*/*.provenance.json",
+    "logs/**/*.log",
+    "*.csv",
+    "*.json",
+    "*.svg",
+    "*.png",
+    "*.html",
+    "*.zarr.zip",
+    "runs.txt",
+)
+
+
+def request_stop(path: Path) -> list[str]:
+    """Ask the running stages of a run, a scan or all scans to write a checkpoint and end.
+
+    Returns:
+        A line for each stage that was asked.
+
+    Raises:
+        InputError: nothing runs there.
+    """
+    asked = []
+    for run in run_folders(path):
+        for stage in STAGES:
+            work = run / f"{stage}.work"
+            holder = lease.holder_of(work)
+            if holder is not None:
+                runtime.write_json(work / REQUEST, {"time": runtime.utc_now()})
+                asked.append(f"{run.name} {stage}: asked {lease.describe(holder)} to stop")
+    if not asked:
+        raise InputError(f"{path}: no stage is running there")
+    return asked
+
+
+def reset(run: Path, stage: str) -> list[Path]:
+    """Forget a stage of a run: its result, checkpoints and records; returns what was deleted.
+
+    Raises:
+        InputError: no such run or stage.
+        LockedError: a process works on it.
+    """
+    if stage not in STAGES:
+        raise InputError(f"stage: found {stage!r}; allowed: {', '.join(STAGES)}")
+    if run.parent.name != "runs" or not run.is_dir():
+        raise InputError(f"{run}: no folder of a run, such as results/h2/runs/r_1.4")
+    work = run / f"{stage}.work"
+    candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
+    found = [path for path in candidates if path.exists()]
+    with Lease(work).acquire(lambda: "end it first (stop)", lambda line: None):
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    return found
+
+
+def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:
+    """Pack a finished scan into one tar file, with a manifest of sha256 sums, and verify it.
+
+    Args:
+        scan: folder of the scan.
+        out: the file to write.
+        tell: told how far it is.
+
+    Raises:
+        InputError: no scan, or one with unfinished runs.
+        ArtefactError: a damaged artefact, or the file cannot be written.
+    """
+    runs = run_folders(scan)
+    if not runs or not (scan / "spec").is_dir():
+        raise InputError(f"{scan}: no folder of a scan, such as results/h2")
+    unfinished = [
+        f"{state.run} ({state.stage}: {state.state})"
+        for run in runs
+        if (state := stage_state(run, STAGES[-1])).state != "done"
+    ]
+    if unfinished:
+        raise InputError(f"{scan}: not finished: {', '.join(unfinished)}")
+    files = sorted({path for pattern in _ARCHIVED for path in scan.glob(pattern)})
+    for number, path in enumerate(files, 1):
+        if path.name.endswith(".zarr.zip"):
+            tell(f"verifying {number} of {len(files)}: {path}")
+            store.load(path)
+    sums = {str(path.relative_to(scan)): _sha256(path) for path in files}
+    manifest = scan / "MANIFEST.json"
+    runtime.write_json(manifest, {"schema": 1, "written": runtime.utc_now(), "sha256": sums})
+    try:
+        with (
+            runtime.atomic_file(out) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for path in (manifest, *files):
+                tar.add(path, arcname=f"{scan.name}/{path.relative_to(scan)}")
+    except OSError as error:
+        raise ArtefactError(f"{out}: cannot be written: {error.strerror or error}") from error
+    _verify(out, scan.name, sums)
+    return out
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(path: Path, name: str, sums: Mapping[str, str]) -> None:
+    """See that an archive holds files with these sums."""
+    with tarfile.open(path) as tar:
+        found = {
+            member.name: hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            for member in tar
+            if (file := tar.extractfile(member)) is not None
+        }
+    wrong = [key for key, value in sums.items() if found.get(f"{name}/{key}") != value]
+    if wrong:
+        raise ArtefactError(f"{path}: does not hold what was put in: {', '.join(wrong[:3])}")
