@@ -139,6 +139,18 @@ def _made(folder: Path | None) -> Path | None:
     return folder
 
 
+def _put_whole(cache: Any, key: str, value: bytes) -> None:
+    """Keep an executable under its name only once it is whole.
+
+    JAX 0.9.1 writes straight to the final name and never replaces what is there, so that a process
+    killed in between, or a full disk, would leave a stump that each later start trips over.
+    """
+    path = Path(str(cache.path)) / f"{key}-cache"
+    if not path.exists():
+        with runtime.atomic_file(path) as file:
+            file.write(value)
+
+
 def configure_jax(precision: Precision) -> CompileLog:
     """Import JAX and set precision, matmul precision and the compilation cache.
 
@@ -147,7 +159,9 @@ def configure_jax(precision: Precision) -> CompileLog:
     """
     import jax
     from jax import monitoring
+    from jax._src.lru_cache import LRUCache
 
+    LRUCache.put = _put_whole  # type: ignore[method-assign, assignment]
     jax.config.update("jax_enable_x64", precision == "float64")
     # Without this, float32 products run in TF32 (10-bit mantissa) on NVIDIA GPUs.
     jax.config.update("jax_default_matmul_precision", "highest")

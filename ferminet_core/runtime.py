@@ -176,11 +176,12 @@ def utc_now() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When the system started a process, in clock ticks since boot; None where it is not known."""
+    """When the system started a process, in clock ticks since boot; None where it is not there, has
+    ended (a zombie, whom nobody has asked for its exit code), or where there is no /proc."""
     try:
-        # The name in field 2 may hold spaces; field 22 is the start.
+        # The name in field 2 may hold spaces; field 3 is the state, field 22 the start.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return int(fields[19])
+        return None if fields[0] in "ZX" else int(fields[19])
     except (OSError, IndexError, ValueError):
         return None
 

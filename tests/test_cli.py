@@ -53,8 +53,8 @@ class Oscillator:
             self.at(step)
             x = np.random.default_rng(step).normal(0.0, np.sqrt(0.5), size=(10, 1000))
             energies = np.mean(x**2 / 2, axis=1)
-            after = {"step": np.asarray(step), "x": x[-1] + state["x"]}
-            yield Step(step, after, {"energy_Eh": energies, "error_Eh": np.full(10, 0.01)})
+            state = {"step": np.asarray(step), "x": x[-1] + state["x"]}
+            yield Step(step, state, {"energy_Eh": energies, "error_Eh": np.full(10, 0.01)})
 
     def result(self, state: Any, series: dict[str, np.ndarray]) -> xr.Dataset:
         return xr.Dataset(

@@ -31,9 +31,8 @@ class Workflow:
         self.system.write_text(system)
         self.results = folder / "results"
 
-    def snakemake(
-        self, *arguments: str, config: Mapping[str, str] | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, config: Mapping[str, str] | None = None) -> list[str]:
+        """Snakemake's command line."""
         values = {"system": str(self.system), "results": str(self.results), **(config or {})}
         # A working folder of its own: Snakemake's records of one test are not the next one's.
         workdir = self.folder / "workdir"
@@ -42,6 +41,12 @@ class Workflow:
         command += ["--profile", str(ROOT / "cluster_profiles" / "local"), "--cores", "2"]
         command += ["--directory", str(workdir), *arguments]
         command += ["--config", *(f"{key}={value}" for key, value in values.items())]
+        return command
+
+    def snakemake(
+        self, *arguments: str, config: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = self.command(*arguments, config=config)
         return subprocess.run(
             command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
         )

@@ -1,0 +1,133 @@
+"""The real thing killed: stages by SIGKILL anywhere, and Snakemake itself; then started again."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_workflow import ROOT, Workflow
+
+from ferminet_core import lease, run_state, store
+from ferminet_core.checkpoint import steps_in
+
+SYSTEM = """
+name: killed
+units: bohr
+atoms: [H 0 0 -0.7, H 0 0 0.7]
+preset: smoke
+overrides:
+  network.layers: 1
+  optimise.iterations: 1500
+  checkpoint.every_steps: 100
+  runtime.block: 10
+"""
+TIMEOUT = 240.0
+
+
+@pytest.mark.slow
+def test_stages_killed_anywhere_end_as_if_nothing_had_happened() -> None:
+    """A short campaign; the long one is a command of its own."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.kills", "--trials", "6", "--seed", "1"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert "0 with another digest, 0 that went on from before" in done.stdout
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; a time limit ends a test that would hang."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # poll of a condition in other processes
+
+
+class Started:
+    """Snakemake in a process group of its own, which a test ends whatever happens."""
+
+    def __init__(self, workflow: Workflow) -> None:
+        self.log = workflow.folder / "started.log"
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                workflow.command(), cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def end(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.process.wait()
+
+
+def events(work: Path, name: str) -> list[dict]:
+    path = work / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+@pytest.mark.slow
+def test_snakemake_and_its_jobs_killed_then_started_again(tmp_path: Path) -> None:
+    """First all processes, as when a node goes down; then Snakemake alone, whose job lives on."""
+    workflow = Workflow(tmp_path, SYSTEM)
+    run = workflow.results / "killed" / "runs" / "killed"
+    work = run / "optimise.work"
+    started = Started(workflow)
+    try:
+        until(lambda: len(steps_in(work / "ckpt")) > 1)
+        started.end()
+        assert list((tmp_path / "workdir" / ".snakemake" / "locks").iterdir())
+        # A killed process is gone a moment later.
+        until(lambda: run_state.stage_state(run, "optimise").state == "resumable")
+        reached = max(steps_in(work / "ckpt"))
+
+        started = Started(workflow)
+        until(lambda: bool(events(work, "resume")))
+        assert events(work, "resume")[-1]["step"] == reached
+        until(lambda: lease.holder_of(work) is not None)
+        started.process.kill()  # Snakemake alone
+        started.process.wait()
+        holder = lease.holder_of(work)
+        assert holder is not None
+
+        # The third waits for the second's orphan, and takes what that has made.
+        done = workflow.snakemake()
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert workflow.jobs() == {}
+        assert len(events(work, "done")) == 1
+        assert len(events(work, "resume")) == 1
+        assert store.load(run / "optimise.zarr.zip").sizes["step"] == 1500
+    finally:
+        started.end()
+
+
+@pytest.mark.slow
+def test_a_terminal_s_ctrl_c_ends_with_a_checkpoint(tmp_path: Path) -> None:
+    """SIGINT to the whole group, as from a keyboard: Snakemake, the shell, tee and the stage."""
+    workflow = Workflow(tmp_path, SYSTEM)
+    run = workflow.results / "killed" / "runs" / "killed"
+    work = run / "optimise.work"
+    started = Started(workflow)
+    try:
+        until(lambda: len(steps_in(work / "ckpt")) > 1)
+        os.killpg(started.process.pid, signal.SIGINT)
+        assert started.process.wait(timeout=60) != 0
+        until(lambda: lease.holder_of(work) is None)
+        (stopped,) = events(work, "resumable")
+        assert "received SIGINT; continues from step" in stopped["reason"]
+        step = max(steps_in(work / "ckpt"))
+        assert f"step {step} " in stopped["reason"]
+        state = run_state.stage_state(run, "optimise")
+        assert (state.state, state.step) == ("resumable", step)
+    finally:
+        started.end()
