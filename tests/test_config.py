@@ -94,7 +94,10 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"netwrk.layers": 3}, "unknown setting; did you mean 'network.layers'?"),
         ({"walkers": 3}, "walkers: unknown setting; did you mean 'mcmc.walkers'?"),
         ({"optimise.walkers": 3}, "unknown setting; did you mean 'mcmc.walkers'?"),
-        ({"nonsense": 3}, "nonsense: unknown setting; allowed: inference, mcmc, network"),
+        (
+            {"nonsense": 3},
+            "nonsense: unknown setting; allowed: checkpoint, inference, mcmc, network",
+        ),
         ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
         ({3: 4}, "3: unknown setting"),
         ({"network": 3}, "network: found 3; allowed: a mapping; its settings: bias"),

@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 from ferminet_core import report, runtime, store
+from ferminet_core.lease import Lease
 from ferminet_core.scan import Scan, load_scan
 from ferminet_core.summary import RunOutcome, Summary, summarise
 from ferminet_core.units import BOHR_IN_ANGSTROM
@@ -342,19 +343,20 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     damaged = runs[4.0] / "inference.zarr.zip"
     damaged.write_bytes(damaged.read_bytes()[:-100])
 
-    lines = report.write_summary(scan, tmp_path / "results")
-    assert lines[0] == "h2: 9 runs (5 done, 2 failed, 1 running, 1 waiting)"
+    with Lease(runs[2.5] / "optimise.work").acquire(lambda: "no", print):
+        lines = report.write_summary(scan, tmp_path / "results")
+    assert lines[0] == "h2: 9 runs (1 broken, 5 done, 1 failed, 1 resumable, 1 running)"
     assert any(line.startswith("r_e = 1.") for line in lines)  # five points around the minimum
     table = rows_of(pd.read_csv(folder / "scan.csv"))
     assert [table[r]["state"] for r in GRID] == ["done"] * 5 + [
-        "failed",
+        "broken",
         "running",
-        "waiting",
+        "resumable",
         "failed",
     ]
     assert table[2.0]["verdict"] == "optimise: NaN in the energy"
     assert table[2.5]["verdict"] == "optimise: step 40 of 100"
-    assert table[3.0]["verdict"] == "optimise: stopped without a word at step 40"
+    assert table[3.0]["verdict"].startswith("optimise: ended without a word, last seen 20")
     assert "damaged or cut short" in table[4.0]["verdict"]
     assert table[1.4]["energy_Eh"] == pytest.approx(morse(1.4), abs=1e-15)
     assert table[1.4]["wall_s"] == 36.0
@@ -371,7 +373,9 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     assert np.isnan(ds["energy_Eh"].values[5:]).all()
     derived = runtime.read_json(folder / "summary.json")
     assert derived is not None
-    assert derived["states"] == {"done": 5, "failed": 2, "running": 1, "waiting": 1}
+    assert derived["states"] == dict.fromkeys(("broken", "failed", "resumable", "running"), 1) | {
+        "done": 5
+    }
 
 
 def test_the_dataset_holds_nothing_that_changes_from_host_to_host(scan: Scan) -> None:

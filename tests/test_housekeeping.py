@@ -1,0 +1,129 @@
+"""What a user sees of runs from outside, and does to them."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+from test_checkpoint import PowerCutError, spec_of
+from test_cli import Oscillator, command, failing, run
+
+from ferminet_core import housekeeping, run_state, runtime
+from ferminet_core.errors import InputError, LockedError
+from ferminet_core.job import Job
+from ferminet_core.lease import Lease
+
+
+def in_results(folder: Path) -> Job:
+    """A job whose files lie where those of a scan lie."""
+    spec = spec_of(folder)
+    scan = folder / "results" / spec.scan
+    (scan / "spec").mkdir(parents=True)
+    (scan / "runs.txt").write_text(f"{spec.run_id}\nr_2\n")
+    place = scan / "runs" / spec.run_id
+    return Job("optimise", spec, place / "optimise.zarr.zip", place / "optimise.work")
+
+
+def states(job: Job) -> dict[str, str]:
+    return {state.stage: state.state for state in run_state.run_states(job.out.parent)}
+
+
+def test_states_of_a_stage_through_its_life(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    assert set(states(job).values()) == {"waiting"}
+    seen = []
+
+    def look(step: int) -> None:
+        seen.append(states(job)["optimise"])
+        failing(30, PowerCutError())(step)
+
+    with pytest.raises(PowerCutError):
+        run(job, Oscillator(look))
+    assert seen == ["running"] * 3
+    assert states(job)["optimise"] == "failed"  # an exception that nobody expected
+    run(job, Oscillator())
+    assert states(job) == {
+        "reference": "waiting",
+        "pretrain": "waiting",
+        "optimise": "done",
+        "inference": "waiting",
+    }
+    job.out.unlink()
+    assert states(job)["optimise"] == "resumable"
+
+
+def test_the_table_names_every_run_and_writes_nothing(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    status = runtime.read_json(job.work / "status.json")
+    assert status is not None
+    runtime.write_json(job.work / "status.json", {**status, "state": "running"})
+    job.out.unlink()
+    scan = job.out.parents[2]
+    before = {path: path.stat().st_mtime_ns for path in scan.rglob("*")}
+    done = command("status", tmp_path / "results")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert rows[1][:5] == ["h2", "r_1.4", "optimise", "resumable", "40/40"]
+    assert "ended without a word, last seen" in done.stdout
+    assert rows[2] == ["h2", "r_2", "waiting"]
+    (entry,) = [
+        stage
+        for stage in json.loads(command("status", scan, "--json").stdout)[str(job.out.parent)]
+        if stage["stage"] == "optimise"
+    ]
+    assert (entry["state"], entry["step"]) == ("resumable", 40)
+    assert 0 <= entry["checkpoint_age_s"] < 600
+    assert {path: path.stat().st_mtime_ns for path in scan.rglob("*")} == before
+    assert command("status", tmp_path / "nothing").returncode == 2
+
+
+def test_stop_asks_those_that_run(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    with pytest.raises(InputError, match="no stage is running"):
+        housekeeping.request_stop(job.out.parent)
+    with Lease(job.work).acquire(lambda: "no", print):
+        (line,) = housekeeping.request_stop(tmp_path / "results")
+        assert line.startswith(f"r_1.4 optimise: asked process {os.getpid()} on ")
+    assert (job.work / "stop.json").exists()
+
+
+def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    other = job.out.with_name("pretrain.zarr.zip")
+    other.write_bytes(b"another stage's")
+    with Lease(job.work).acquire(lambda: "no", print), pytest.raises(LockedError, match="held by"):
+        housekeeping.reset(job.out.parent, "optimise")
+    assert job.out.exists()
+    housekeeping.reset(job.out.parent, "optimise")
+    assert [path.name for path in job.out.parent.iterdir()] == ["pretrain.zarr.zip"]
+    with pytest.raises(InputError, match="stage: found 'optimize'; allowed: reference"):
+        housekeeping.reset(job.out.parent, "optimize")
+    with pytest.raises(InputError, match="no folder of a run"):
+        housekeeping.reset(tmp_path, "optimise")
+
+
+def test_an_archive_holds_results_and_no_checkpoints(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    scan = job.out.parents[2]
+    target = tmp_path / "h2.tar"
+    with pytest.raises(InputError, match=r"not finished: r_1\.4 \(inference: waiting\), r_2"):
+        housekeeping.archive(scan, target, print)
+    assert not target.exists()
+    (scan / "runs.txt").write_text(f"{job.spec.run_id}\n")
+    job.out.with_name("inference.zarr.zip").write_bytes(job.out.read_bytes())
+    (scan / "scan.csv").write_text("run_id\nr_1.4\n")
+    housekeeping.archive(scan, target, print)
+    with tarfile.open(target) as tar:
+        names = set(tar.getnames())
+    assert names == {
+        "h2/MANIFEST.json",
+        "h2/scan.csv",
+        "h2/runs.txt",
+        "h2/runs/r_1.4/optimise.zarr.zip",
+        "h2/runs/r_1.4/inference.zarr.zip",
+        "h2/runs/r_1.4/optimise.provenance.json",
+    }
