@@ -83,8 +83,10 @@ def atomic_file(path: Path, guard: Callable[[], None] = _nothing) -> Iterator[Bi
             os.fsync(file.fileno())
         guard()
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what it was full for
         raise
     _fsync_folder(path.parent)
 

@@ -96,7 +96,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"optimise.walkers": 3}, "unknown setting; did you mean 'mcmc.walkers'?"),
         (
             {"nonsense": 3},
-            "nonsense: unknown setting; allowed: checkpoint, inference, mcmc, network",
+            "nonsense: unknown setting; allowed: checkpoint, inference, mcmc",
         ),
         ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
         ({3: 4}, "3: unknown setting"),

@@ -1,31 +1,38 @@
-"""Runs that are killed by SIGKILL, continued, and compared with an undisturbed one.
+"""Runs that are killed, ended or left without room, continued, and compared with undisturbed ones.
 
-    .venv/bin/python -m benchmarks.kills --trials 200
+    .venv/bin/python -m benchmarks.survival kill --trials 200
+    .venv/bin/python -m benchmarks.survival term --trials 20
+    sudo .venv/bin/python -m benchmarks.survival disk
 
-Half of the kills come from outside at a random instant, half from inside at a random one of the
-writes (`benchmarks.killable`). Each run is then continued by the plain command until it ends; its
-artefact must have the very bytes of the undisturbed run's. Every run is a process of its own,
-forked from this one once the imports are done: kills land in the work and not in the imports.
+Every run is a process of its own, forked from this one once the imports are done, so that what
+befalls it does so in the work and not in the imports. It is then continued by the plain command
+until it ends; its artefact must have the very bytes of the undisturbed run's.
 """
 
+import contextlib
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 
 from benchmarks.killable import WINDOWS, Windows
+from ferminet_core import checkpoint
 from ferminet_core.__main__ import main as command_line
-from ferminet_core.jax_setup import prepare_process
+from ferminet_core.jax_setup import CACHE_VARIABLE, prepare_process
 from ferminet_core.scan import load_scan, write_specs
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 SYSTEM = """
 name: kills
@@ -62,11 +69,19 @@ class Undisturbed(NamedTuple):
 class Child:
     """A process that runs the command line, forked from this one."""
 
-    def __init__(self, arguments: list[str], log: Path, windows: Windows | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        windows: Windows | None = None,
+        cache: Path | None = None,
+    ) -> None:
         log.parent.mkdir(parents=True, exist_ok=True)
         self.counts = log.with_name("windows.json")
         self.pid = os.fork()
         if self.pid == 0:
+            if cache is not None:
+                os.environ[CACHE_VARIABLE] = str(cache)
             self._run(arguments, log, windows)
         self.code: int | None = None
 
@@ -118,29 +133,36 @@ class Campaign:
         self.whole = folder / "whole"
         self.stages: dict[str, Undisturbed] = {}
 
-    def _start(self, stage: str, run: Path, windows: Windows | None = None) -> Child:
+    def start(
+        self, stage: str, run: Path, windows: Windows | None = None, cache: Path | None = None
+    ) -> Child:
+        """Start a stage; `cache` is a folder of its own for compiled code."""
         parents = [x for p in PARENTS[stage] for x in (f"--{p}", str(self.whole / f"{p}.zarr.zip"))]
         devices = [] if stage == "reference" else ["--devices", "1"]
         out, work = run / f"{stage}.zarr.zip", run / f"{stage}.work"
         arguments = [stage, str(self.spec), *parents, "--out", str(out), "--work", str(work)]
-        return Child([*arguments, *devices], run / "log", windows)
+        return Child([*arguments, *devices], self.folder / "logs" / run.name, windows, cache)
+
+    def log(self, run: Path) -> str:
+        """What all processes on a run's folder have printed."""
+        return (self.folder / "logs" / run.name).read_text(encoding="utf-8")
 
     def measure(self) -> None:
         """Run every stage undisturbed, with a cold and then with a warm compilation cache."""
         for stage in PARENTS:
             for folder in (self.whole, self.folder / "warm"):
                 began = time.monotonic()
-                child = self._start(stage, folder, Windows("", 0))
+                child = self.start(stage, folder, Windows("", 0))
                 child.wait()
                 if child.code:
-                    raise RuntimeError(f"{stage}: {(folder / 'log').read_text()}")
+                    raise RuntimeError(f"{stage}: {self.log(folder)}")
             seconds = time.monotonic() - began
             content = (folder / f"{stage}.zarr.zip").read_bytes()
             if content != (self.whole / f"{stage}.zarr.zip").read_bytes():
                 raise RuntimeError(f"{stage}: two undisturbed runs differ")
             counts = json.loads(child.counts.read_text())
             self.stages[stage] = Undisturbed(content, seconds, counts)
-            print(f"{stage}: {seconds:.1f} s undisturbed, {counts}", file=sys.stderr, flush=True)
+            show(f"{stage}: {seconds:.1f} s undisturbed, {counts}")
 
     def kill_and_continue(self, rng: random.Random, number: int) -> dict[str, Any]:
         """One run: killed once, then continued to its end."""
@@ -149,11 +171,11 @@ class Campaign:
         run = self.folder / f"run{number:04d}"
         if number % 2:
             window = rng.choice(WINDOWS)
-            child = self._start(stage, run, Windows(window, rng.randint(1, whole.windows[window])))
+            child = self.start(stage, run, Windows(window, rng.randint(1, whole.windows[window])))
             child.wait()
             where = f"inside a write: {window}"
         else:
-            child = self._start(stage, run)
+            child = self.start(stage, run)
             if not child.wait(rng.uniform(0.0, whole.seconds)):
                 child.kill()
             where = landed(run, stage)
@@ -164,14 +186,18 @@ class Campaign:
             "landed": landed(run, stage),
             "checkpoint": last_checkpoint(run / f"{stage}.work"),
         }
-        again = self._start(stage, run)
-        again.wait()
+        row["same"] = self.continues(stage, run)
         row["resumed_from"] = resumed_from(run / f"{stage}.work")
-        out = run / f"{stage}.zarr.zip"
-        row["same"] = again.code == 0 and out.read_bytes() == whole.content
         if row["same"]:
             shutil.rmtree(run)
         return row
+
+    def continues(self, stage: str, run: Path) -> bool:
+        """Run a stage to its end; whether its artefact has the undisturbed run's bytes."""
+        again = self.start(stage, run)
+        again.wait()
+        out = run / f"{stage}.zarr.zip"
+        return again.code == 0 and out.read_bytes() == self.stages[stage].content
 
 
 def last_checkpoint(work: Path) -> int | None:
@@ -211,25 +237,19 @@ def import_all() -> None:
     assert all((driver, inference, optimise, pretrain, reference))
 
 
-def run_campaign(trials: int, seed: int) -> list[dict[str, Any]]:
-    """`trials` killed and continued runs; progress on standard error."""
+@contextlib.contextmanager
+def measured_campaign() -> Iterator[Campaign]:
+    """A campaign whose undisturbed runs are done."""
     prepare_process(devices=1)
     import_all()
-    rng = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         campaign = Campaign(Path(temporary))
         campaign.measure()
-        rows: list[dict[str, Any]] = []
-        number = 0
-        while len(rows) < trials:
-            row = campaign.kill_and_continue(rng, number)
-            number += 1
-            if row["killed"]:  # a kill after the end of the process is none
-                rows.append(row)
-                print(f"{len(rows)}/{trials} {row}", file=sys.stderr, flush=True)
-            elif not row["same"]:
-                raise RuntimeError(f"an undisturbed run differs: {row}")
-    return rows
+        yield campaign
+
+
+def show(text: object) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_histogram(rows: list[dict[str, Any]]) -> bool:
@@ -255,15 +275,111 @@ def print_histogram(rows: list[dict[str, Any]]) -> bool:
     return not different and not back
 
 
-def main(
-    trials: Annotated[int, typer.Option(help="Runs to kill.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the instants and places.")] = 0,
-) -> None:
-    """Kill runs anywhere by SIGKILL, continue them, and compare them with undisturbed ones."""
-    held = print_histogram(run_campaign(trials, seed))
+def verdict(held: bool) -> NoReturn:
     print("holds" if held else "does not hold")
     raise typer.Exit(0 if held else 1)
 
 
+@app.command()
+def kill(
+    trials: Annotated[int, typer.Option(help="Runs to kill.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the instants and places.")] = 0,
+) -> None:
+    """SIGKILL: half from outside at random instants, half from inside at random writes."""
+    rng, rows = random.Random(seed), list[dict[str, Any]]()
+    with measured_campaign() as campaign:
+        number = 0
+        while len(rows) < trials:
+            row = campaign.kill_and_continue(rng, number)
+            number += 1
+            if row["killed"]:  # a kill after the end of the process is none
+                rows.append(row)
+                show(f"{len(rows)}/{trials} {row}")
+            elif not row["same"]:
+                raise RuntimeError(f"an undisturbed run differs: {row}")
+    verdict(print_histogram(rows))
+
+
+@app.command()
+def term(
+    trials: Annotated[int, typer.Option(help="Runs to end.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of the instants.")] = 0,
+) -> None:
+    """SIGTERM at random instants, every other time while nothing is compiled yet."""
+    rng, seconds, held = random.Random(seed), list[float](), True
+    with measured_campaign() as campaign:
+        for number in range(trials):
+            stage = rng.choice(["pretrain", "optimise", "inference"])
+            run = campaign.folder / f"term{number}"
+            work = run / f"{stage}.work"
+            cache = campaign.folder / f"cache{number}" if number % 2 else None
+            child = campaign.start(stage, run, cache=cache)
+            # From the first checkpoint on, which is written before anything is compiled.
+            while last_checkpoint(work) is None and not child.wait(0.01):
+                pass
+            if child.wait(rng.uniform(0.0, campaign.stages[stage].seconds / 2)):
+                continue  # it had ended
+            os.kill(child.pid, signal.SIGTERM)
+            began = time.monotonic()
+            child.wait()
+            took = time.monotonic() - began
+            step = last_checkpoint(work)
+            whole = step is not None and checkpoint.load(work / f"ckpt/{step:09d}.zarr.zip")
+            same = campaign.continues(stage, run)
+            seconds.append(took)
+            held &= child.code in (0, 85) and bool(whole) and same
+            where = "compiling" if cache and step == 0 else "running"
+            show(f"{stage} {where}: exit {child.code} after {took:.2f} s, step {step}, {same=}")
+    seconds.sort()
+    print(
+        f"{len(seconds)} runs ended by SIGTERM: seconds to the exit, median "
+        f"{seconds[len(seconds) // 2]:.2f}, largest {seconds[-1]:.2f}"
+    )
+    verdict(held and len(seconds) >= trials // 2)
+
+
+@app.command()
+def disk(points: Annotated[int, typer.Option(help="Amounts of room to try.")] = 10) -> None:
+    """A disk that fills up: a small file system in memory (needs root to mount it)."""
+    stage, held, reached = "optimise", True, set()
+    with measured_campaign() as campaign:
+        mount = campaign.folder / "disk"
+        mount.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64M", "none", str(mount)], check=True)
+        try:
+            size = sum(p.stat().st_size for p in (campaign.whole / f"{stage}.work").rglob("*.zip"))
+            for number in range(points):
+                run = mount / "run"
+                run.mkdir()
+                # From no room at all to nearly enough for everything that is written.
+                room = int(size * 1.2 * number / points)
+                fill(mount, room)
+                child = campaign.start(stage, run)
+                child.wait()
+                step = last_checkpoint(run / f"{stage}.work")
+                if step is not None:
+                    checkpoint.load(run / f"{stage}.work/ckpt/{step:09d}.zarr.zip")
+                said = campaign.log(run).strip().splitlines()[-1]
+                (mount / "filler").unlink()
+                same = campaign.continues(stage, run)
+                back = resumed_from(run / f"{stage}.work")
+                reached.add(step)
+                held &= child.code == 74 and "No space left" in said and same and back == step
+                show(f"{room >> 10} KiB: exit {child.code}, step {step}, from {back}, {same=}")
+                show(f"  {said}")
+                shutil.rmtree(run)
+        finally:
+            subprocess.run(["umount", str(mount)], check=True)
+    print(f"{points} amounts of room; checkpoints reached: {sorted(reached, key=str)}")
+    verdict(held)
+
+
+def fill(mount: Path, room: int) -> None:
+    """Fill a file system but for `room` bytes."""
+    free = shutil.disk_usage(mount).free
+    with open(mount / "filler", "wb") as file:
+        file.write(b"\0" * max(0, free - room))
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()
