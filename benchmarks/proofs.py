@@ -3,12 +3,14 @@
     .venv/bin/python -m benchmarks error-bars results/h2/runs/r_1.4
     .venv/bin/python -m benchmarks patterns results/h2/runs/r_6
     .venv/bin/python -m benchmarks first-steps systems/lih.yaml
+    .venv/bin/python -m benchmarks checkpoints systems/lih.yaml --preset small
 
 Exit code 1 where the bar is missed.
 """
 
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +19,8 @@ import numpy as np
 import typer
 import xarray as xr
 
-from ferminet_core import hartree_fock, scan, store
+from ferminet_core import artefacts, checkpoint, hartree_fock, scan, store
+from ferminet_core.driver import SAVE_RATIO
 from ferminet_core.inference import Inference
 from ferminet_core.optimise import Optimise
 from ferminet_core.pretrain import Pretrain
@@ -133,3 +136,32 @@ def first_steps(
             f"{excess.mean() * percent:.3f} % (largest single step {excess.max() * percent:.3f} %)"
         )
     _verdict(held)
+
+
+def _noise(array: np.ndarray) -> np.ndarray:
+    """Random numbers of an array's shape and type: a new optimiser's zeros would be compressed."""
+    if array.dtype.kind != "f":
+        return array
+    return np.random.default_rng(0).normal(size=array.shape).astype(array.dtype)
+
+
+@app.command()
+def checkpoints(systems: list[Path], preset: str = "paper") -> None:
+    """Size of a checkpoint at the start of the optimisation, and seconds to write one."""
+    for spec in (run for path in systems for run in scan.load_scan(path, preset=preset).runs):
+        reference = hartree_fock.solve(spec.molecule, spec.config.reference)
+        pretrain = Pretrain(spec, reference)
+        state = Optimise(spec, pretrain.result(pretrain.initial(), {})).initial()
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = []
+            for step in range(3):
+                began = time.monotonic()
+                leaves = {name: _noise(x) for name, x in artefacts.state_leaves(state).items()}
+                path = checkpoint.save(Path(folder), step, leaves, {}, {}, lambda: None)
+                seconds.append(time.monotonic() - began)
+            size = path.stat().st_size
+        spacing = max(60 * spec.config.checkpoint.every_minutes, SAVE_RATIO * min(seconds))
+        print(
+            f"{spec.scan} {spec.run_id}: {size / 2**20:.1f} MiB, {min(seconds):.2f} s to write, "
+            f"{100 * min(seconds) / spacing:.2f} % of the run at the default spacing"
+        )

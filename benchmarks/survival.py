@@ -37,7 +37,8 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SYSTEM = """
 name: kills
 units: bohr
-atoms: [H 0 0 -0.7, H 0 0 0.7]
+atoms: [H 0 0 0]  # the smallest there is: what counts are the processes and the files
+spin: 1
 preset: smoke
 overrides:
   network.layers: 1
@@ -339,46 +340,65 @@ def term(
 
 
 @app.command()
-def disk(points: Annotated[int, typer.Option(help="Amounts of room to try.")] = 10) -> None:
+def disk(
+    points: Annotated[int, typer.Option(help="Points at which the disk fills up.")] = 10,
+) -> None:
     """A disk that fills up: a small file system in memory (needs root to mount it)."""
-    stage, held, reached = "optimise", True, set()
+    held, reached = True, []
     with measured_campaign() as campaign:
         mount = campaign.folder / "disk"
         mount.mkdir()
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64M", "none", str(mount)], check=True)
         try:
-            size = sum(p.stat().st_size for p in (campaign.whole / f"{stage}.work").rglob("*.zip"))
             for number in range(points):
-                run = mount / "run"
+                stage = ("optimise", "pretrain", "inference")[number % 3]
+                run = mount / f"run{number}"
                 run.mkdir()
-                # From no room at all to nearly enough for everything that is written.
-                room = int(size * 1.2 * number / points)
-                fill(mount, room)
-                child = campaign.start(stage, run)
-                child.wait()
-                step = last_checkpoint(run / f"{stage}.work")
-                if step is not None:
-                    checkpoint.load(run / f"{stage}.work/ckpt/{step:09d}.zarr.zip")
-                said = campaign.log(run).strip().splitlines()[-1]
-                (mount / "filler").unlink()
-                same = campaign.continues(stage, run)
-                back = resumed_from(run / f"{stage}.work")
-                reached.add(step)
-                held &= child.code == 74 and "No space left" in said and same and back == step
-                show(f"{room >> 10} KiB: exit {child.code}, step {step}, from {back}, {same=}")
-                show(f"  {said}")
+                row = _fill_and_continue(campaign, stage, run, number / points)
+                reached.append((stage, row["step"]))
+                held &= row["code"] == 74 and row["told"] and row["same"]
+                held &= row["resumed_from"] == row["step"]
+                show(row)
                 shutil.rmtree(run)
         finally:
             subprocess.run(["umount", str(mount)], check=True)
-    print(f"{points} amounts of room; checkpoints reached: {sorted(reached, key=str)}")
+    print(f"{points} full disks; the last checkpoints were {reached}")
     verdict(held)
 
 
-def fill(mount: Path, room: int) -> None:
-    """Fill a file system but for `room` bytes."""
-    free = shutil.disk_usage(mount).free
-    with open(mount / "filler", "wb") as file:
-        file.write(b"\0" * max(0, free - room))
+def _fill_and_continue(campaign: Campaign, stage: str, run: Path, when: float) -> dict[str, Any]:
+    """A stage whose disk is full from the first step on that lies past the part `when` of them."""
+    work = run / f"{stage}.work"
+    total = last_checkpoint(campaign.whole / f"{stage}.work") or 0
+    if when == 0.0:
+        fill(run.parent)
+    child = campaign.start(stage, run)
+    while when > 0.0 and (last_checkpoint(work) or 0) < when * total and not child.wait(0.002):
+        pass
+    if when > 0.0:
+        fill(run.parent)
+    child.wait()
+    step = last_checkpoint(work)
+    if step is not None:
+        checkpoint.load(work / f"ckpt/{step:09d}.zarr.zip")
+    said = campaign.log(run).strip().splitlines()[-1]
+    (run.parent / "filler").unlink()
+    return {
+        "stage": stage,
+        "code": child.code,
+        "step": step,
+        "told": "No space left" in said,
+        "said": said,
+        "same": campaign.continues(stage, run),
+        "resumed_from": resumed_from(work),
+    }
+
+
+def fill(mount: Path) -> None:
+    """Leave no room on a file system."""
+    with open(mount / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(2**16))
 
 
 if __name__ == "__main__":
