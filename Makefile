@@ -1,5 +1,5 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | lint | check | lock | unlock | clean-env
+# make test | lint | check | lock | clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
 SYSTEM ?= h2
@@ -22,7 +22,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test lint check lock unlock clean-env
+.PHONY: scan test lint check lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -39,10 +39,6 @@ lint: $(READY)
 	    echo snakemake --lint && $(BIN)/snakemake --lint --config "results=$$lint_results"
 
 check: lint test
-
-# Frees a scan whose Snakemake was killed; first make sure that it isn't running any more.
-unlock: $(READY)
-	@$(SNAKEMAKE) --unlock $(CONFIG)
 
 clean-env:
 	rm -rf $(VENV) .venv-lock

@@ -11,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ferminet_core.config import Resume, resume_rules
+
 ROOT = Path(__file__).parents[1]
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -111,3 +113,10 @@ def test_python_versions_agree() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
     assert makefile.count("--python-version 3.11") == 2
+
+
+def test_the_readme_says_which_settings_a_resume_may_change() -> None:
+    text = (ROOT / "README.md").read_text()
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([a-z() ]+) \|$", text, re.MULTILINE))
+    changeable = {k: rule.value for k, rule in resume_rules().items() if rule is not Resume.NO}
+    assert rows == changeable
