@@ -180,6 +180,8 @@ class Inference:
 
     def steps(self, state: State) -> Iterator[Step]:
         """Equilibration, then measurement, `RECORDS_PER_CALL` records per compiled call."""
+        if state.n_records >= self.config.inference.samples:
+            return
         measure = self._compile(state)
 
         def call(state: State, number: int) -> tuple[mcmc.Walkers, Records]:

@@ -264,6 +264,8 @@ class Optimise:
 
     def steps(self, state: State) -> Iterator[Step]:
         """Blocks of up to `runtime.block` updates per compiled call."""
+        if int(state.step) >= self.total:
+            return
         block = self._compile(state)
         if int(state.step) == 0:
             burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)

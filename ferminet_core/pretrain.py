@@ -295,6 +295,8 @@ class Pretrain:
     def steps(self, state: State) -> Iterator[Step]:
         """Blocks of up to `runtime.block` updates; every `pretrain.check_every` updates a look at
         the criterion."""
+        if int(state.step) >= self.total or bool(state.met):
+            return
         fixed = self.reference, self.nuclei, self.key
         block, check = self._compile(state)
         length = BlockLength(self.config.runtime.block)

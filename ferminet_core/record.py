@@ -158,7 +158,9 @@ class Record:
         Raises:
             LockedError: the lease is lost.
         """
-        self._status.step, self._status.total, self._reading = step, total, reading
+        self._status.step, self._status.total = step, total
+        if reading.energy is not None:
+            self._reading = reading
         if time.monotonic() - self._last_write < STATUS_INTERVAL:
             return
         self.lease.check()

@@ -221,10 +221,11 @@ class StatusWriter:
             "pid": os.getpid(),
             "restarts": self.restarts,
         }
-        self.total = total
+        before = previous or {}
+        self.total = total or int(before.get("total") or 0)
+        self.step = int(before.get("step") or 0)
         self._started = time.monotonic()
         self._first_step: int | None = None
-        self.step = 0
 
     def update(
         self,

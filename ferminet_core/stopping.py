@@ -86,7 +86,7 @@ class Stop:
         self._asked_at: float | None = None  # time of the first signal
         self._heard = False  # the loop knows
         self._longest_block = self._longest_save = 0.0
-        self._last_block = self._began
+        self._last_block: float | None = None  # before the first, which compiles
         self._request: Path | None = None
         self.unsaved = False
         self.on_abandon: Callable[[str], None] = lambda reason: None
@@ -118,16 +118,19 @@ class Stop:
         self._request = Path(work) / REQUEST
 
     def block_done(self) -> None:
-        """The loop has come to the end of a block; its length counts for the wall-time limit."""
+        """The loop has come to the end of a block; its length counts for the wall-time limit,
+        unless it is the first one."""
         now = time.monotonic()
-        self._longest_block = max(self._longest_block, now - self._last_block)
+        if self._last_block is not None:
+            self._longest_block = max(self._longest_block, now - self._last_block)
         self._last_block = now
         self.unsaved = True
 
     def saved(self, seconds: float) -> None:
         """A checkpoint was written, which took so long."""
         self._longest_save = max(self._longest_save, seconds)
-        self._last_block = time.monotonic()
+        if self._last_block is not None:
+            self._last_block = time.monotonic()
         self.unsaved = False
 
     def due(self) -> str | None:
