@@ -177,7 +177,8 @@ class Lease:
         try:
             # A hard link appears whole or not at all, and fails where the name is taken.
             os.link(temporary, self.path)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
+            # Taken, or the holder of just now has cleared the temporary file away: try again.
             return False
         except OSError:
             return self._create_without_links(temporary)
@@ -187,9 +188,10 @@ class Lease:
 
     def _create_without_links(self, temporary: Path) -> bool:
         """The same on file systems that know no hard links; readers may see an empty file."""
+        content = temporary.read_bytes()
         try:
             with open(self.path, "xb") as file:
-                file.write(temporary.read_bytes())
+                file.write(content)
         except FileExistsError:
             return False
         return True

@@ -149,6 +149,23 @@ def test_of_many_contenders_one_takes_a_dead_lease(tmp_path: Path) -> None:
         holders[0].release()
 
 
+def test_a_file_system_without_hard_links_serves_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(source: Path, target: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with now(tmp_path) as first:
+        first.check()
+        with pytest.raises(LockedError):
+            now(tmp_path)
+    source, target = tmp_path / "result", tmp_path / "output"
+    source.write_bytes(b"x")
+    runtime.publish(source, target)
+    assert target.read_bytes() == b"x"
+
+
 def test_dead_locks_of_a_scan_are_cleared_and_others_stay(tmp_path: Path) -> None:
     locks = tmp_path / "locks"
     locks.mkdir()
