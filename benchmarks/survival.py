@@ -55,7 +55,7 @@ PARENTS = {
     "inference": ("optimise", "reference"),
 }
 # Every stage is killed, those longer that do more.
-WEIGHTS = {"reference": 1, "pretrain": 3, "optimise": 3, "inference": 3}
+WEIGHTS = {"reference": 1, "pretrain": 3, "optimise": 2, "inference": 4}
 TIMEOUT = 300.0
 
 
