@@ -48,7 +48,7 @@ class Workflow:
     ) -> subprocess.CompletedProcess[str]:
         command = self.command(*arguments, config=config)
         return subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
         )
 
     def jobs(self, **config: str) -> dict[str, int]:
