@@ -36,7 +36,7 @@ CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averag
 
 class State(NamedTuple):
     """params, optimiser: replicated; reference, network: the walkers of each density, split over
-    devices; widths: (2,), bohr; step: updates done; met: whether the criterion is."""
+    devices; widths: (2,), bohr; step: updates done; met: whether the criterion was met."""
 
     params: Params
     optimiser: Any
