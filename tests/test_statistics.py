@@ -226,3 +226,14 @@ def test_outliers_are_counted_and_stay_in() -> None:
     assert result.mean == pytest.approx(energies.mean())
     assert result.mean < before - 0.005
     assert any("one outlying local energy" in flag for flag in result.flags)
+
+
+def test_frozen_walkers_are_those_whose_energy_stays_over_a_whole_window() -> None:
+    energies = np.random.default_rng(0).normal(size=(40, 5))
+    energies[10:20, 1] = 0.5  # ten equal records in a row
+    energies[10:19, 2] = 0.5  # nine
+    energies[:, 3] = np.nan  # no number equals itself here
+    energies[::2, 4] = 0.5  # equal, but not in a row
+    assert statistics.frozen_walkers(energies, 10) == 1
+    assert statistics.frozen_walkers(energies, 9) == 2
+    assert statistics.frozen_walkers(energies[:5], 10) == 0
