@@ -53,6 +53,7 @@ class Windows:
                 os.kill(os.getpid(), signal.SIGKILL)
             writestr(archive, info, data)
 
+        # Replaced on purpose, with the same meaning of the arguments that the package passes.
         os.fsync = killing_fsync  # type: ignore[assignment]
         os.replace = killing_replace  # type: ignore[assignment]
         zipfile.ZipFile.writestr = killing_writestr  # type: ignore[method-assign, assignment]

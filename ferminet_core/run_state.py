@@ -96,7 +96,7 @@ def run_states(run: Path) -> list[StageState]:
 def run_folders(path: Path) -> list[Path]:
     """The folders of all runs in a results folder, a scan's folder, or a run's own.
 
-    In a scan's folder these are the runs of its table, begun or not; others' leftovers come after.
+    In a scan's folder these are the runs of its table, begun or not.
     """
     path = Path(path)
     if (path / "runs").is_dir() or (path / "spec").is_dir():

@@ -92,7 +92,6 @@ class Stop:
         self.on_abandon: Callable[[str], None] = lambda reason: None
 
     def __enter__(self) -> Self:
-        # A process without a main thread of Python's cannot be signalled this way.
         self._receiver, sender = socket.socketpair()
         sender.setblocking(False)
         self._sender = sender

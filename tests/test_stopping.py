@@ -48,7 +48,7 @@ while True:
     if stop.due():
         print(stop.due(), flush=True)
         break
-    time.sleep(0.05)
+    time.sleep(0.05)  # a block's work
 """
     )
     child.send_signal(number)
