@@ -12,25 +12,22 @@ EXIT_IO = 74
 
 def main() -> int:
     """Run the command line; returns the exit code (see `ferminet_core.errors`)."""
+    from ferminet_core import distributed
     from ferminet_core.cli import app
 
     try:
         app(prog_name="python -m ferminet_core")
     except ResumeError as error:  # no failure, so without the word
-        print(error, file=sys.stderr)
-        return error.exit_code
+        return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+        return distributed.ranks().settle(f"error: {error}", error.exit_code)
     except BrokenPipeError:  # the reader of our output went away, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_IO
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_IO
+        return distributed.ranks().settle(f"error: {error}", EXIT_IO)
     except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
-        traceback.print_exc()
-        return EXIT_BUG
+        return distributed.ranks().settle(traceback.format_exc(), EXIT_BUG)
     return 0
 
 

@@ -14,6 +14,7 @@ from ferminet_core import networks, parameters
 from ferminet_core.config import Config
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.hamiltonian import Nuclei
+from ferminet_core.mesh import fetch
 from ferminet_core.networks import Params, Spins
 from ferminet_core.scan import RunSpec
 from ferminet_core.system import Molecule
@@ -40,7 +41,11 @@ def chunk_size(config: Config, spins: Spins) -> int:
 
 
 def network_dataset(
-    params: Params, electrons: jax.Array, width: float, series: dict[str, np.ndarray], **attrs: Any
+    params: Params,
+    electrons: jax.Array | np.ndarray,
+    width: float,
+    series: dict[str, np.ndarray],
+    **attrs: Any,
 ) -> xr.Dataset:
     """Dataset of a stage that changes the network.
 
@@ -90,13 +95,17 @@ def params(dataset: xr.Dataset, spec: RunSpec, dtype: Any) -> Params:
 
 
 def state_leaves(state: Any) -> dict[str, np.ndarray]:
-    """The arrays of a state (any tree of arrays and numbers) by path."""
-    found = {}
+    """Whole arrays of a state (any tree of arrays and numbers) by path; on all ranks at once."""
+    return {name: np.asarray(leaf) for name, leaf in _named_leaves(fetch(state)).items()}
+
+
+def _named_leaves(state: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         if name in found:
             raise RuntimeError(f"two parts of the state are called {name}")
-        found[name] = np.asarray(leaf)
+        found[name] = leaf
     return found
 
 
@@ -106,13 +115,14 @@ def restore_state(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
     Raises:
         ArtefactError: other names, shapes or types than the template's.
     """
-    expected = state_leaves(template)
+    expected = {
+        name: (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))))
+        for name, leaf in _named_leaves(template).items()
+    }
     if missing := sorted(expected.keys() ^ leaves.keys()):
         raise ArtefactError(f"the state's parts differ: {', '.join(missing[:3])}")
-    for name, leaf in expected.items():
+    for name, (shape, dtype) in expected.items():
         found = leaves[name]
-        if (found.shape, found.dtype) != (leaf.shape, leaf.dtype):
-            raise ArtefactError(
-                f"{name} is {found.dtype}{found.shape}, needed is {leaf.dtype}{leaf.shape}"
-            )
+        if (found.shape, found.dtype) != (shape, dtype):
+            raise ArtefactError(f"{name} is {found.dtype}{found.shape}, needed is {dtype}{shape}")
     return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in expected])

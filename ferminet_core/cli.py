@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ferminet_core import listing
+from ferminet_core import distributed, listing
 from ferminet_core.errors import InputError
 from ferminet_core.scan import RunSpec, check_bases, load_scan, load_spec
 
@@ -57,6 +57,15 @@ Force = Annotated[bool, typer.Option("--force", help="Try again, unchanged, what
 Attempt = Annotated[
     int, typer.Option(min=1, help="Number of this try; a stage that was stopped gets no second.")
 ]
+RankCount = Annotated[
+    int | None,
+    typer.Option(
+        "--ranks",
+        min=1,
+        help="Processes (MPI ranks) that work on this stage together; as many as the launcher "
+        "started by default.",
+    ),
+]
 Wait = Annotated[
     bool, typer.Option(help="Wait for another process that works on this stage, or step aside.")
 ]
@@ -97,7 +106,7 @@ def reference(
     wait: Wait = True,
 ) -> None:
     """Solve Hartree-Fock for one run."""
-    with _stop(wall_time) as stop:
+    with _stop(wall_time, 1) as stop:
         from ferminet_core.jax_setup import prepare_process
 
         prepare_process(devices=1)
@@ -116,6 +125,7 @@ def pretrain(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    ranks: RankCount = None,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -130,7 +140,7 @@ def pretrain(
         return Pretrain(run, parents["reference"])
 
     parents = {"reference": reference}
-    with _stop(wall_time) as stop:
+    with _stop(wall_time, ranks) as stop:
         job = Job("pretrain", load_spec(spec), out, work, parents, force, attempt, wait)
         _run_loop(job, devices, make, stop)
 
@@ -142,6 +152,7 @@ def optimise(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    ranks: RankCount = None,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -156,7 +167,7 @@ def optimise(
         return Optimise(run, parents["pretrain"])
 
     parents = {"pretrain": pretrain}
-    with _stop(wall_time) as stop:
+    with _stop(wall_time, ranks) as stop:
         job = Job("optimise", load_spec(spec), out, work, parents, force, attempt, wait)
         _run_loop(job, devices, make, stop)
 
@@ -169,6 +180,7 @@ def inference(
     out: OutFile,
     work: WorkFolder,
     devices: Devices = None,
+    ranks: RankCount = None,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -183,7 +195,7 @@ def inference(
         return Inference(run, parents["optimise"], parents["reference"])
 
     parents = {"optimise": optimise, "reference": reference}
-    with _stop(wall_time) as stop:
+    with _stop(wall_time, ranks) as stop:
         job = Job("inference", load_spec(spec), out, work, parents, force, attempt, wait)
         _run_loop(job, devices, make, stop)
 
@@ -269,11 +281,14 @@ def archive(
     typer.echo(f"written and verified: {pack(scan, target, typer.echo)}")
 
 
-def _stop(wall_time: str | None) -> "Stop":
-    """Hears signals from now on, and knows the wall-time limit."""
+def _stop(wall_time: str | None, ranks: int | None) -> "Stop":
+    """Finds the other ranks; hears signals from now on; on rank 0 knows the wall-time limit."""
     from ferminet_core.stopping import Stop, parse_wall_time, slurm_seconds_left
 
-    return Stop(slurm_seconds_left() if wall_time is None else parse_wall_time(wall_time))
+    limit = None if wall_time is None else parse_wall_time(wall_time)
+    if not distributed.start(ranks).is_root:
+        return Stop()  # the ranks stop together; one question to the batch system is enough
+    return Stop(slurm_seconds_left() if limit is None else limit)
 
 
 def _run_loop(
@@ -292,8 +307,11 @@ def _run_loop(
 
     config = job.spec.config
     wanted = devices or available_cores()
-    prepare_process(usable_devices(wanted, config.mcmc.walkers // 2))
+    ranks = distributed.ranks()
+    prepare_process(usable_devices(wanted, max(1, config.mcmc.walkers // 2 // ranks.size)))
+    ranks.connect_jax()
     log = configure_jax(config.runtime.precision)
     from ferminet_core import driver
 
     driver.run_loop(job, make, log, stop)
+    ranks.close()

@@ -1,19 +1,21 @@
 """Drives one stage of one run: load its parents, loop over its steps, checkpoint, save.
 
 A stage itself opens no file (`ferminet_core.stage`); all reading and writing is here, so that the
-same stages run from a shell, from a test and on many nodes.
+same stages run from a shell, from a test and on many nodes. Where several ranks run a stage, all go
+through here side by side, and rank 0 alone reads and writes.
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import xarray as xr
 
-from ferminet_core import checkpoint, resume, store
+from ferminet_core import checkpoint, distributed, resume, store
 from ferminet_core.checkpoint import Checkpoint
 from ferminet_core.config import CheckpointConfig
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
@@ -23,28 +25,13 @@ from ferminet_core.lease import Lease
 from ferminet_core.progress import StageProgress, read_stats, say
 from ferminet_core.record import Record, common_attributes, identity
 from ferminet_core.scan import RunSpec
-from ferminet_core.stage import Recorder, Series, Stage
+from ferminet_core.stage import Recorder, Series, Stage, Step
 from ferminet_core.stopping import Stop
 
 # Checkpoints by time are at least so many times further apart than one takes: 2 % of the run.
 SAVE_RATIO = 50.0
 
 Parents = Mapping[str, xr.Dataset]
-
-
-class Outcome(NamedTuple):
-    """What a finished loop leaves.
-
-    state: the last one; series: of all steps; first_step_s: from the start of the process to the
-    end of the first block, 0 if there was none left; saves: checkpoints written by this attempt
-    and the seconds they took together
-    """
-
-    state: Any
-    series: Series
-    n_steps: int
-    first_step_s: float
-    saves: dict[str, float]
 
 
 def load_parents(job: Job) -> dict[str, xr.Dataset]:
@@ -70,26 +57,25 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
 
 
 class Saver:
-    """Writes checkpoints of one loop when they are due."""
+    """Writes checkpoints of one loop when they are due; on rank 0."""
 
-    def __init__(self, job: Job, record: Record, stop: Stop, layout: Mapping[str, Any]) -> None:
-        self._job, self._record, self._stop = job, record, stop
+    def __init__(self, job: Job, record: Record, layout: Mapping[str, Any]) -> None:
+        self._job, self._record = job, record
         self._config: CheckpointConfig = job.spec.config.checkpoint
         self._attrs = {**common_attributes(job, record.identity), **layout}
         self._last_time = time.monotonic()
-        self.last_step: int | None = None
         self._seconds = 0.0
         self.n_saves, self.total_s = 0, 0.0
 
-    def due(self, step: int) -> bool:
-        """Whether a checkpoint should be written after `step` steps."""
+    def due(self, steps: int) -> bool:
+        """Whether a checkpoint should be written `steps` steps after the last one."""
         every = self._config.every_steps
-        if every is not None and step - (self.last_step or 0) >= every:
+        if every is not None and steps >= every:
             return True
         apart = max(60.0 * self._config.every_minutes, SAVE_RATIO * self._seconds)
         return time.monotonic() - self._last_time >= apart
 
-    def save(self, step: int, leaves: Mapping[str, np.ndarray], recorder: Recorder) -> None:
+    def save(self, step: int, leaves: Mapping[str, np.ndarray], series: Series) -> None:
         """Write a checkpoint of a state's arrays and the series, then delete those not kept."""
         began = time.monotonic()
         volatile = {
@@ -100,70 +86,139 @@ class Saver:
             self._job.checkpoints,
             step,
             leaves,
-            recorder.series(),
+            series,
             {**self._attrs, **volatile},
             self._record.lease.check,
         )
         self._last_time = time.monotonic()
         self._seconds = self._last_time - began
         self.n_saves, self.total_s = self.n_saves + 1, self.total_s + self._seconds
-        self.last_step = step
-        self._stop.saved(self._seconds)
         checkpoint.prune(self._job.checkpoints, self._config.keep)
 
 
+class Logbook:
+    """What rank 0 keeps of a loop while it runs: series, status, checkpoints, progress.
+
+    A context manager: the progress is shown while it is open.
+    """
+
+    def __init__(
+        self, stage: Stage, job: Job, record: Record, layout: Mapping[str, Any], series: Series
+    ) -> None:
+        self._stage, self._record = stage, record
+        self._recorder = Recorder(series)
+        self._saver = Saver(job, record, layout)
+        self._progress = StageProgress(stage.name, job.spec.run_id, stage.total)
+        self._first_step_s = 0.0
+
+    def __enter__(self) -> Self:
+        self._progress.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self._progress.__exit__(kind, error, tb)
+
+    def add(self, done: Step) -> None:
+        """Take down a block of steps.
+
+        Raises:
+            LockedError: the lease is lost.
+        """
+        self._first_step_s = self._first_step_s or process_age()
+        self._recorder.add(done.stats)
+        reading = read_stats(done.stats)
+        for note in done.notes:
+            self._progress.note(note)
+            self._record.event("note", step=done.step, text=note)
+        self._progress.update(done.step, self._stage.total, reading)
+        self._record.heartbeat(done.step, self._stage.total, reading)
+
+    def due(self, steps: int) -> bool:
+        """Whether a checkpoint is due, `steps` steps after the last one."""
+        return self._saver.due(steps)
+
+    def save(self, step: int, leaves: Mapping[str, np.ndarray]) -> None:
+        """Write a checkpoint with the series so far."""
+        self._saver.save(step, leaves, self._recorder.series())
+
+    def finish(self, step: int, state: Any, log: CompileLog) -> str:
+        """Save the stage's result and its provenance; returns the digest."""
+        self._progress.finish(step)
+        ds = self._stage.result(state, self._recorder.series())
+        extra = {
+            "first_step_s": round(self._first_step_s, 3),  # 0 where no step was left to be made
+            "n_checkpoints": self._saver.n_saves,
+            "checkpoints_s": round(self._saver.total_s, 3),
+            "jax": log.summary(),
+            **distributed.ranks().facts(),
+        }
+        return self._record.finish(ds, step, extra)
+
+
+def _first_state(stage: Stage, job: Job, start: Checkpoint | None) -> Any:
+    """The state to go on from: a checkpoint's, or the stage's first.
+
+    Raises:
+        InputError: the checkpoint is of another network.
+    """
+    from ferminet_core.artefacts import restore_state  # not for the reference: JAX
+
+    state = stage.initial()
+    if start is None:
+        return state
+    try:
+        return stage.place(restore_state(start.leaves, state))
+    except ArtefactError as error:
+        raise InputError(f"{job.checkpoints}: step {start.step}: {error}") from None
+
+
 def drive(
-    stage: Stage,
-    job: Job,
-    record: Record,
-    stop: Stop,
-    start: Checkpoint | None,
-    devices: int,
-) -> Outcome:
-    """Run a stage's loop from a checkpoint, or from its beginning, to its end.
+    stage: Stage, state: Any, begun_at: int | None, stop: Stop, logbook: Logbook | None
+) -> tuple[Any, int]:
+    """Run a stage's loop to its end.
+
+    Args:
+        state: where it goes on; begun_at: the step of the checkpoint that this comes from, None if
+        it comes from none.
+        logbook: on rank 0 alone.
+
+    Returns:
+        The last state, whose arrays are whole and on the host, and the number of steps.
 
     Raises:
         ResumeError: asked to end early; all is in a checkpoint.
-        InputError: the checkpoint is of another network.
     """
-    from ferminet_core.artefacts import restore_state, state_leaves  # not for the reference: JAX
+    from ferminet_core.artefacts import state_leaves  # not for the reference: JAX
+    from ferminet_core.mesh import fetch
 
-    layout = {"devices": devices, "chunk": stage.chunk}
-    saver = Saver(job, record, stop, layout)
-    step, state, recorder = 0, stage.initial(), Recorder()
-    if start is None:
-        saver.save(0, state_leaves(state), recorder)  # the first compilation may be long
-    else:
-        step, recorder = start.step, Recorder(start.series)
-        saver.last_step = step
-        try:
-            state = stage.place(restore_state(start.leaves, state))
-        except ArtefactError as error:
-            raise InputError(f"{job.checkpoints}: step {step}: {error}") from None
-    first_step_s = 0.0
-    record.begin(step, stage.total)
-    with StageProgress(stage.name, job.spec.run_id, stage.total) as progress:
-        for done in stage.steps(state):
-            step, state = done.step, done.state
-            first_step_s = first_step_s or process_age()
-            recorder.add(done.stats)
-            reading = read_stats(done.stats)
-            for note in done.notes:
-                progress.note(note)
-                record.event("note", step=step, text=note)
-            progress.update(step, stage.total, reading)
-            record.heartbeat(step, stage.total, reading)
-            stop.block_done()
-            reason = stop.due()
-            if reason or saver.due(step):
-                saver.save(step, state_leaves(state), recorder)
-            if reason:
-                raise ResumeError(f"{reason}; continues from step {step} when run again")
-        progress.finish(step)
-    if saver.last_step != step:
-        saver.save(step, state_leaves(state), recorder)
-    saves = {"n_checkpoints": saver.n_saves, "checkpoints_s": round(saver.total_s, 3)}
-    return Outcome(state, recorder.series(), step, first_step_s, saves)
+    ranks = distributed.ranks()
+
+    def save(step: int, state: Any) -> int:
+        began, leaves = time.monotonic(), state_leaves(state)
+        ranks.on_root(lambda: logbook.save(step, leaves) if logbook else None)
+        stop.saved(time.monotonic() - began)
+        return step
+
+    # Before the first step too: the first compilation may be long.
+    step = saved = save(0, state) if begun_at is None else begun_at
+    for done in stage.steps(state):
+        step, state = done.step, done.state
+        if logbook:
+            logbook.add(done)
+        stop.block_done()
+        reason, due = ranks.agree(stop.due(), logbook is not None and logbook.due(step - saved))
+        if reason or due:
+            saved = save(step, state)
+        if reason:
+            raise ResumeError(f"{reason}; continues from step {step} when run again")
+    if saved != step:
+        save(step, state)
+    return fetch(state), step
 
 
 def _take_lease(job: Job, stop: Stop, stack: ExitStack) -> Lease:
@@ -187,10 +242,21 @@ def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Re
     return record
 
 
+class Beginning(NamedTuple):
+    """What rank 0 reads for all ranks: the stage's parents, the checkpoint to go on from, and the
+    digest of a result that was there already."""
+
+    parents: dict[str, xr.Dataset]
+    start: Checkpoint | None
+    digest: str | None
+
+
 def run_loop(
     job: Job, make: Callable[[RunSpec, Parents], Stage], log: CompileLog, stop: Stop
 ) -> str:
     """Run an iterative stage from its parents to its artefact; returns the digest.
+
+    Called by all ranks. Rank 0 holds the lease, reads, writes and talks to the user.
 
     Args:
         job: the stage, its run and its files.
@@ -198,20 +264,54 @@ def run_loop(
         log: what JAX compiles meanwhile, for the provenance.
         stop: when to end early.
     """
+    ranks = distributed.ranks()
     with ExitStack() as stack:
-        parents = load_parents(job)
-        record = _open_record(job, parents, stop, stack)
-        if digest := record.finished_before():
+        record: Record | None = None
+
+        def begin() -> Beginning:
+            nonlocal record
+            parents = load_parents(job)
+            record = _open_record(job, parents, stop, stack)
+            digest = record.finished_before()
+            return Beginning(
+                parents, None if digest else resume.starting_point(job, record), digest
+            )
+
+        parents, start, digest = ranks.on_root(begin)
+        if digest:
             return digest
-        start = resume.starting_point(job, record)
+        ranks.check_devices()
         stage = make(job.spec, parents)
-        outcome = drive(stage, job, record, stop, start, int(log.facts.get("devices", 1)))
-        ds = stage.result(outcome.state, outcome.series)
-        first = {"first_step_s": round(outcome.first_step_s, 3)}
-        extra = {**first, **outcome.saves, "jax": log.summary()}
-        digest = record.finish(ds, outcome.n_steps, extra)
-        checkpoint.prune(job.checkpoints, int(job.spec.config.checkpoint.keep_finished))
+        logbook = None
+        if record is not None:
+            layout = {"devices": log.facts.get("devices", 1), "chunk": stage.chunk}
+            series = start.series if start else {}
+            record.begin(start.step if start else 0, stage.total)
+            logbook = stack.enter_context(Logbook(stage, job, record, layout, series))
+        with _lost_rank_told(job):
+            state = _first_state(stage, job, start)
+            state, step = drive(stage, state, start.step if start else None, stop, logbook)
+        digest = ranks.on_root(lambda: logbook.finish(step, state, log) if logbook else "")
+        if ranks.is_root:
+            checkpoint.prune(job.checkpoints, int(job.spec.config.checkpoint.keep_finished))
         return digest
+
+
+@contextmanager
+def _lost_rank_told(job: Job) -> Iterator[None]:
+    """A collective that fails because a rank is gone is no fault of this one."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if distributed.ranks().size == 1:
+            raise
+        where = f"{job.spec.run_id} {job.stage}"
+        raise ResumeError(
+            f"{where}: another rank is gone ({str(error).splitlines()[0]}); continues from the "
+            "last checkpoint when run again"
+        ) from error
 
 
 def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset], stop: Stop) -> str:

@@ -19,7 +19,7 @@ from ferminet_core import artefacts, mcmc, networks, observables
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS
-from ferminet_core.mesh import REPLICATED, SPLIT, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, fetch, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import Step
@@ -184,9 +184,12 @@ class Inference:
             return
         measure = self._compile(state)
 
+        nuclei, key = self._fixed()
+
         def call(state: State, number: int) -> tuple[mcmc.Walkers, Records]:
-            fixed = jnp.asarray(number, jnp.int32), self.nuclei, self.key
-            return measure(self.params, state.walkers, state.width, *fixed)
+            width, count = state.width, np.int32(number)
+            walkers, records = measure(self.params, state.walkers, width, count, nuclei, key)
+            return walkers, fetch(records)
 
         limit = self.config.inference.max_equilibration
         while not state.measuring:
@@ -217,9 +220,10 @@ class Inference:
         """
         target = self.config.mcmc.target_acceptance
         window = state.window + np.asarray(records.energies, np.float64).sum(axis=0)
+        width = mcmc.adapt_width(fetch(state.width), jnp.mean(records.pmove), target)
         state = state._replace(
             walkers=walkers,
-            width=mcmc.adapt_width(state.width, jnp.mean(records.pmove), target),
+            width=place(self.mesh, width, REPLICATED),
             n_equilibration=state.n_equilibration + RECORDS_PER_CALL,
             window=window,
         )
@@ -251,7 +255,7 @@ class Inference:
             "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
         }
         if call % max(1, self.config.inference.keep_every // RECORDS_PER_CALL) == 0:
-            stats["walkers"] = np.asarray(walkers.electrons, np.float32)[None]
+            stats["walkers"] = fetch(walkers.electrons).astype(np.float32)[None]
         state = before._replace(walkers=walkers, n_records=done)
         return Step(before.n_equilibration + done, state, stats)
 
@@ -263,8 +267,12 @@ class Inference:
             (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
             (SPLIT, RECORD_SPECS),
         )
-        fixed = jnp.asarray(0, jnp.int32), self.nuclei, self.key
+        fixed = np.int32(0), *self._fixed()
         return compiled.lower(self.params, state.walkers, state.width, *fixed).compile()
+
+    def _fixed(self) -> tuple[Nuclei, jax.Array]:
+        """Nuclei and key on every device."""
+        return place(self.mesh, (self.nuclei, self.key), REPLICATED)
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """The raw series, and the statistics derived from it as attributes."""

@@ -1,12 +1,15 @@
-"""Walkers over devices: one mesh axis, parameters replicated, walkers split."""
+"""Walkers over devices: one mesh axis over all devices of all ranks, parameters replicated, walkers
+split."""
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ferminet_core import distributed
 from ferminet_core.errors import InputError
 from ferminet_core.loss import AXIS
 
@@ -31,13 +34,49 @@ def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
 
 
 def place(mesh: Mesh, tree: Any, specs: Any) -> Any:
-    """Put the arrays of `tree` on the mesh; `specs` is a prefix tree of partition specs."""
+    """Put the arrays of `tree` on the mesh; `specs` is a prefix tree of partition specs.
+
+    Every rank gives the whole arrays, and keeps what its devices are to hold.
+    """
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
         specs,
         is_leaf=lambda x: isinstance(x, PartitionSpec),
     )
-    return jax.device_put(tree, shardings)
+    return jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda x: _put(x, sharding), part), shardings, tree
+    )
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def fetch(tree: Any) -> Any:
+    """The whole arrays of a tree on the host of every rank; other leaves as they are.
+
+    All ranks see the same numbers, so what they decide by them is the same.
+    """
+    return jax.tree.map(_fetch, tree)
+
+
+def _fetch(x: Any) -> Any:
+    if not isinstance(x, jax.Array):
+        return x
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    assert isinstance(x.sharding, NamedSharding)
+    axis = x.sharding.spec.index(AXIS)
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[axis].start or 0)
+    own = np.concatenate([np.moveaxis(np.asarray(shard.data), axis, 0) for shard in shards])
+    # Ranks and their devices come in the same order on the mesh.
+    return np.moveaxis(distributed.ranks().allgather(own), 0, axis)
 
 
 def per_device(

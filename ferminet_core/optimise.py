@@ -17,7 +17,7 @@ from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, iterate, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, fetch, iterate, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import BlockLength, Series, Step
@@ -138,11 +138,9 @@ class Optimise:
         singlet = spec.molecule.spin == 0
         broken = singlet and pretrained.attrs["spin_broken"]
         penalty = self.config.optimise.singlet_penalty if broken else 0.0
-        self.inputs = Inputs(
-            self.nuclei,
-            jax.random.key(spec.stage_seed(self.name)),
-            jnp.asarray(penalty, self.dtype),
-        )
+        key = jax.random.key(spec.stage_seed(self.name))
+        inputs = Inputs(self.nuclei, key, jnp.asarray(penalty, self.dtype))
+        self.inputs: Inputs = place(self.mesh, inputs, REPLICATED)
         self.blocks: dict[str, str] = {}  # KFAC's block of every parameter
         if self.config.optimise.optimiser == "kfac":
             log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
@@ -274,7 +272,7 @@ class Optimise:
         while (done := int(state.step)) < self.total:
             count = length.next(self.total - done)
             began = time.monotonic()
-            after, stats = block(state, self.inputs, jnp.asarray(count, jnp.int32))
+            after, stats = block(state, self.inputs, np.int32(count))
             series: Series = {name: np.asarray(x)[:count] for name, x in stats._asdict().items()}
             length.took(count, time.monotonic() - began)
             if wrong := accident(series, self.config.mcmc.walkers):
@@ -321,10 +319,11 @@ class Optimise:
 
         specs = (SPECS, REPLICATED, REPLICATED)
         compiled = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
-        return compiled.lower(state, self.inputs, jnp.asarray(1, jnp.int32)).compile()
+        return compiled.lower(state, self.inputs, np.int32(1)).compile()
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""
+        state = fetch(state)
         return artefacts.network_dataset(
             state.params,
             state.walkers.electrons,

@@ -25,7 +25,7 @@ from ferminet_core.config import PretrainConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, iterate, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, fetch, iterate, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import BlockLength, Series, Step
@@ -280,6 +280,10 @@ class Pretrain:
         """Walkers split over the devices, all else on each of them."""
         return place(self.mesh, state, SPECS)
 
+    def _fixed(self) -> tuple[Any, ...]:
+        """What the compiled functions take beside the state, on every device."""
+        return place(self.mesh, (self.reference, self.nuclei, self.key), REPLICATED)
+
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
         """Orbitals close to the reference's, and an energy that does not exceed E_HF by more than
         the tolerance and its own standard error."""
@@ -297,14 +301,14 @@ class Pretrain:
         the criterion."""
         if int(state.step) >= self.total or bool(state.met):
             return
-        fixed = self.reference, self.nuclei, self.key
+        fixed = self._fixed()
         block, check = self._compile(state)
         length = BlockLength(self.config.runtime.block)
         every = self.config.pretrain.check_every
         while (done := int(state.step)) < self.total and not bool(state.met):
             count = length.next(min(self.total - done, every - done % every))
             began = time.monotonic()
-            state, stats = block(state, *fixed, jnp.asarray(count, jnp.int32))
+            state, stats = block(state, *fixed, np.int32(count))
             series: Series = {name: np.asarray(x)[:count] for name, x in stats.items()}
             length.took(count, time.monotonic() - began)
             done += count
@@ -337,21 +341,22 @@ class Pretrain:
             return iterate(lambda s: self._iteration(s, reference, nuclei, key), state, count, size)
 
         specs = (*INPUT_SPECS, REPLICATED)
-        fixed = self.reference, self.nuclei, self.key
+        fixed = self._fixed()
         updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
         check = per_device(self._check, self.mesh, INPUT_SPECS, REPLICATED)
         return (
-            updates.lower(state, *fixed, jnp.asarray(1, jnp.int32)).compile(),
+            updates.lower(state, *fixed, np.int32(1)).compile(),
             check.lower(state, *fixed).compile(),
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, all walkers, and the series; `converged` tells whether the criterion was
         met."""
+        state = fetch(state)
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
         return artefacts.network_dataset(
             state.params,
-            jnp.asarray(electrons),
+            electrons,
             float(state.widths[1]),
             series,
             n_iterations=int(state.step),

@@ -266,3 +266,8 @@ def _write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def electrons(spec: Path) -> int:
+    """Number of electrons of the run whose spec lies in a file; for expressions in profiles."""
+    return sum(load_spec(Path(spec)).molecule.electrons)

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import xarray as xr
 
+from ferminet_core import distributed
+
 Series = dict[str, np.ndarray]
 BLOCK_SECONDS = 2.0
 
@@ -73,8 +75,9 @@ class BlockLength:
         return min(self._next, left)
 
     def took(self, iterations: int, seconds: float) -> None:
-        """What a call took."""
+        """What a call took; rank 0's clock counts for all ranks."""
         fitting = int(BLOCK_SECONDS * iterations / max(seconds, 1e-9))
+        fitting = distributed.ranks().from_root(fitting)
         self._next = max(1, min(self._largest, fitting))
 
 

@@ -27,6 +27,7 @@ LAYERS = {
     "yaml_reader": 0,
     # the wavefunction
     "correlated": 1,
+    "distributed": 1,
     "determinants": 1,
     "envelopes": 1,
     "features": 1,

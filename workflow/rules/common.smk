@@ -1,12 +1,15 @@
 # From the system file to the run table: names, folders and threads for the rules.
+import builtins
 import os
 import re
 import shlex
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
+
 from ferminet_core.errors import FermiNetError
-from ferminet_core.scan import load_scan, write_specs
+from ferminet_core.scan import electrons, load_scan, write_specs
 from ferminet_core.scan_lock import clear_dead_locks
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
@@ -42,11 +45,43 @@ RUN_LIST = f"{FOLDER}/runs.txt"
 if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS:
     Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
 
-# Several runs side by side on a core each are faster than one after the other on all cores.
+# On one machine several runs side by side on a core each are faster than one after the other on
+# all cores. On a cluster the profile says how many cores a rank gets (set-threads).
 UNFINISHED = [
     r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
 ]
-THREADS = max(1, (workflow.cores or 1) // max(1, len(UNFINISHED)))
+THREADS = 1
+if workflow.is_main_process and workflow.resource_settings.cores:
+    THREADS = max(1, workflow.cores // max(1, len(UNFINISHED)))
+
+# For the expressions in profiles, which see built-in names only: `tasks: 4 if electrons(input.spec)
+# > 20 else 2` lets the number of ranks follow the size of the system.
+builtins.electrons = electrons
+
+
+def ranks(wildcards, resources):
+    """How many processes work on a stage together, by the resources that the executor knows."""
+    if per_node := resources.get("tasks_per_node"):
+        return int(resources.get("nodes", 1)) * int(per_node)
+    return int(resources.get("tasks", 1))
+
+
+def launcher(wildcards, resources, threads):
+    """The command in front of `python` that starts the ranks; none for one process."""
+    count = ranks(wildcards, resources)
+    if count == 1:
+        return ""
+    if not resources.get("mpi"):
+        raise WorkflowError(
+            f"the profile asks for {count} ranks, but names no launcher for them: add the resource"
+            " mpi (try mpi: \"'srun --mpi=pmix'\")"
+        )
+    words = f"{resources.mpi} -n {count}"
+    cores = resources.get("cpus_per_task", threads)
+    # A step of Slurm no longer takes over the cores per task that the job was given.
+    if words.startswith("srun") and cores > 0:
+        words += f" --cpus-per-task={cores}"
+    return words
 
 
 def attempt_number(wildcards, attempt):

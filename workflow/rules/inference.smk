@@ -15,8 +15,10 @@ rule inference:
         attempt_number=attempt_number,
     params:
         work=f"{RUN}/inference.work",
+        launcher=launcher,
+        ranks=ranks,
     shell:
-        "python -m ferminet_core inference {input.spec:q} --optimise {input.optimise:q}"
+        "{params.launcher} python -m ferminet_core inference {input.spec:q} --optimise {input.optimise:q}"
         " --reference {input.reference:q} --out {output:q} --work {params.work:q}"
-        " --devices {threads}"
+        " --ranks {params.ranks} --devices {threads}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

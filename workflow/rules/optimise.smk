@@ -15,7 +15,9 @@ rule optimise:
         attempt_number=attempt_number,
     params:
         work=f"{RUN}/optimise.work",
+        launcher=launcher,
+        ranks=ranks,
     shell:
-        "python -m ferminet_core optimise {input.spec:q} --pretrain {input.pretrain:q}"
-        " --out {output:q} --work {params.work:q} --devices {threads}"
+        "{params.launcher} python -m ferminet_core optimise {input.spec:q} --pretrain {input.pretrain:q}"
+        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

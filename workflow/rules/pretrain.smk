@@ -13,7 +13,9 @@ rule pretrain:
         attempt_number=attempt_number,
     params:
         work=f"{RUN}/pretrain.work",
+        launcher=launcher,
+        ranks=ranks,
     shell:
-        "python -m ferminet_core pretrain {input.spec:q} --reference {input.reference:q}"
-        " --out {output:q} --work {params.work:q} --devices {threads}"
+        "{params.launcher} python -m ferminet_core pretrain {input.spec:q} --reference {input.reference:q}"
+        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
