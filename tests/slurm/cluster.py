@@ -87,7 +87,9 @@ def install() -> None:
     if any(shutil.which(name) is None for name in DAEMONS) or not list(_pmix_libraries()):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         for arguments in (("update",), ("install", "--yes", *PACKAGES)):
-            subprocess.run(["apt-get", "--quiet", "--quiet", *arguments], env=environment, check=True)
+            subprocess.run(
+                ["apt-get", "--quiet", "--quiet", *arguments], env=environment, check=True
+            )
     # Slurm looks for the name that only the development package ships.
     for library in _pmix_libraries():
         plain = library.with_name("libpmix.so")
