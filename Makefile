@@ -1,5 +1,5 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | lint | check | lock | clean-env
+# make test | test-slurm | test-gpu | lint | check | lock | clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
 SYSTEM ?= h2
@@ -22,13 +22,23 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test lint check lock clean-env
+.PHONY: scan test test-slurm test-gpu lint check lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
 
 test: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
+
+# On a Slurm cluster of two nodes that it starts on this machine and stops again; needs root.
+test-slurm: $(READY)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    python3 tests/slurm/cluster.py install; fi
+	@$(BIN)/python -m pytest -n0 tests/slurm $(ARGS)
+
+# On a node with two or more NVIDIA GPUs, inside an allocation, with the CUDA wheels of JAX in .venv.
+test-gpu: $(READY)
+	@$(BIN)/python -m pytest -n0 tests/test_ranks.py --gpus $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

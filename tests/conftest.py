@@ -1,6 +1,7 @@
 """Oracles need double precision, and two devices show what depends on the number of them.
 
 Executables are kept for the length of the session: many tests build the same small stage anew.
+Two processes share the tests (pytest-xdist, file by file); what compiles leaves most cores idle.
 """
 
 import os
@@ -15,7 +16,12 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
+from jax._src.lru_cache import LRUCache
 
+from ferminet_core import jax_setup
+
+# Two processes read and write the same folder.
+LRUCache.put = jax_setup._put_whole  # type: ignore[method-assign, assignment]
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
@@ -24,7 +30,9 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 @pytest.fixture(scope="session", autouse=True)
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of this session's executables."""
-    folder = tmp_path_factory.mktemp("compiled")
+    """Folder of this session's executables, one for all processes of the session."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "compiled"
+    folder.mkdir(exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder

@@ -1,0 +1,94 @@
+"""A scan that runs on the test cluster, as a user would run it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = """
+name: cluster
+units: bohr
+atoms: [H 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [1.4]}
+preset: smoke
+overrides:
+  network.layers: 1
+  optimise.iterations: 2000
+  optimise.inverse_period: 3
+  checkpoint.every_steps: 200
+  runtime.block: 10
+"""
+RUN = "r_1.4"
+
+
+class Scan:
+    """The workflow on a system file and a folder of its own, by the Slurm profile."""
+
+    def __init__(self, folder: Path, cache: Path) -> None:
+        self.folder, self.cache = folder, cache
+        self.results = folder / "results"
+        self.run = self.results / "cluster" / "runs" / RUN
+        self.work = self.run / "optimise.work"
+        self.system = folder / "system.yaml"
+        self.system.write_text(SYSTEM)
+        self.workdir = folder / "workdir"
+        self.workdir.mkdir()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def profile(self, **changes: str) -> Path:
+        """The project's profile as a user would adapt it; `changes` replace values by key."""
+        text = (ROOT / "cluster_profiles" / "slurm" / "config.yaml").read_text()
+        # This cluster's queue is empty and its files are there at once.
+        changes = {"slurm-init-seconds-before-status-checks": "2", "latency-wait": "5", **changes}
+        lines = []
+        for line in text.splitlines():
+            key = line.strip().partition(":")[0]
+            indent = line[: len(line) - len(line.lstrip())]
+            lines.append(f"{indent}{key}: {changes[key]}" if key in changes else line)
+        folder = self.folder / "profile"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        return folder
+
+    def command(self, profile: Path, *arguments: str) -> list[str]:
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--profile", str(profile), "--directory", str(self.workdir), *arguments]
+        return [*command, "--config", f"system={self.system}", f"results={self.results}"]
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "FERMINET_CACHE": str(self.cache)}
+
+    def start(self, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
+        """Start Snakemake on Slurm in the background."""
+        command = self.command(self.profile(**changes), *arguments)
+        with open(self.folder / "snakemake.log", "ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=self.environment(),
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        return self.process
+
+    def finish(self, seconds: float = 400.0) -> int:
+        """Wait for Snakemake; returns its exit code."""
+        assert self.process is not None
+        return self.process.wait(timeout=seconds)
+
+    def local(self) -> None:
+        """The same scan on this machine alone, as one process with two devices."""
+        command = self.command(ROOT / "cluster_profiles" / "local", "--cores", "2")
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=self.environment(), cwd=ROOT, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "snakemake.log").read_text()
+
+    def stage_log(self, stage: str) -> str:
+        return (self.results / "cluster" / "logs" / RUN / f"{stage}.log").read_text()

@@ -1,0 +1,269 @@
+"""The workflow on a real Slurm, with MPI ranks on two nodes; and what may befall it there.
+
+Each fault ends, without repair by hand, in the very bytes that one process made undisturbed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cluster
+import numpy as np
+import pytest
+from slurm_scan import ROOT, Scan
+
+from ferminet_core import store
+from ferminet_core.checkpoint import steps_in
+
+
+@pytest.fixture(scope="session", autouse=True)
+def slurm() -> Iterator[None]:
+    """The test cluster, started and stopped."""
+    if reason := cluster.why_not():
+        pytest.skip(reason)
+    cluster.start()
+    yield
+    cluster.stop()
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled code of all scans of the session."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(slurm: None, tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Scan:
+    """The whole scan, run on this machine without Slurm or MPI."""
+    scan = Scan(tmp_path_factory.mktemp("undisturbed"), cache)
+    scan.local()
+    return scan
+
+
+@pytest.fixture
+def scan(undisturbed: Scan, tmp_path: Path, cache: Path) -> Iterator[Scan]:
+    """A scan whose optimisation is still to be done; its jobs are gone after the test."""
+    scan = Scan(tmp_path, cache)
+    shutil.copytree(undisturbed.results, scan.results)
+    for stage in ("optimise", "inference"):
+        shutil.rmtree(scan.run / f"{stage}.work")
+        for path in scan.run.glob(f"{stage}.*"):
+            path.unlink()
+    yield scan
+    if scan.process is not None and scan.process.poll() is None:
+        scan.process.kill()
+        scan.process.wait()
+    cluster.call("scancel", "--full", "--partition=main")
+    cluster.until(cluster.idle, "end of the test's jobs")
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait as long as a job on a busy machine may take."""
+    cluster.until(condition, what, 180.0)
+
+
+def jobs() -> list[str]:
+    """Numbers of the jobs that wait or run."""
+    return cluster.call("squeue", "--noheader", "--format=%i").split()
+
+
+def ranks_on(node: str) -> list[int]:
+    """Processes of the package on a node."""
+    found = []
+    for pid in cluster.processes_of(node):
+        path = Path(f"/proc/{pid}/cmdline")
+        words = path.read_bytes().split(b"\0") if path.exists() else []
+        if b"ferminet_core" in words and b"optimise" in words and b"python" in words[0]:
+            found.append(pid)
+    return found
+
+
+def events(scan: Scan, name: str) -> list[dict[str, Any]]:
+    path = scan.work / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == name]
+
+
+def provenance(scan: Scan, stage: str) -> dict[str, Any]:
+    return dict(json.loads((scan.run / f"{stage}.provenance.json").read_text()))
+
+
+def checkpointed(scan: Scan, beyond: int = 0) -> bool:
+    return max(steps_in(scan.work / "ckpt"), default=0) > beyond
+
+
+def optimise(scan: Scan, **changes: str) -> subprocess.Popen[bytes]:
+    """Start Snakemake for the optimisation alone."""
+    return scan.start(str(scan.run / "optimise.zarr.zip"), **changes)
+
+
+def assert_as_undisturbed(scan: Scan, undisturbed: Scan) -> None:
+    assert scan.finish() == 0, scan.log[-3000:]
+    name = "optimise.zarr.zip"
+    assert store.digest(scan.run / name) == store.digest(undisturbed.run / name)
+    assert len(events(scan, "done")) == 1
+
+
+def test_the_chain_runs_on_two_nodes(scan: Scan, undisturbed: Scan) -> None:
+    """Optimisation on two ranks, one on each node; inference, table and curve after it."""
+    scan.start()
+    assert scan.finish() == 0, scan.log[-3000:]
+    ranks = provenance(scan, "optimise")["ranks"]
+    assert [rank["node"] for rank in ranks] == ["n1", "n2"]
+    assert len({rank["pid"] for rank in ranks}) == 2
+    for stage in ("optimise", "inference"):
+        ours, theirs = (s.run / f"{stage}.zarr.zip" for s in (scan, undisturbed))
+        if stage == "optimise":
+            assert store.digest(ours) == store.digest(theirs)
+            walkers = store.load(ours)["walkers"].to_numpy()
+            assert len(np.unique(walkers, axis=0)) == len(walkers)
+        else:  # one device here, two there: the same but for rounding
+            a, b = store.load(ours).attrs, store.load(theirs).attrs
+            error = np.hypot(a["error_Eh"], b["error_Eh"])
+            assert abs(a["energy_Eh"] - b["energy_Eh"]) < 5 * error
+    assert (scan.results / "cluster" / "scan.csv").exists()
+
+
+def test_ranks_that_do_not_find_each_other_fail_at_once(scan: Scan) -> None:
+    """The launcher of another MPI: processes of size one, which would all do the same."""
+    began = time.monotonic()
+    optimise(scan, mpi="\"'srun --mpi=none'\"", retries="0")
+    assert scan.finish() != 0
+    assert time.monotonic() - began < 60
+    log = scan.stage_log("optimise")
+    assert log.count("error:") == 1
+    assert "--ranks: found 2, but this process is alone: the launcher started 2" in log
+    assert not (scan.work / "ckpt").exists()
+
+
+def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
+    optimise(scan)
+    until(lambda: checkpointed(scan), "a checkpoint")
+    (rank,) = ranks_on("n2")
+    os.kill(rank, signal.SIGKILL)
+    began = time.monotonic()
+    until(lambda: not ranks_on("n1"), "end of the other rank")
+    assert time.monotonic() - began < 30
+    assert_as_undisturbed(scan, undisturbed)
+    assert events(scan, "resume")
+
+
+@pytest.mark.campaign
+def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan) -> None:
+    """A minute for a job: too short for the whole, so that it goes on in several."""
+    system = scan.system.read_text().replace("iterations: 2000", "iterations: 12000")
+    for one in (scan, undisturbed):
+        one.system.write_text(system)
+    undisturbed.local()
+    optimise(scan, runtime="1")
+    assert scan.finish(900.0) == 0, scan.log[-3000:]
+    name = "optimise.zarr.zip"
+    assert store.digest(scan.run / name) == store.digest(undisturbed.run / name)
+    stops = [event["reason"] for event in events(scan, "resumable")]
+    assert len(stops) >= 3
+    assert all("wall-time limit" in stop or "SIGUSR1" in stop for stop in stops), stops
+
+
+@pytest.mark.campaign
+def test_requeued(scan: Scan, undisturbed: Scan) -> None:
+    optimise(scan)
+    until(lambda: checkpointed(scan), "a checkpoint")
+    (job,) = jobs()
+    cluster.call("scontrol", "requeue", job)
+    until(lambda: not ranks_on("n1") and not ranks_on("n2"), "end of the ranks")
+    until(lambda: "PENDING" in cluster.call("scontrol", "show", "job", job), "the job in the queue")
+    # Slurm would let a requeued job wait for two minutes.
+    cluster.call("scontrol", "update", f"jobid={job}", "StartTime=now")
+    assert_as_undisturbed(scan, undisturbed)
+    assert events(scan, "resume")
+
+
+@pytest.mark.campaign
+def test_cancelled_then_run_again(scan: Scan, undisturbed: Scan) -> None:
+    optimise(scan, retries="0")
+    until(lambda: checkpointed(scan), "a checkpoint")
+    cluster.call("scancel", *jobs())
+    assert scan.finish() != 0
+    assert not (scan.run / "optimise.zarr.zip").exists()
+    optimise(scan)
+    assert_as_undisturbed(scan, undisturbed)
+    assert events(scan, "resume")
+
+
+@pytest.mark.campaign
+def test_a_node_lost_and_back(scan: Scan, undisturbed: Scan) -> None:
+    optimise(scan)
+    until(lambda: checkpointed(scan), "a checkpoint")
+    cluster.kill_node("n2")
+    began = time.monotonic()
+    until(lambda: not ranks_on("n1"), "end of the other rank")
+    assert time.monotonic() - began < 30
+    cluster.start_node("n2")
+    assert_as_undisturbed(scan, undisturbed)
+    assert events(scan, "resume")
+
+
+@pytest.mark.campaign
+def test_snakemake_killed_and_started_again_while_its_job_runs(
+    scan: Scan, undisturbed: Scan
+) -> None:
+    first = optimise(scan)
+    until(lambda: checkpointed(scan), "a checkpoint")
+    first.kill()
+    first.wait()
+    assert jobs()
+    optimise(scan)
+    assert_as_undisturbed(scan, undisturbed)
+    assert not events(scan, "resume")  # the first job was left to end
+
+
+@pytest.mark.campaign
+def test_controller_restarted(scan: Scan, undisturbed: Scan) -> None:
+    optimise(scan)
+    until(lambda: checkpointed(scan), "a checkpoint")
+    cluster.kill_controller()
+    cluster.start_controller()
+    assert_as_undisturbed(scan, undisturbed)
+    assert not events(scan, "resume")
+
+
+def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
+    """What `slurm-gpu` would submit, recorded by a stand-in for sbatch and judged by the real one.
+
+    Nothing runs on a GPU here.
+    """
+    recorder = scan.folder / "bin" / "sbatch"
+    recorder.parent.mkdir()
+    calls = scan.folder / "sbatch.jsonl"
+    recorder.write_text(
+        f"#!{sys.executable}\nimport json, sys\n"
+        f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nprint(1)\n"
+    )
+    recorder.chmod(0o755)
+    command = scan.command(ROOT / "cluster_profiles" / "slurm-gpu", "--until", "optimise")
+    environment = scan.environment()
+    environment["PATH"] = f"{recorder.parent}:{environment['PATH']}"
+    head = subprocess.Popen(
+        command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        until(calls.exists, "a submission")
+    finally:
+        head.kill()
+        head.wait()
+    for line in calls.read_text().splitlines():
+        words = json.loads(line)
+        assert any(word.startswith("--gres=gpu:4") or word == "--gres" for word in words), words
+        done = subprocess.run(
+            ["sbatch", "--test-only", *words], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (words, done.stderr)
+        assert "to start at" in done.stderr
+        assert "using 16 processors" in done.stderr or "--cpus-per-task=8" in words
