@@ -36,9 +36,9 @@ test-slurm: $(READY)
 	    python3 tests/slurm/cluster.py install; fi
 	@$(BIN)/python -m pytest -n0 tests/slurm $(ARGS)
 
-# On a node with two or more NVIDIA GPUs, inside an allocation, with the CUDA wheels of JAX in .venv.
+# Inside an allocation with one or more NVIDIA GPUs, with JAX's CUDA wheels in .venv.
 test-gpu: $(READY)
-	@$(BIN)/python -m pytest -n0 tests/test_ranks.py --gpus $(ARGS)
+	@$(BIN)/python -m pytest -n0 tests/gpu $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .
