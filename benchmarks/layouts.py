@@ -60,7 +60,8 @@ def start(layout: Layout, launcher: str, *arguments: str | Path) -> None:
     words += ["--ranks", str(layout.ranks), "--devices", str(layout.devices)]
     if layout.ranks > 1:
         words = [*shlex.split(launcher), "-n", str(layout.ranks), *words]
-    environment = {**os.environ, **AS_ROOT}
+    # Without the number of devices that somebody else has chosen, as pytest's set-up here.
+    environment = {**os.environ, **AS_ROOT, "XLA_FLAGS": ""}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         sys.exit(f"{shlex.join(words)}\n{done.stdout}{done.stderr}")
@@ -187,7 +188,7 @@ def _side_by_side(case: Case, count: int, ranks: int, launcher: str) -> list[dic
     processes = []
     for number in range(count):
         pinned = words if ranks > 1 else ["taskset", "--cpu-list", str(number), *words]
-        environment = {**os.environ, **AS_ROOT}
+        environment = {**os.environ, **AS_ROOT, "XLA_FLAGS": ""}
         processes.append(
             subprocess.Popen(pinned, stdout=subprocess.PIPE, text=True, env=environment)
         )
