@@ -34,7 +34,7 @@ test: $(READY)
 test-slurm: $(READY)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    python3 tests/slurm/cluster.py install; fi
-	@$(BIN)/python -m pytest -n0 tests/slurm $(ARGS)
+	@REQUIRE_SLURM=$(REQUIRE_SLURM) $(BIN)/python -m pytest -n0 tests/slurm $(ARGS)
 
 # Inside an allocation with one or more NVIDIA GPUs, with JAX's CUDA wheels in .venv.
 test-gpu: $(READY)

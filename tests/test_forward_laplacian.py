@@ -110,7 +110,7 @@ def test_hydrogen_like_ion_has_a_constant_local_energy(charge: float) -> None:
     np.testing.assert_allclose(energies, -(charge**2) / 2, rtol=1e-11)
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 3, 7])
+@pytest.mark.parametrize("chunk", [None, 1, 7])
 def test_chunks_do_not_change_local_energies(chunk: int | None) -> None:
     params = network()
     electrons = jax.random.normal(jax.random.key(7), (7, 3, 3))
