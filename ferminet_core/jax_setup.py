@@ -19,8 +19,9 @@ Precision = Literal["float32", "float64"]
 
 # Moves the compilation cache ("off": none), for machines where the home folder is small or slow.
 CACHE_VARIABLE = "FERMINET_CACHE"
-# One thread per process for NumPy's BLAS and PySCF: the work that counts runs in XLA, and the
-# order of OpenMP's sums would make degenerate orbitals come out differently each time.
+# One thread per process for NumPy's BLAS, PySCF and the LAPACK that inverts KFAC's factors: the
+# work that counts runs in XLA, and the order of sums over threads would make degenerate orbitals
+# come out differently each time, and networks differently with each number of threads.
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
@@ -42,12 +43,12 @@ def usable_devices(wanted: int, walkers: int) -> int:
 def prepare_process(devices: int) -> None:
     """Give this process `devices` cores: as many host devices, and as many threads.
 
-    Variables that the user has set are left alone. On a machine with GPUs JAX uses these
-    instead, and the host devices stay idle.
+    The number of devices and of XLA's threads is left alone where the user has set it. On a machine
+    with GPUs JAX uses these instead, and the host devices stay idle.
     """
     environment = os.environ
-    for variable in _SINGLE_THREADED:
-        environment.setdefault(variable, "1")
+    for variable in _SINGLE_THREADED:  # Snakemake sets them to the number of a rule's threads
+        environment[variable] = "1"
     # XLA sizes its CPU thread pools by this variable, and by all cores of the machine without it:
     # processes side by side would then fight for the same cores.
     environment.setdefault("NPROC", str(devices))

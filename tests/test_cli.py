@@ -279,6 +279,8 @@ def test_a_process_uses_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("XLA_FLAGS", "--xla_something")
+    # As Snakemake does in a rule of three threads: LAPACK's sums would depend on it.
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     jax_setup.prepare_process(3)
     assert os.environ["NPROC"] == "3"
     assert os.environ["OMP_NUM_THREADS"] == "1"

@@ -14,7 +14,7 @@ parameters: {R: [1.4]}
 preset: smoke
 overrides:
   network.layers: 1
-  optimise.iterations: 2000
+  optimise.iterations: 1200
   optimise.inverse_period: 3
   checkpoint.every_steps: 200
   runtime.block: 10
