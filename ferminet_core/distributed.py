@@ -172,13 +172,18 @@ class Ranks:
             return
         import jax
 
+        me = self.members[self.rank]
         gpus = share_of_gpus(self.members, self.rank)
-        address = self.from_root(_free_address(self.members) if self.is_root else "")
+        alone = all(m.host == me.host for m in self.members)
+        # Every node looks up the name by itself: what rank 0 makes of its own may be 127.0.1.1.
+        host = "127.0.0.1" if alone else self.members[0].host
+        address = self.from_root(f"{host}:{_free_port()}")
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         # It would take SIGTERM for itself.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             coordinator_address=address,
+            coordinator_bind_address=address if alone else None,
             num_processes=self.size,
             process_id=self.rank,
             local_device_ids=gpus,
@@ -215,10 +220,15 @@ class Ranks:
         if self._comm is None:
             return
         self._comm.Barrier()
+        self._leave_jax()
+
+    def _leave_jax(self) -> None:
+        """Leave JAX's coordination together: a rank that missed another would end with an error."""
         if self._jax_connected:
             import jax
 
             jax.distributed.shutdown()
+            self._jax_connected = False
 
     def settle(self, message: str, exit_code: int) -> int:
         """The end of work that failed on this rank; prints what has to be said.
@@ -244,6 +254,7 @@ class Ranks:
         if found is not None:
             for text in dict.fromkeys(text for text, _ in found):
                 print(text, file=sys.stderr, flush=True)
+        self._leave_jax()
         return exit_code
 
 
@@ -340,13 +351,11 @@ def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
     return list(range(start, start + each))
 
 
-def _free_address(members: list[Member]) -> str:
-    """Where JAX's coordinator, in rank 0, can be reached by all ranks."""
-    alone = all(m.host == members[0].host for m in members)
-    host = "127.0.0.1" if alone else socket.gethostbyname(members[0].host)
+def _free_port() -> int:
+    """A port that nobody uses now."""
     with socket.socket() as probe:
-        probe.bind((host, 0))
-        return f"{host}:{probe.getsockname()[1]}"
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _portable(error: Exception | None) -> Exception | None:

@@ -9,8 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -99,7 +98,7 @@ class Saver:
 class Logbook:
     """What rank 0 keeps of a loop while it runs: series, status, checkpoints, progress.
 
-    A context manager: the progress is shown while it is open.
+    progress: a context manager, shown while it is open
     """
 
     def __init__(
@@ -108,20 +107,8 @@ class Logbook:
         self._stage, self._record = stage, record
         self._recorder = Recorder(series)
         self._saver = Saver(job, record, layout)
-        self._progress = StageProgress(stage.name, job.spec.run_id, stage.total)
+        self.progress = StageProgress(stage.name, job.spec.run_id, stage.total)
         self._first_step_s = 0.0
-
-    def __enter__(self) -> Self:
-        self._progress.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        self._progress.__exit__(kind, error, tb)
 
     def add(self, done: Step) -> None:
         """Take down a block of steps.
@@ -133,9 +120,9 @@ class Logbook:
         self._recorder.add(done.stats)
         reading = read_stats(done.stats)
         for note in done.notes:
-            self._progress.note(note)
+            self.progress.note(note)
             self._record.event("note", step=done.step, text=note)
-        self._progress.update(done.step, self._stage.total, reading)
+        self.progress.update(done.step, self._stage.total, reading)
         self._record.heartbeat(done.step, self._stage.total, reading)
 
     def due(self, steps: int) -> bool:
@@ -148,7 +135,7 @@ class Logbook:
 
     def finish(self, step: int, state: Any, log: CompileLog) -> str:
         """Save the stage's result and its provenance; returns the digest."""
-        self._progress.finish(step)
+        self.progress.finish(step)
         ds = self._stage.result(state, self._recorder.series())
         extra = {
             "first_step_s": round(self._first_step_s, 3),  # 0 where no step was left to be made
@@ -287,7 +274,8 @@ def run_loop(
             layout = {"devices": log.facts.get("devices", 1), "chunk": stage.chunk}
             series = start.series if start else {}
             record.begin(start.step if start else 0, stage.total)
-            logbook = stack.enter_context(Logbook(stage, job, record, layout, series))
+            logbook = Logbook(stage, job, record, layout, series)
+            stack.enter_context(logbook.progress)
         with _lost_rank_told(job):
             state = _first_state(stage, job, start)
             state, step = drive(stage, state, start.step if start else None, stop, logbook)
