@@ -207,24 +207,3 @@ def test_visible_gpus_are_read_from_the_driver(
     assert distributed.visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-b"}) == ("GPU-b",)
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
     assert distributed.visible_gpus({}) == ()
-
-
-# --- the same answer on any layout --------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_the_bits_do_not_depend_on_the_layout() -> None:
-    """All stages on 1 x 2 and 2 x 1 processes and devices, and resumed on 1, 2, 1 processes; the
-    long form of it is a command of its own."""
-    words = [sys.executable, "-m", "benchmarks.layouts", "equal", "--preset", "smoke"]
-    words += ["--iterations", "9", "--updates", "20"]
-    done = subprocess.run(
-        words,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
-    assert done.stdout.count("True") == 5

@@ -137,7 +137,9 @@ def test_ranks_that_do_not_find_each_other_fail_at_once(scan: Scan) -> None:
     began = time.monotonic()
     optimise(scan, mpi="\"'srun --mpi=none'\"", retries="0")
     assert scan.finish() != 0
-    assert time.monotonic() - began < 60
+    assert (
+        time.monotonic() - began < 120
+    )  # most of it Snakemake and the queue; the stage takes seconds
     log = scan.stage_log("optimise")
     assert log.count("error: --ranks") == 1
     assert "--ranks: found 2, but this process is alone: the launcher started 2" in log
