@@ -8,8 +8,8 @@ walkers and local energies for what rank 0 alone writes, and agrees on stops and
 Rules that keep MPI and JAX from waiting for each other:
 
 * Every rank runs the same statements in the same order. What could differ between ranks (signals,
-  clocks, files) passes through `from_root`, `on_root`, `first` or `agree` before anything depends
-  on it; numbers that decide something are gathered on all ranks, so all decide alike.
+  clocks, files) passes through `from_root`, `on_root` or `agree` before anything depends on
+  it; numbers that decide something are gathered on all ranks, so all decide alike.
 * Compiled code is waited for before MPI is entered (`mesh.fetch` reads its results first), and an
   MPI exchange ends with a barrier before compiled code is entered again: neither library makes
   progress for the other. (MPICH stood still in a gather while another rank was in JAX's shutdown.)
@@ -131,14 +131,6 @@ class Ranks:
         if told is not None:
             raise failure or told
         return value
-
-    def first(self, value: T | None) -> T | None:
-        """The value of the lowest rank that has one."""
-        comm = self._comm
-        if comm is None:
-            return value
-        found = self._timed(lambda: comm.allgather(value))
-        return next((v for v in found if v is not None), None)
 
     def agree(self, reason: str | None, save: bool) -> tuple[str | None, bool]:
         """Whether to end, for any rank's reason, and whether rank 0 wants a checkpoint."""

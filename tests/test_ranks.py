@@ -65,7 +65,6 @@ def test_alone_nothing_is_exchanged() -> None:
     assert world.allgather(array) is array
     assert world.agree("why", True) == ("why", True)
     assert world.on_root(lambda: 7) == 7
-    assert world.first(None) is None
     assert world.mpi_s == 0.0
 
 
@@ -131,7 +130,6 @@ def test_reasons_and_arrays_of_all_ranks() -> None:
         assert world.allgather(own).tolist() == [[0] * 3] * 2 + [[1] * 3] * 2
         assert world.allgather(np.array([world.rank == 0])).tolist() == [True, False]
         assert world.agree("signal" if world.rank else None, world.rank == 1) == ("signal", False)
-        assert world.first(world.rank or None) == 1
         assert world.from_root(world.rank) == 0
         assert len(world.members) == 2 and len({m.pid for m in world.members}) == 2
         world.close()

@@ -20,11 +20,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-STATE = Path("/var/tmp/ferminet_test_slurm")
+STATE = Path(tempfile.gettempdir()) / "ferminet_test_slurm"
 CONFIG = Path("/etc/slurm/slurm.conf")
 GRES = CONFIG.with_name("gres.conf")
 MARK = "# Written by the test cluster of ferminet_core."

@@ -270,4 +270,6 @@ def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
         )
         assert done.returncode == 0, (words, done.stderr)
         assert "to start at" in done.stderr
-        assert "using 16 processors" in done.stderr or "--cpus-per-task=8" in words
+        assert "--ntasks=8" in words
+        assert "--cpus-per-task=8" in words
+        assert not any(word.startswith("--ntasks-per-gpu") for word in words)
