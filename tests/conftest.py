@@ -9,8 +9,14 @@ from pathlib import Path
 
 import pytest
 
+# Most tests compile longer than they compute: LLVM's optimisation is left out, which takes a third
+# off them. What runs as a scan on Slurm or by .ci/run is compiled as for users.
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"]
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_backend_optimization_level=0",
+    ]
 )
 # As in the package: its messages on tuning hints are none about results.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
