@@ -66,6 +66,15 @@ RankCount = Annotated[
         "started by default.",
     ),
 ]
+GpuCount = Annotated[
+    int,
+    typer.Option(
+        "--gpus",
+        min=0,
+        help="GPUs to take of those that other runs on this node have left; 0: all. "
+        "For one process.",
+    ),
+]
 Wait = Annotated[
     bool, typer.Option(help="Wait for another process that works on this stage, or step aside.")
 ]
@@ -126,6 +135,7 @@ def pretrain(
     work: WorkFolder,
     devices: Devices = None,
     ranks: RankCount = None,
+    gpus: GpuCount = 0,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -142,7 +152,7 @@ def pretrain(
     parents = {"reference": reference}
     with _stop(wall_time, ranks) as stop:
         job = Job("pretrain", load_spec(spec), out, work, parents, force, attempt, wait)
-        _run_loop(job, devices, make, stop)
+        _run_loop(job, devices, gpus, make, stop)
 
 
 @app.command()
@@ -153,6 +163,7 @@ def optimise(
     work: WorkFolder,
     devices: Devices = None,
     ranks: RankCount = None,
+    gpus: GpuCount = 0,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -169,7 +180,7 @@ def optimise(
     parents = {"pretrain": pretrain}
     with _stop(wall_time, ranks) as stop:
         job = Job("optimise", load_spec(spec), out, work, parents, force, attempt, wait)
-        _run_loop(job, devices, make, stop)
+        _run_loop(job, devices, gpus, make, stop)
 
 
 @app.command()
@@ -181,6 +192,7 @@ def inference(
     work: WorkFolder,
     devices: Devices = None,
     ranks: RankCount = None,
+    gpus: GpuCount = 0,
     wall_time: WallTime = None,
     force: Force = False,
     attempt: Attempt = 1,
@@ -197,7 +209,7 @@ def inference(
     parents = {"optimise": optimise, "reference": reference}
     with _stop(wall_time, ranks) as stop:
         job = Job("inference", load_spec(spec), out, work, parents, force, attempt, wait)
-        _run_loop(job, devices, make, stop)
+        _run_loop(job, devices, gpus, make, stop)
 
 
 @app.command()
@@ -294,6 +306,7 @@ def _stop(wall_time: str | None, ranks: int | None) -> "Stop":
 def _run_loop(
     job: "Job",
     devices: int | None,
+    gpus: int,
     make: "Callable[[RunSpec, Parents], Stage]",
     stop: "Stop",
 ) -> None:
@@ -309,9 +322,25 @@ def _run_loop(
     wanted = devices or available_cores()
     ranks = distributed.ranks()
     prepare_process(usable_devices(wanted, max(1, config.mcmc.walkers // 2 // ranks.size)))
+    if gpus:
+        _claim_gpus(gpus, ranks.size, stop)
     ranks.connect_jax()
     log = configure_jax(config.runtime.precision)
     from ferminet_core import driver
 
     driver.run_loop(job, make, log, stop)
     ranks.close()
+
+
+def _claim_gpus(count: int, ranks: int, stop: "Stop") -> None:
+    """Take so many GPUs of this node for this process.
+
+    Raises:
+        InputError: several ranks, which part the GPUs among themselves.
+    """
+    if ranks > 1:
+        raise InputError(f"--gpus: found {count} with {ranks} ranks; allowed: for one process only")
+    from ferminet_core.gpus import claim
+    from ferminet_core.progress import say
+
+    claim(count, stop.due, say)

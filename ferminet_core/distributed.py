@@ -20,14 +20,14 @@ Rules that keep MPI and JAX from waiting for each other:
 
 import os
 import socket
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ferminet_core.errors import FermiNetError, InputError
+from ferminet_core.gpus import visible_gpus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -297,25 +297,6 @@ def start(expected: int | None = None) -> Ranks:
     if size != expected:
         raise InputError(f"--ranks: found {expected}, but MPI sees {size} ranks; allowed: {size}")
     return _current
-
-
-def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Identities (UUIDs) of the NVIDIA GPUs that this process may use, in its order."""
-    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return ()
-    present = done.stdout.split()
-    chosen = environment.get("CUDA_VISIBLE_DEVICES")
-    if chosen is None:
-        return tuple(present)
-    names = [name for name in chosen.split(",") if name]
-    return tuple(
-        present[int(n)] if n.isdigit() else n
-        for n in names
-        if not n.isdigit() or int(n) < len(present)
-    )
 
 
 def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:

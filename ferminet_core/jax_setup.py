@@ -180,6 +180,7 @@ def configure_jax(precision: Precision) -> CompileLog:
         "devices": len(devices),
         "device_kind": devices[0].device_kind,
         "threads": os.environ.get("NPROC", ""),
+        "cuda_visible_devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
         "cache": "" if folder is None else str(folder),
     }
     return log

@@ -1,6 +1,8 @@
 """A tiny scan through the real components: PySCF, JAX, KFAC, Snakemake, Zarr."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +12,14 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from test_kills import events, until
 from test_workflow import Workflow, all_stages
 
-from ferminet_core import store
+from benchmarks.layouts import AS_ROOT, LAUNCHER
+from ferminet_core import run_state, store
+from ferminet_core.checkpoint import steps_in
+from ferminet_core.runtime import ExitCode
+from ferminet_core.scan import load_scan, write_specs
 from ferminet_core.statistics import summarise_energy
 
 SYSTEM = """
@@ -92,3 +99,41 @@ def test_inference_repeats_bit_by_bit(scan: Path, tmp_path: Path, devices: int) 
         # moments are compared, within their errors.
         error = np.hypot(first.attrs["error_Eh"], second.attrs["error_Eh"])
         assert abs(first.attrs["energy_Eh"] - second.attrs["energy_Eh"]) < 5 * error
+
+
+def rank_of(process: Path) -> str | None:
+    """The number that the launcher gave a process, in /proc."""
+    try:
+        variables = (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return None
+    name = b"OMPI_COMM_WORLD_RANK="
+    return next((v.removeprefix(name).decode() for v in variables if v.startswith(name)), None)
+
+
+def test_ranks_stop_together_when_one_hears_a_signal(scan: Path, tmp_path: Path) -> None:
+    system = tmp_path / "tiny.yaml"
+    system.write_text(SYSTEM)
+    long = load_scan(system, overrides=["optimise.iterations=1000000", "runtime.block=10"])
+    work = tmp_path / "optimise.work"
+    command = [*LAUNCHER.split(), "-n", "2", sys.executable, "-m", "ferminet_core", "optimise"]
+    command += [str(write_specs(long, tmp_path)[0]), "--out", str(tmp_path / "out.zarr.zip")]
+    command += ["--pretrain", str(scan / "runs/r_1.4/pretrain.zarr.zip")]
+    command += ["--work", str(work), "--ranks", "2", "--devices", "1"]
+    environment = {**os.environ, **AS_ROOT, "XLA_FLAGS": ""}
+    launcher = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        until(lambda: (run_state.stage_state(tmp_path, "optimise").step or 0) > 20)
+        mine = [p for p in Path("/proc").glob("[0-9]*") if rank_of(p) == "1"]
+        (other,) = [p for p in mine if str(work).encode() in (p / "cmdline").read_bytes()]
+        os.kill(int(other.name), signal.SIGUSR1)
+        _, told = launcher.communicate(timeout=60)
+    finally:
+        launcher.kill()
+        launcher.communicate()
+    assert launcher.returncode == ExitCode.RESUME_ME, told
+    step = max(steps_in(work / "ckpt"))
+    assert step > 20
+    line = f"received SIGUSR1; continues from step {step} when run again"
+    assert told.count(line) == 1, told
+    assert line in events(work, "resumable")[0]["reason"]

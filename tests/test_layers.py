@@ -27,11 +27,12 @@ LAYERS = {
     "yaml_reader": 0,
     # the wavefunction
     "correlated": 1,
-    "distributed": 1,
     "determinants": 1,
+    "distributed": 1,
     "envelopes": 1,
     "features": 1,
     "gaussian_basis": 1,
+    "gpus": 1,
     "hartree_fock": 1,
     "networks": 1,
     "orbitals": 1,

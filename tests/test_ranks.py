@@ -190,18 +190,3 @@ def test_gpus_are_parted_among_the_ranks_of_a_node() -> None:
 def test_two_ranks_on_one_gpu_are_refused(gpus: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=r"2 ranks on a see \d GPUs"):
         distributed.share_of_gpus([member(0, gpus[0]), member(1, gpus[1])], 0)
-
-
-def test_visible_gpus_are_read_from_the_driver(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A stand-in for the driver's tool: there is no GPU here."""
-    tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\nGPU-c\\n'\n")
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert distributed.visible_gpus({}) == ("GPU-a", "GPU-b", "GPU-c")
-    assert distributed.visible_gpus({"CUDA_VISIBLE_DEVICES": "2,0"}) == ("GPU-c", "GPU-a")
-    assert distributed.visible_gpus({"CUDA_VISIBLE_DEVICES": "GPU-b"}) == ("GPU-b",)
-    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert distributed.visible_gpus({}) == ()

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from benchmarks.layouts import LAUNCHER, Layout, start
-from ferminet_core import distributed, store
+from ferminet_core import store
+from ferminet_core.gpus import visible_gpus
 from ferminet_core.scan import load_scan, write_specs
 
 SYSTEM = """
@@ -21,7 +22,7 @@ atoms: [H 0 0 -0.7, H 0 0 0.7]
 preset: smoke
 overrides: {optimise.iterations: 200, inference.samples: 200}
 """
-GPUS = distributed.visible_gpus()
+GPUS = visible_gpus()
 # What starts ranks here; a site's own, as in the profile, by FERMINET_LAUNCHER="srun --mpi=pmix".
 LAUNCH = os.environ.get("FERMINET_LAUNCHER", LAUNCHER)
 pytestmark = pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU here")

@@ -25,20 +25,20 @@ RUN = "r_1.4"
 class Scan:
     """The workflow on a system file and a folder of its own, by the Slurm profile."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path, cache: Path, bonds: str = "1.4") -> None:
         self.folder, self.cache = folder, cache
         self.results = folder / "results"
         self.run = self.results / "cluster" / "runs" / RUN
         self.work = self.run / "optimise.work"
         self.system = folder / "system.yaml"
-        self.system.write_text(SYSTEM)
+        self.system.write_text(SYSTEM.replace("1.4", bonds))
         self.workdir = folder / "workdir"
         self.workdir.mkdir()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def profile(self, **changes: str) -> Path:
-        """The project's profile as a user would adapt it; `changes` replace values by key."""
-        text = (ROOT / "cluster_profiles" / "slurm" / "config.yaml").read_text()
+    def profile(self, name: str, **changes: str) -> Path:
+        """A profile of the project as a user would adapt it; `changes` replace values by key."""
+        text = (ROOT / "cluster_profiles" / name / "config.yaml").read_text()
         # This cluster's queue is empty and its files are there at once.
         changes = {"slurm-init-seconds-before-status-checks": "2", "latency-wait": "5", **changes}
         lines = []
@@ -60,9 +60,11 @@ class Scan:
         # Without the number of devices that the tests' own set-up asks for.
         return {**os.environ, "FERMINET_CACHE": str(self.cache), "XLA_FLAGS": ""}
 
-    def start(self, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
+    def start(
+        self, *arguments: str, profile: str = "slurm", **changes: str
+    ) -> subprocess.Popen[bytes]:
         """Start Snakemake on Slurm in the background."""
-        command = self.command(self.profile(**changes), *arguments)
+        command = self.command(self.profile(profile, **changes), *arguments)
         with open(self.folder / "snakemake.log", "ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -238,6 +238,32 @@ def test_controller_restarted(scan: Scan, undisturbed: Scan) -> None:
     assert not events(scan, "resume")
 
 
+@pytest.mark.campaign
+def test_two_runs_share_a_node_and_have_a_gpu_each(
+    slurm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One job for all stages of both. The GPUs are declared only: what is computed is on CPUs."""
+    driver = tmp_path / "bin" / "nvidia-smi"
+    driver.parent.mkdir()
+    driver.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\nGPU-c\\nGPU-d\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{driver.parent}")
+    scan = Scan(tmp_path, cache, bonds="1.4, 2.0")
+    scan.start(profile="slurm-gpu-packed", cpus_per_task="1")
+    try:
+        assert scan.finish() == 0, scan.log[-3000:]
+    finally:
+        cluster.call("scancel", "--full", "--partition=gpu")
+    runs = sorted((scan.results / "cluster" / "runs").iterdir())
+    assert len(runs) == 2
+    assert scan.log.count("has been submitted with SLURM jobid") == 2  # Hartree-Fock; the rest
+    found = [json.loads((run / "optimise.provenance.json").read_text()) for run in runs]
+    assert len({one["ranks"][0]["node"] for one in found}) == 1
+    gpus = [one["jax"]["cuda_visible_devices"] for one in found]
+    assert len(set(gpus)) == 2
+    assert set(gpus) < {"GPU-a", "GPU-b", "GPU-c", "GPU-d"}
+
+
 def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
     """What `slurm-gpu` would submit, recorded by a stand-in for sbatch and judged by the real one.
 

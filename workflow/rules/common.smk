@@ -84,6 +84,11 @@ def launcher(wildcards, resources, threads):
     return words
 
 
+def gpus(wildcards, resources):
+    """How many GPUs a stage of one process takes of those it sees; 0 for all, which ranks part."""
+    return int(resources.get("gpu", 0)) if ranks(wildcards, resources) == 1 else 0
+
+
 def attempt_number(wildcards, attempt):
     """Which try this is: a stage that a user stopped gets no second one."""
     return attempt

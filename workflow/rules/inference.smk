@@ -17,8 +17,9 @@ rule inference:
         work=f"{RUN}/inference.work",
         launcher=launcher,
         ranks=ranks,
+        gpus=gpus,
     shell:
         "{params.launcher} python -m ferminet_core inference {input.spec:q} --optimise {input.optimise:q}"
         " --reference {input.reference:q} --out {output:q} --work {params.work:q}"
-        " --ranks {params.ranks} --devices {threads}"
+        " --ranks {params.ranks} --devices {threads} --gpus {params.gpus}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

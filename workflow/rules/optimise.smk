@@ -17,7 +17,8 @@ rule optimise:
         work=f"{RUN}/optimise.work",
         launcher=launcher,
         ranks=ranks,
+        gpus=gpus,
     shell:
         "{params.launcher} python -m ferminet_core optimise {input.spec:q} --pretrain {input.pretrain:q}"
-        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads}"
+        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads} --gpus {params.gpus}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"

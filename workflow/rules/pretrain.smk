@@ -15,7 +15,8 @@ rule pretrain:
         work=f"{RUN}/pretrain.work",
         launcher=launcher,
         ranks=ranks,
+        gpus=gpus,
     shell:
         "{params.launcher} python -m ferminet_core pretrain {input.spec:q} --reference {input.reference:q}"
-        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads}"
+        " --out {output:q} --work {params.work:q} --ranks {params.ranks} --devices {threads} --gpus {params.gpus}"
         " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
