@@ -146,7 +146,9 @@ class PretrainConfig(Section):
 class OptimiseConfig(Section):
     """Minimising the energy."""
 
-    optimiser: Literal["kfac", "adam"] = Field("kfac", description="Optimiser.")
+    optimiser: Literal["kfac", "adam", "spring"] = Field(
+        "kfac", description="Optimiser; spring: for few walkers (arXiv:2401.10190)."
+    )
     iterations: Whole = Field(
         200_000, ge=1, description="Updates.", json_schema_extra=_resume(Resume.GROW)
     )
@@ -157,8 +159,16 @@ class OptimiseConfig(Section):
     decay: float = Field(
         1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at update t."
     )
-    damping: float = Field(1e-3, gt=0, description="Damping of KFAC's curvature.")
-    norm_constraint: float = Field(1e-3, gt=0, description="Bound on the norm of KFAC's step.")
+    damping: float = Field(1e-3, gt=0, description="Damping of the curvature, KFAC's or SPRING's.")
+    norm_constraint: float = Field(
+        1e-3,
+        gt=0,
+        description="Bound on the squared norm of the step: KFAC's by its Fisher matrix, "
+        "SPRING's by the parameters themselves.",
+    )
+    momentum: float = Field(
+        0.99, ge=0, lt=1, description="Part of its last step that SPRING starts from; 0: MinSR."
+    )
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
     inverse_period: Whole = Field(1, ge=1, description="Updates between inversions in KFAC.")
     singlet_penalty: float = Field(

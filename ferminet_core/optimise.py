@@ -1,4 +1,4 @@
-"""Variational Monte Carlo: minimise <E> with KFAC or Adam (Pfau et al. 2020, section II.D)."""
+"""Variational Monte Carlo: minimise <E> (Pfau et al. 2020, section II.D)."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import xarray as xr
 
-from ferminet_core import artefacts, kfac, mcmc, networks, observables
+from ferminet_core import artefacts, kfac, mcmc, networks, observables, spring
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
@@ -76,6 +76,16 @@ class Stats(NamedTuple):
     gradient_norm: jax.Array
     update_norm: jax.Array
     n_frozen: jax.Array
+
+
+class Update(NamedTuple):
+    """step: to subtract from the parameters; optimiser: its new state; gradient: half that of <E>;
+    rate: the learning rate."""
+
+    step: Params
+    optimiser: Any
+    gradient: Params
+    rate: jax.Array
 
 
 def learning_rate(config: OptimiseConfig, step: jax.Array, rollbacks: jax.Array) -> jax.Array:
@@ -145,19 +155,32 @@ class Optimise:
         if self.config.optimise.optimiser == "kfac":
             log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
             self.kfac = kfac.preconditioner(self.config.optimise, log_psi)
-        else:
+        elif self.config.optimise.optimiser == "adam":
             self.adam = optax.scale_by_adam()
 
     # --- one iteration, per device ----------------------------------------------------------------
 
     def _update(
-        self, state: State, gradient: Params, electrons: jax.Array, nuclei: Nuclei, rate: jax.Array
-    ) -> tuple[Params, Any]:
-        if self.config.optimise.optimiser == "kfac":
+        self, state: State, electrons: jax.Array, deviation: jax.Array, nuclei: Nuclei
+    ) -> Update:
+        """What to subtract from the parameters, by the chosen optimiser."""
+        config, params, spins = self.config.optimise, state.params, self.spins
+        optimiser: Any
+        rate = learning_rate(config, state.step, state.rollbacks)
+        if config.optimiser == "spring":
+            rows = spring.log_derivatives(params, electrons, nuclei, spins, self.chunk)
+            step, optimiser, gradient = spring.update(
+                config, state.optimiser, params, rows, deviation, rate
+            )
+            return Update(step, optimiser, gradient, rate)
+        gradient = energy_gradient(params, electrons, nuclei, spins, deviation)
+        if config.optimiser == "kfac":
             batch = (nuclei.positions, electrons)
-            return kfac.update(self.kfac, state.optimiser, state.params, gradient, batch, rate)
-        step, optimiser = self.adam.update(gradient, state.optimiser)
-        return jax.tree.map(lambda s: rate * s, step), optimiser
+            step, optimiser = kfac.update(self.kfac, state.optimiser, params, gradient, batch, rate)
+        else:
+            direction, optimiser = self.adam.update(gradient, state.optimiser)
+            step = jax.tree.map(lambda s: rate * s, direction)
+        return Update(step, optimiser, gradient, rate)
 
     def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
         config, spins, nuclei = self.config, self.spins, inputs.nuclei
@@ -184,9 +207,7 @@ class Optimise:
             flip = observables.spin_flip(psi, electrons, spins)
             added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
             deviation, _ = clip_energies(energies + added, *clip)
-        gradient = energy_gradient(state.params, electrons, nuclei, spins, deviation)
-        rate = learning_rate(config.optimise, state.step, state.rollbacks)
-        step, optimiser = self._update(state, gradient, electrons, nuclei, rate)
+        update = self._update(state, electrons, deviation, nuclei)
         accepted, n_frozen = mcmc.count_frozen(
             state.accepted + info.accepted, (state.step + 1) % FROZEN_WINDOW == 0
         )
@@ -198,14 +219,16 @@ class Optimise:
             state.width,
             energy.n_nonfinite,
             energy.n_outliers,
-            rate,
-            tree_norm(gradient),
-            tree_norm(step),
+            update.rate,
+            tree_norm(update.gradient),
+            tree_norm(update.step),
             jax.lax.psum(n_frozen, AXIS),
         )
-        params = jax.tree.map(jnp.subtract, state.params, step)
+        params = jax.tree.map(jnp.subtract, state.params, update.step)
         width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
-        after = State(params, optimiser, walkers, width, state.step + 1, accepted, state.rollbacks)
+        after = State(
+            params, update.optimiser, walkers, width, state.step + 1, accepted, state.rollbacks
+        )
         return after, stats
 
     # --- the loop ---------------------------------------------------------------------------------
@@ -238,12 +261,15 @@ class Optimise:
         """The pretrained network and walkers with fresh optimiser statistics."""
         params = artefacts.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)
+        optimiser: Any
         if self.config.optimise.optimiser == "kfac":
             local = electrons[: electrons.shape[0] // self.mesh.size]
             optimiser = kfac.init(self.kfac, params, self.nuclei.positions, local)
             self.blocks = kfac.blocks(self.kfac, params)
-        else:
+        elif self.config.optimise.optimiser == "adam":
             optimiser = self.adam.init(params)
+        else:
+            optimiser = spring.init(params)
         zero = jnp.asarray(0, jnp.int32)
         state = State(
             params=params,

@@ -119,7 +119,10 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"reference.basis": 6}, "reference.basis: found 6; allowed: a valid string"),
         ({"reference.basis": ""}, "reference.basis: found ''"),
         ({"reference.method": "rhff"}, "found 'rhff'; did you mean 'rhf'? allowed: auto, rhf"),
-        ({"optimise.optimiser": "KFAC"}, "found 'KFAC'; did you mean 'kfac'? allowed: adam, kfac"),
+        (
+            {"optimise.optimiser": "KFAC"},
+            "found 'KFAC'; did you mean 'kfac'? allowed: adam, kfac, spring",
+        ),
         ({"reference.correlated": "fci"}, "correlated: found 'fci'; allowed: a list"),
         (
             {"reference.correlated": ["ccsd"]},

@@ -55,6 +55,7 @@ LAYERS = {
     "potential_curve": 3,
     "pretrain": 3,
     "reference": 3,
+    "spring": 3,
     "stage": 3,
     "summary": 3,
     # the outside world

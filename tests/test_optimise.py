@@ -63,9 +63,10 @@ def run(
     "settings",
     [
         {"optimiser": "adam"},
+        {"optimiser": "spring"},
         {"optimiser": "kfac", "inverse_period": 3, "clip_centre": "median"},
     ],
-    ids=["adam", "kfac with period 3"],
+    ids=["adam", "spring", "kfac with period 3"],
 )
 def test_one_and_two_devices_take_the_same_steps(
     settings: dict[str, Any], pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch

@@ -111,9 +111,12 @@ def test_optimisation_n_plus_n_is_2n(
     assert_same(whole, run(whole), go_on(rest, half))
 
 
-def test_adam_n_plus_n_is_2n(pretrained: xr.Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimiser", ["adam", "spring"])
+def test_other_optimisers_n_plus_n_is_2n(
+    optimiser: str, pretrained: xr.Dataset, tmp_path: Path
+) -> None:
     def stage() -> Optimise:
-        return Optimise(spec_of(8, optimiser="adam"), pretrained)
+        return Optimise(spec_of(8, optimiser=optimiser), pretrained)
 
     assert_same(stage(), run(stage()), go_on(stage(), leave(stage(), tmp_path, 5)))
 

@@ -1,0 +1,141 @@
+"""Seconds of an optimisation's iteration and of its parts, in this process; the worker of
+`benchmarks.speed`.
+
+    .venv/bin/python -m benchmarks.parts '{"case": "LiH", "devices": 2}'
+"""
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ferminet_core import jax_setup
+
+MIN_SECONDS = 3.0  # of repetitions of each part
+MIN_REPEATS = 5
+
+
+def repeated(call: Callable[[], Any]) -> list[float]:
+    """Seconds of single calls, after one that compiles."""
+    import jax
+
+    jax.block_until_ready(call())
+    times: list[float] = []
+    while len(times) < MIN_REPEATS or sum(times) < MIN_SECONDS:
+        began = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - began)
+    return times
+
+
+def iteration_seconds(stage: Any, state: Any) -> list[float]:
+    """Seconds an iteration in blocks of the stage's own loop, the compiling one left out."""
+    times, step = [], int(state.step)
+    began = time.perf_counter()
+    for done in stage.steps(state):
+        now = time.perf_counter()
+        times.append((now - began) / (done.step - step))
+        step, began = done.step, now
+    return times[1:]
+
+
+def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
+    """The parts of an iteration, each a compiled call on all devices."""
+    import jax
+    import jax.numpy as jnp
+
+    from ferminet_core import mcmc, mesh, networks, optimise
+    from ferminet_core.hamiltonian import local_energy
+
+    nuclei, spins = stage.nuclei, stage.spins
+    replicated: Any = mesh.REPLICATED
+    split: Any = mesh.SPLIT
+
+    def sampling(params: Any, walkers: Any, width: Any) -> Any:
+        def density(x: jax.Array) -> jax.Array:
+            return 2.0 * networks.apply(params, x, nuclei.positions, spins)[1]
+
+        moves = stage.config.mcmc.steps
+        return mcmc.sample(jax.random.key(0), walkers, density, width, moves)
+
+    def energies(params: Any, electrons: Any) -> Any:
+        return local_energy(params, electrons, nuclei, spins, stage.chunk)
+
+    def gradient(params: Any, electrons: Any) -> Any:
+        deviation = jnp.linspace(-1.0, 1.0, electrons.shape[0], dtype=electrons.dtype)
+        return optimise.energy_gradient(params, electrons, nuclei, spins, deviation)
+
+    def curvature(params: Any, electrons: Any, optimiser: Any) -> Any:
+        batch = (nuclei.positions, electrons)
+        key = jax.random.PRNGKey(0)
+        return stage.kfac.maybe_update_estimator_curvature(
+            optimiser, (params, batch), key, sync=True
+        )
+
+    def inverse(optimiser: Any) -> Any:
+        return stage.kfac.maybe_update_inverse_cache(optimiser)
+
+    def update(params: Any, optimiser: Any) -> Any:
+        return stage.kfac.apply(jax.tree.map(jnp.ones_like, params), optimiser)
+
+    def compiled(function: Any, in_specs: Any, out_specs: Any) -> Any:
+        return mesh.per_device(function, stage.mesh, in_specs, out_specs)
+
+    params, electrons, optimiser = state.params, state.walkers.electrons, state.optimiser
+    walkers_specs = mcmc.Walkers(split, split)
+    run_sampling = compiled(
+        sampling, (replicated, walkers_specs, replicated), (walkers_specs, mcmc.Info(split))
+    )
+    run_energies = compiled(energies, (replicated, split), split)
+    run_gradient = compiled(gradient, (replicated, split), replicated)
+    run_curvature = compiled(curvature, (replicated, split, replicated), replicated)
+    run_inverse = compiled(inverse, (replicated,), replicated)
+    run_update = compiled(update, (replicated, replicated), replicated)
+    return {
+        "sampling": lambda: run_sampling(params, state.walkers, state.width),
+        "local energy": lambda: run_energies(params, electrons),
+        "gradient": lambda: run_gradient(params, electrons),
+        "curvature": lambda: run_curvature(params, electrons, optimiser),
+        "inverse": lambda: run_inverse(optimiser),
+        "update": lambda: run_update(params, optimiser),
+    }
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Times of one case; `job`: case, iterations, parts (whether to time them), settings."""
+    import jax
+
+    from benchmarks.cases import CASES, CHAINS
+    from ferminet_core import hartree_fock
+    from ferminet_core.optimise import Optimise
+    from ferminet_core.pretrain import Pretrain
+
+    case = {**CASES, **CHAINS}[job["case"]]
+    settings = {"optimise.iterations": job["iterations"], **job.get("settings", {})}
+    spec = case.spec(**settings)
+    pretrain = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
+    stage = Optimise(spec, pretrain.result(pretrain.initial(), {}))
+    state = stage.initial()
+    found = {"iteration": iteration_seconds(stage, state)}
+    if job.get("parts"):
+        found |= {name: repeated(call) for name, call in part_calls(stage, state).items()}
+    return {
+        "seconds": found,
+        "parameters": sum(x.size for x in jax.tree.leaves(state.params)),
+        "chunk": stage.chunk,
+        "peak_MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def main() -> None:
+    job = json.loads(sys.argv[1])
+    jax_setup.prepare_process(job["devices"])
+    log = jax_setup.configure_jax("float32")
+    found = measure(job)
+    print(json.dumps({**found, "jax": log.summary()}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
