@@ -1,6 +1,7 @@
 """A scan that runs on the test cluster, as a user would run it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,10 +32,15 @@ class Scan:
         self.run = self.results / "cluster" / "runs" / RUN
         self.work = self.run / "optimise.work"
         self.system = folder / "system.yaml"
-        self.system.write_text(SYSTEM.replace("1.4", bonds))
         self.workdir = folder / "workdir"
-        self.workdir.mkdir()
+        self.workdir.mkdir(parents=True)
+        self.system.write_text(SYSTEM.replace("1.4", bonds))
         self.process: subprocess.Popen[bytes] | None = None
+
+    def lengthen(self, iterations: int) -> None:
+        """Ask for more iterations; a finished optimisation is then extended."""
+        text = self.system.read_text()
+        self.system.write_text(re.sub(r"iterations: \d+", f"iterations: {iterations}", text))
 
     def profile(self, name: str, **changes: str) -> Path:
         """A profile of the project as a user would adapt it; `changes` replace values by key."""
@@ -60,11 +66,9 @@ class Scan:
         # Without the number of devices that the tests' own set-up asks for.
         return {**os.environ, "FERMINET_CACHE": str(self.cache), "XLA_FLAGS": ""}
 
-    def start(
-        self, *arguments: str, profile: str = "slurm", **changes: str
-    ) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **changes: str) -> subprocess.Popen[bytes]:
         """Start Snakemake on Slurm in the background."""
-        command = self.command(self.profile(profile, **changes), *arguments)
+        command = self.command(self.profile("slurm", **changes), *arguments)
         with open(self.folder / "snakemake.log", "ab") as log:
             self.process = subprocess.Popen(
                 command,

@@ -5,6 +5,7 @@ Each fault ends, without repair by hand, in the very bytes that one process made
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -105,8 +106,8 @@ def optimise(scan: Scan, **changes: str) -> subprocess.Popen[bytes]:
     return scan.start(str(scan.run / "optimise.zarr.zip"), **changes)
 
 
-def assert_as_undisturbed(scan: Scan, undisturbed: Scan) -> None:
-    assert scan.finish() == 0, scan.log[-3000:]
+def assert_as_undisturbed(scan: Scan, undisturbed: Scan, seconds: float = 400.0) -> None:
+    assert scan.finish(seconds) == 0, scan.log[-3000:]
     name = "optimise.zarr.zip"
     assert store.digest(scan.run / name) == store.digest(undisturbed.run / name)
     assert len(events(scan, "done")) == 1
@@ -160,19 +161,20 @@ def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
 
 
 @pytest.mark.campaign
-def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan) -> None:
-    """A minute for a job: too short for the whole, so that it goes on in several."""
-    system = scan.system.read_text().replace("iterations: 1200", "iterations: 12000")
-    for one in (scan, undisturbed):
-        one.system.write_text(system)
-    undisturbed.local()
-    optimise(scan, runtime="1")
-    assert scan.finish(900.0) == 0, scan.log[-3000:]
-    name = "optimise.zarr.zip"
-    assert store.digest(scan.run / name) == store.digest(undisturbed.run / name)
+def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
+    """A minute for a job, of which starting takes a third: the run goes on in several."""
+    scan.lengthen(3000)
+    whole = Scan(tmp_path / "whole", scan.cache)
+    shutil.copytree(undisturbed.results, whole.results)
+    whole.lengthen(3000)
+    whole.local()
+    optimise(scan, runtime="1", slurm_extra="\"'--signal=USR1@15'\"", retries="12")
+    assert_as_undisturbed(scan, whole, 900.0)
     stops = [event["reason"] for event in events(scan, "resumable")]
     assert len(stops) >= 3
     assert all("wall-time limit" in stop or "SIGUSR1" in stop for stop in stops), stops
+    steps = [event["step"] for event in events(scan, "resume")]
+    assert steps == sorted(steps)
 
 
 @pytest.mark.campaign
@@ -238,30 +240,28 @@ def test_controller_restarted(scan: Scan, undisturbed: Scan) -> None:
     assert not events(scan, "resume")
 
 
-@pytest.mark.campaign
-def test_two_runs_share_a_node_and_have_a_gpu_each(
+def test_runs_share_a_node_and_have_a_gpu_each(
     slurm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One job for all stages of both. The GPUs are declared only: what is computed is on CPUs."""
+    """A whole node as one job. The GPUs are declared only: what is computed is on CPUs."""
     driver = tmp_path / "bin" / "nvidia-smi"
     driver.parent.mkdir()
     driver.write_text("#!/bin/sh\nprintf 'GPU-a\\nGPU-b\\nGPU-c\\nGPU-d\\n'\n")
     driver.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{os.environ['PATH']}:{driver.parent}")
     scan = Scan(tmp_path, cache, bonds="1.4, 2.0")
-    scan.start(profile="slurm-gpu-packed", cpus_per_task="1")
-    try:
-        assert scan.finish() == 0, scan.log[-3000:]
-    finally:
-        cluster.call("scancel", "--full", "--partition=gpu")
+    command = scan.command(scan.profile("whole-node"), "--until", "optimise")
+    environment = scan.environment()
+    environment["PATH"] = f"{driver.parent}:{environment['PATH']}"
+    words = ["sbatch", "--wait", "--partition=gpu", "--nodes=1", "--exclusive", "--gres=gpu:4"]
+    words += [f"--output={tmp_path}/job.log", "--wrap", shlex.join(command)]
+    done = subprocess.run(words, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, (tmp_path / "job.log").read_text()[-3000:]
     runs = sorted((scan.results / "cluster" / "runs").iterdir())
-    assert len(runs) == 2
-    assert scan.log.count("has been submitted with SLURM jobid") == 2  # Hartree-Fock; the rest
     found = [json.loads((run / "optimise.provenance.json").read_text()) for run in runs]
-    assert len({one["ranks"][0]["node"] for one in found}) == 1
-    gpus = [one["jax"]["cuda_visible_devices"] for one in found]
-    assert len(set(gpus)) == 2
-    assert set(gpus) < {"GPU-a", "GPU-b", "GPU-c", "GPU-d"}
+    assert [one["ranks"][0]["node"] for one in found] == ["n1", "n1"]
+    gpus = {one["jax"]["cuda_visible_devices"] for one in found}
+    assert len(gpus) == 2
+    assert gpus < {"GPU-a", "GPU-b", "GPU-c", "GPU-d"}
 
 
 def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
