@@ -10,8 +10,12 @@ A H = D up to the order of rows and columns. Then
 
 and its derivatives are sums of products of pivots that leave out one or two of them: nothing is
 ever divided by a vanishing pivot.
+
+Nearly all matrices are far from singular. For these the inverse serves as well and costs a fraction
+(`invert`, which tells where it does not); the elimination is left with the others (`mend`).
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -40,6 +44,103 @@ def _parity(order: jax.Array) -> jax.Array:
         jnp.arange(n)[:, None] < jnp.arange(n)
     )
     return 1.0 - 2.0 * (jnp.sum(inverted, axis=(-2, -1)) % 2)
+
+
+class Inverse(NamedTuple):
+    """inverse: (..., n, n); sign, log: (...), of the determinant; good: (...), whether the inverse
+    is to be trusted: after scaling of rows and columns no pivot is below 3 sqrt(eps)."""
+
+    inverse: jax.Array
+    sign: jax.Array
+    log: jax.Array
+    good: jax.Array
+
+
+def _scale(x: jax.Array, axis: int) -> jax.Array:
+    """The largest size along an axis, 1 where all is zero."""
+    largest = jnp.max(jnp.abs(x), axis=axis, keepdims=True)
+    return jnp.where(largest == 0, 1.0, largest)
+
+
+def invert(a: jax.Array) -> Inverse:
+    """Gauss-Jordan inverses with partial pivoting of matrices (..., n, n).
+
+    Each step exchanges one row with one column, in place: after step k row p_k and column k hold
+    the inverse of that pair. The matrices lie along the last axis, so that a step is a few
+    operations on long vectors. Where a pivot is small, a relative error of eps / pivot is left in
+    the derivatives of the determinant, hence the bound in `good`.
+    """
+    n = a.shape[-1]
+    x = jnp.moveaxis(a.reshape(-1, n, n), 0, -1)  # (row, column, matrix)
+    rows = _scale(x, 1)
+    columns = _scale(x / rows, 0)
+    index = jnp.arange(n)
+
+    def step(carry: Any, k: jax.Array) -> tuple[Any, Any]:
+        x, free = carry
+        column = jax.lax.dynamic_index_in_dim(x, k, axis=1, keepdims=False)
+        chosen = jnp.argmax(jnp.where(free, jnp.abs(column), -1.0), axis=0)
+        is_row = index[:, None] == chosen
+        is_column = (index == k)[:, None]
+        row = jnp.sum(jnp.where(is_row[:, None], x, 0.0), axis=0)
+        pivot = jnp.sum(jnp.where(is_row, column, 0.0), axis=0)
+        row = jnp.where(is_column, 1.0, row) / jnp.where(pivot == 0, 1.0, pivot)
+        others = jnp.where(is_column, 0.0, x) - column[:, None] * row
+        return (jnp.where(is_row[:, None], row, others), free & ~is_row), (chosen, pivot)
+
+    start = (x / rows / columns, jnp.ones(x.shape[1:], bool))
+    (x, _), (order, pivots) = jax.lax.scan(step, start, index)
+    # inverse[k, p_j] = x[p_k, j]
+    place = jnp.sum(jnp.where(order[:, None] == index[:, None], index[:, None, None], 0), axis=0)
+    x = jnp.take_along_axis(x, order[:, None], axis=0)
+    x = jnp.take_along_axis(x, place[None], axis=1)
+    x = x / jnp.swapaxes(columns, 0, 1) / jnp.swapaxes(rows, 0, 1)
+    scales = jnp.log(rows[:, 0]) + jnp.log(columns[0])
+    log = jnp.sum(jnp.log(jnp.abs(pivots)) + scales, axis=0)
+    negative = jnp.sum(pivots < 0, axis=0) % 2
+    sign = _parity(order.T) * (1.0 - 2.0 * negative)
+    bound = 3.0 * jnp.finfo(a.dtype).eps ** 0.5
+    good = (jnp.min(jnp.abs(pivots), axis=0) > bound) & jnp.isfinite(log)
+    batch = a.shape[:-2]
+    return Inverse(
+        jnp.moveaxis(x, -1, 0).reshape(a.shape),
+        sign.astype(a.dtype).reshape(batch),
+        log.reshape(batch),
+        good.reshape(batch),
+    )
+
+
+def mend(
+    found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any, share: int = 8
+) -> Any:
+    """`found` with the entries that are not good replaced by what `compute` makes of `inputs`.
+
+    Up to one in `share` of the entries are computed by themselves, more of them together with all
+    others.
+
+    Args:
+        found, inputs: trees of arrays with the entries along their first axis
+        good: (entry,)
+        compute: inputs of some entries -> a tree like `found`
+    """
+    few = max(1, good.shape[0] // share)
+
+    def leave() -> Any:
+        return found
+
+    def some() -> Any:
+        (where,) = jnp.nonzero(~good, size=few, fill_value=good.shape[0])
+        computed = compute(jax.tree.map(lambda x: x.at[where].get(mode="clip"), inputs))
+        return jax.tree.map(lambda x, y: x.at[where].set(y, mode="drop"), found, computed)
+
+    def everything() -> Any:
+        def choose(x: jax.Array, y: jax.Array) -> jax.Array:
+            return jnp.where(good.reshape(good.shape + (1,) * (x.ndim - 1)), x, y)
+
+        return jax.tree.map(choose, found, compute(inputs))
+
+    bad = jnp.sum(~good)
+    return jax.lax.switch((bad > 0).astype(int) + (bad > few), [leave, some, everything])
 
 
 def eliminate(a: jax.Array) -> Elimination:
@@ -121,11 +222,19 @@ def second_cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
     return jnp.where(diagonal, 0.0, rho)
 
 
+def _adjugate_by_elimination(a: jax.Array, log_scale: jax.Array) -> jax.Array:
+    e = eliminate(a)
+    return (e.right * cofactors(e, log_scale)[..., None, :]) @ e.left
+
+
 @jax.custom_jvp
 def scaled_adjugate(a: jax.Array, log_scale: jax.Array) -> jax.Array:
     """exp(-log_scale) adj(A) of matrices (..., n, n); d det A[B] = tr(adj(A) B)."""
-    e = eliminate(a)
-    return (e.right * cofactors(e, log_scale)[..., None, :]) @ e.left
+    matrices, scales = a.reshape(-1, *a.shape[-2:]), log_scale.reshape(-1)
+    i = invert(matrices)
+    found = i.inverse * (i.sign * jnp.exp(i.log - scales))[:, None, None]
+    inputs = (matrices, scales)
+    return mend(found, i.good, lambda x: _adjugate_by_elimination(*x), inputs).reshape(a.shape)
 
 
 @scaled_adjugate.defjvp
@@ -144,7 +253,7 @@ def _scaled_adjugate_jvp(
     return value, tangent
 
 
-def _log_sum(signs: jax.Array, logs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+def log_sum(signs: jax.Array, logs: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sign and logarithm of sum_k weights_k signs_k exp(logs_k) over the last axis."""
     largest = jnp.max(logs, axis=-1, keepdims=True)
     shift = jnp.where(jnp.isfinite(largest), largest, 0.0)
@@ -164,7 +273,7 @@ def log_sum_determinants(matrices: jax.Array, weights: jax.Array) -> tuple[jax.A
         sign (...) and log|psi| (...); (0, -inf) where psi vanishes.
     """
     signs, logs = jnp.linalg.slogdet(matrices)
-    return _log_sum(signs, logs, weights)
+    return log_sum(signs, logs, weights)
 
 
 @log_sum_determinants.defjvp

@@ -7,11 +7,12 @@ in Li et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's s
   d h_ij / d r_j = -d h_ij / d r_i;
 * inputs and envelopes of electron i depend on r_i alone;
 * the means over spins are the same for every electron;
-* determinants need det'' only through products of pivots (module `determinants`).
+* determinants of matrices far from singular need one product with the inverse; the others are
+  taken care of by products of pivots (module `determinants`).
 
-Axes, for one walker: a = x, y, z; q = electron that is moved; j, i = electrons; the last axis is
-the layer's width. Pairs are stored as [j, i] = h_ij, so that the derivative with respect to
-electron q = j lies where the Jacobian of electron i wants it, without a transpose.
+Axes, for one walker up to the matrices: a = x, y, z; q = electron that is moved; j, i = electrons;
+the last axis is the layer's width. Pairs are stored as [j, i] = h_ij, so that the derivative with
+respect to electron q = j lies where the Jacobian of electron i wants it, without a transpose.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,10 @@ from ferminet_core import envelopes
 from ferminet_core.determinants import (
     cofactors,
     eliminate,
+    invert,
+    log_sum,
     log_sum_determinants,
+    mend,
     second_cofactors,
 )
 from ferminet_core.features import distance
@@ -59,8 +63,8 @@ class PairJet(NamedTuple):
 
 
 class LogPsi(NamedTuple):
-    """sign and log|psi| of a walker, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1,
-    bohr^-2."""
+    """sign and log|psi|, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1, bohr^-2; with
+    a first axis of walkers, or of one."""
 
     sign: jax.Array
     log: jax.Array
@@ -130,27 +134,30 @@ def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
     return _Input(value.reshape(n, -1), jacobian.reshape(3, n, -1), laplacian.reshape(n, -1))
 
 
-def _pair_terms(pair: PairJet, blocks: list[jax.Array], slices: list[slice]) -> Jet:
-    """Contribution of the pair means, mean_{j in s} h_ij W_s, to a one-electron layer."""
-    value = jnp.zeros((), pair.value.dtype)
-    laplacian, moved = value, []
-    for s, w in zip(slices, blocks, strict=True):
-        scaled = w / (s.stop - s.start)
-        value = value + jnp.sum(pair.value[s], axis=0) @ scaled
-        # Both electrons of a pair contribute the same Laplacian.
-        laplacian = laplacian + 2 * jnp.sum(pair.laplacian[s], axis=0) @ scaled
-        moved.append(-(pair.jacobian[:, s] @ scaled))
-    jacobian = jnp.concatenate(moved, axis=1)
-    own = -jnp.sum(jacobian, axis=1)
-    diagonal = jnp.eye(own.shape[1], dtype=own.dtype)[:, :, None]
-    return Jet(value, jacobian + diagonal * own[:, None], laplacian)
+def _pair_means(pair: PairJet, slices: list[slice]) -> Jet:
+    """The means over the electrons j of each spin of h_ij, (electron, spin * width)."""
+    n = pair.value.shape[0]
+    weight = jnp.stack(
+        [jnp.zeros(n).at[s].set(1.0 / (s.stop - s.start)) for s in slices], axis=-1
+    ).astype(pair.value.dtype)
+    # Both electrons of a pair contribute the same Laplacian, and opposite derivatives.
+    own = jnp.einsum("js,ajiw->aisw", weight, pair.jacobian)
+    is_own = jnp.eye(n, dtype=bool)[:, :, None, None]
+    others = -pair.jacobian[:, :, :, None] * weight[:, None, :, None]
+    means = Jet(
+        jnp.einsum("js,jiw->isw", weight, pair.value),
+        jnp.where(is_own, own[:, None], others),
+        2 * jnp.einsum("js,jiw->isw", weight, pair.laplacian),
+    )
+    return Jet(*(x.reshape(*x.shape[:-2], -1) for x in means))
 
 
 def _first_layer(params: Params, x: _Input, pair: PairJet, slices: list[slice]) -> Jet:
     """First one-electron layer: the Jacobian of its input is diagonal in the electrons."""
     w = split_weights(params["w"], x.value.shape[-1], pair.value.shape[-1], len(slices))
     n_spins = len(slices)
-    from_pairs = _pair_terms(pair, w[1 + n_spins :], slices)
+    means_of_pairs = _pair_means(pair, slices)
+    from_pairs = Jet(*(m @ jnp.concatenate(w[1 + n_spins :]) for m in means_of_pairs))
     value = x.value @ w[0] + from_pairs.value + params.get("b", 0.0)
     laplacian = x.laplacian @ w[0] + from_pairs.laplacian
     own = x.jacobian @ w[0]
@@ -168,20 +175,22 @@ def _first_layer(params: Params, x: _Input, pair: PairJet, slices: list[slice]) 
     return Jet(*_tanh(Jet(value, jacobian, laplacian), previous))
 
 
-def _layer(params: Params, h: Jet, pair: PairJet, slices: list[slice]) -> Jet:
+def _layer(params: Params, h: Jet, pair_means: Jet, slices: list[slice]) -> Jet:
     """A one-electron layer after the first."""
-    w = split_weights(params["w"], h.value.shape[-1], pair.value.shape[-1], len(slices))
     n_spins = len(slices)
+    width = pair_means.value.shape[-1] // n_spins
+    w = split_weights(params["w"], h.value.shape[-1], width, n_spins)
     shared = jnp.concatenate(w[1 : 1 + n_spins])
 
     def mean(x: jax.Array) -> jax.Array:
         return jnp.concatenate([jnp.mean(x[..., s, :], axis=-2) for s in slices], axis=-1) @ shared
 
-    from_pairs = _pair_terms(pair, w[1 + n_spins :], slices)
+    own = jnp.concatenate([w[0], *w[1 + n_spins :]])
+    x = Jet(*(jnp.concatenate(pieces, axis=-1) for pieces in zip(h, pair_means, strict=True)))
     linear = Jet(
-        h.value @ w[0] + mean(h.value) + from_pairs.value + params.get("b", 0.0),
-        h.jacobian @ w[0] + mean(h.jacobian)[..., None, :] + from_pairs.jacobian,
-        h.laplacian @ w[0] + mean(h.laplacian) + from_pairs.laplacian,
+        x.value @ own + mean(h.value) + params.get("b", 0.0),
+        x.jacobian @ own + mean(h.jacobian)[..., None, :],
+        x.laplacian @ own + mean(h.laplacian),
     )
     return Jet(*_tanh(linear, h))
 
@@ -196,7 +205,7 @@ def _streams(
     h = _first_layer(first["one"], _one_electron_input(ae, r_ae), pair, slices)
     for previous, layer in zip(params["layers"], others, strict=False):
         pair = _pair_layer(previous["two"], pair)
-        h = _layer(layer["one"], h, pair, slices)
+        h = _layer(layer["one"], h, _pair_means(pair, slices), slices)
     return h
 
 
@@ -230,8 +239,8 @@ def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spi
     )
 
 
-def _determinants(m: Jet, weights: jax.Array) -> LogPsi:
-    """Gradient and Laplacian of log|sum_k w_k det M_k| from those of the matrices."""
+def _by_elimination(m: Jet, weights: jax.Array) -> LogPsi:
+    """`_determinants` of one walker whose matrices may be singular."""
     sign, log = log_sum_determinants(m.value, weights)
     e = eliminate(m.value)
     scale = jnp.broadcast_to(log, weights.shape)
@@ -247,6 +256,34 @@ def _determinants(m: Jet, weights: jax.Array) -> LogPsi:
     linear = jnp.einsum("kpi,kij,kjp->kp", e.left, m.laplacian, e.right)
     laplacian = jnp.sum(first * linear) + jnp.sum(second * quadratic)
     return LogPsi(sign, log, gradient.reshape(3, -1).T, laplacian)
+
+
+def _by_inverses(m: Jet, weights: jax.Array) -> tuple[LogPsi, jax.Array]:
+    """`_determinants`, and which walkers' matrices are all far from singular.
+
+    With X_q = M^-1 dM_q: d_q log det M = tr X_q, and
+    (lap det M) / det M = tr(M^-1 lap M) + sum_q ((tr X_q)^2 - tr(X_q X_q)).
+    """
+    i = invert(m.value)
+    sign, log = log_sum(i.sign, i.log, weights)
+    share = weights * i.sign * jnp.exp(i.log - log[:, None]) * sign[:, None]
+    w, k, n, directions, _ = m.jacobian.shape
+    x = i.inverse @ m.jacobian.reshape(w, k, n, directions * n)
+    x = x.reshape(w, k, n, directions, n)
+    traces = jnp.einsum("wkoqo->wkq", x)
+    squares = jnp.sum(x * jnp.swapaxes(x, 2, 4), axis=(2, 3, 4))
+    linear = jnp.sum(i.inverse * jnp.swapaxes(m.laplacian, -2, -1), axis=(-2, -1))
+    gradient = jnp.sum(share[..., None] * traces, axis=1)
+    laplacian = jnp.sum(share * (linear + jnp.sum(traces**2, axis=-1) - squares), axis=1)
+    gradient = jnp.swapaxes(gradient.reshape(w, 3, -1), 1, 2)
+    return LogPsi(sign, log, gradient, laplacian), jnp.all(i.good, axis=1)
+
+
+def _determinants(m: Jet, weights: jax.Array) -> LogPsi:
+    """Gradient and Laplacian of log|sum_k w_k det M_k| of walkers from those of the matrices."""
+    found, good = _by_inverses(m, weights)
+    one_by_one = jax.vmap(_by_elimination, (0, None))
+    return mend(found, good, lambda some: one_by_one(some, weights), m)
 
 
 def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
@@ -271,18 +308,23 @@ def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spin
 def log_psi_derivatives(
     params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
 ) -> LogPsi:
-    """log|psi|, its gradient and (lap psi)/psi of one walker.
+    """log|psi|, its gradient and (lap psi)/psi of walkers.
 
     Args:
         params: from `networks.init`
-        electrons: (electron, 3), bohr
+        electrons: (walker, electron, 3), bohr
         nuclei: (nucleus, 3), bohr
         spins: (n_up, n_down)
     """
-    ae = electrons[:, None, :] - nuclei
-    r_ae = distance(ae)
-    h = _streams(params, electrons, ae, r_ae, spins)
-    psi = _determinants(_orbitals(params, h, ae, r_ae, spins), params["determinants"]["w"])
+
+    def matrices(walker: jax.Array) -> Jet:
+        ae = walker[:, None, :] - nuclei
+        r_ae = distance(ae)
+        h = _streams(params, walker, ae, r_ae, spins)
+        return _orbitals(params, h, ae, r_ae, spins)
+
+    psi = _determinants(jax.vmap(matrices)(electrons), params["determinants"]["w"])
     if "jastrow" in params:
-        psi = _with_jastrow(params["jastrow"], psi, electrons, spins)
+        times_jastrow = jax.vmap(lambda p, x: _with_jastrow(params["jastrow"], p, x, spins))
+        psi = times_jastrow(psi, electrons)
     return psi

@@ -50,11 +50,12 @@ def local_energy(
             Jacobians, (3n, n, width) per walker, in the cache or within the device's memory.
     """
 
-    def kinetic(walker: jax.Array) -> jax.Array:
-        return -0.5 * log_psi_derivatives(params, walker, nuclei.positions, spins).laplacian_ratio
+    def kinetic(walkers: jax.Array) -> jax.Array:
+        return -0.5 * log_psi_derivatives(params, walkers, nuclei.positions, spins).laplacian_ratio
 
-    if chunk is None or chunk >= electrons.shape[0]:
-        energies = jax.vmap(kinetic)(electrons)
-    else:
-        energies = jax.lax.map(kinetic, electrons, batch_size=chunk)
+    n = electrons.shape[0]
+    size = min(chunk or n, n)
+    # The last chunk is filled up with walkers of the first.
+    chunks = jnp.resize(electrons, (-(-n // size), size, *electrons.shape[1:]))
+    energies = jax.lax.map(kinetic, chunks).reshape(-1)[:n]
     return energies + potential_energy(electrons, nuclei)

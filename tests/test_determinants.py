@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 from oracles import leibniz
 
-from ferminet_core.determinants import eliminate, log_sum_determinants, scaled_adjugate
+from ferminet_core.determinants import (
+    eliminate,
+    invert,
+    log_sum_determinants,
+    mend,
+    scaled_adjugate,
+)
 
 
 def matrix_of_rank(rank: int, n: int = 4) -> jax.Array:
@@ -24,6 +30,41 @@ def test_elimination_diagonalises_at_every_rank(rank: int) -> None:
     np.testing.assert_allclose(e.left @ a @ e.right, np.diag(e.pivots), atol=1e-13)
     assert np.sum(np.abs(e.pivots) > 1e-12) == rank
     np.testing.assert_allclose(e.sign * np.prod(e.pivots), np.linalg.det(a), atol=1e-13)
+
+
+def test_inverses_with_rows_and_columns_of_very_different_size() -> None:
+    a = np.random.default_rng(0).normal(size=(2, 3, 5, 5))
+    a *= 10.0 ** np.linspace(-30, 0, 5)[:, None] * 10.0 ** np.linspace(3, -9, 5)
+    found = invert(jnp.asarray(a))
+    sign, log = np.linalg.slogdet(a)
+    assert found.good.all()
+    np.testing.assert_array_equal(found.sign, sign)
+    np.testing.assert_allclose(found.log, log, rtol=1e-13)
+    # Rounding of float64 times the condition number of the scaled matrices, below a thousand.
+    product = np.einsum("...ij,...jk->...ik", found.inverse, a)
+    size = np.einsum("...ij,...jk->...ik", np.abs(found.inverse), np.abs(a))
+    assert (np.abs(product - np.eye(5)) < 1e-12 * size).all()
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2, 3, 4])
+def test_singular_matrices_are_told_apart(rank: int) -> None:
+    assert bool(invert(matrix_of_rank(rank)).good) == (rank == 4)
+
+
+def test_a_matrix_that_is_no_number_is_not_good() -> None:
+    a = jnp.stack([jnp.eye(3), jnp.eye(3).at[1, 1].set(jnp.nan), jnp.eye(3).at[0, 2].set(jnp.inf)])
+    assert invert(a).good.tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("n_bad", [0, 1, 2, 3, 16])
+def test_mending_replaces_the_bad_entries_only(n_bad: int) -> None:
+    """None, few (at most one in eight, computed by themselves), and many."""
+    x = jnp.arange(16.0)
+    good = jnp.arange(16) >= n_bad
+    found = mend({"a": x, "b": x[:, None]}, good, lambda y: {"a": -y, "b": -y[:, None]}, x)
+    expected = np.where(np.arange(16) >= n_bad, np.arange(16), -np.arange(16))
+    np.testing.assert_array_equal(found["a"], expected)
+    np.testing.assert_array_equal(found["b"][:, 0], expected)
 
 
 @pytest.mark.parametrize("rank", [2, 3, 4])

@@ -1,0 +1,219 @@
+"""Speed beside other codes, side by side in one run: `make bench`, or
+
+    .venv/bin/python -m benchmarks.speed environments   # set the other codes up, each in its own
+    .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3]
+
+Each code runs at its best: the fastest of the chunks and numbers of devices tried, in turns with
+this project. A ratio is their seconds over ours in the same round. Results: `benchmarks/results/`,
+a list of records as JSON, and a table.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.cases import CASES, Case
+from ferminet_core.jax_setup import processor_type
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
+
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / ".venv-peers"
+RESULTS = ROOT / "benchmarks" / "results"
+SIZES = ("layers", "one_electron_width", "two_electron_width", "determinants")
+ITERATIONS = {"LiH": 200, "H10": 200, "N2": 25}
+DEEPQMC = ("deepqmc==1.3.0", "hydra-core==1.3.2", "folx==0.2.30", "kfac-jax==0.0.8")
+FOLX = ("folx==0.2.30", "jaxtyping==0.3.11", "wadler-lindig==0.1.8")
+
+
+# --- the other codes' environments ----------------------------------------------------------------
+
+
+def _create(name: str, python: str, packages: tuple[str, ...], *options: str) -> Path:
+    """A virtual environment with packages, unless it is there; returns its Python."""
+    folder = PEERS / name
+    if not (folder / "ready").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        subprocess.run([python, "-m", "venv", folder], check=True)
+        pip = [str(folder / "bin" / "pip"), "install", "--quiet", *options, *packages]
+        subprocess.run(pip, check=True)
+        (folder / "ready").touch()
+    return folder / "bin" / "python"
+
+
+@app.command()
+def environments() -> None:
+    """Set up DeepQMC (Python 3.12 or 3.13) and folx (beside this project's own packages)."""
+    newer = [p for p in ("python3.12", "python3.13") if shutil.which(p)]
+    if newer:
+        _create("deepqmc", newer[0], DEEPQMC)
+    else:
+        print("DeepQMC 1.3.0 needs Python 3.12 or 3.13, which is not here: left out")
+    python = _create("folx", sys.executable, FOLX, "--no-deps")
+    query = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    ask = [str(python), "-c", query]
+    theirs = subprocess.run(ask, capture_output=True, text=True, check=True).stdout.strip()
+    ours = subprocess.run(
+        [sys.executable, "-c", query], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    Path(theirs, "project.pth").write_text(f"{ours}\n{ROOT}\n")
+
+
+# --- workers --------------------------------------------------------------------------------------
+
+
+def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]:
+    """Run a worker on a job; what it prints last."""
+    command = [str(python), *words, json.dumps(job)]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(words)} {command[-1]}\n{done.stderr[-3000:]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def own(case: Case, devices: int = 2) -> dict[str, Any]:
+    """This project's iteration and parts."""
+    job = {"case": case.name, "devices": devices, "iterations": ITERATIONS[case.name]}
+    return work(sys.executable, "-m", "benchmarks.parts", job={**job, "parts": True})
+
+
+def _described(case: Case) -> dict[str, Any]:
+    molecule, network = case.molecule, case.spec().config.network
+    return {
+        "symbols": list(molecule.symbols),
+        "positions": [list(p) for p in molecule.positions],
+        "walkers": case.walkers,
+        **{size: getattr(network, size) for size in SIZES},
+    }
+
+
+def folx(case: Case, repeats: int, **choice: Any) -> dict[str, Any]:
+    """folx's local energy and this project's, in turns."""
+    job = {**_described(case), "spins": list(case.molecule.electrons), "repeats": repeats, **choice}
+    return work(PEERS / "folx" / "bin" / "python", "benchmarks/peer_folx.py", job=job)
+
+
+def deepqmc(case: Case, iterations: int, **choice: Any) -> dict[str, Any]:
+    """DeepQMC's iteration, sampling and local energy."""
+    job = {**_described(case), "multiplicity": 1, "moves": 10, "iterations": iterations}
+    job |= {"repeats": min(iterations, 20), **choice}
+    return work(PEERS / "deepqmc" / "bin" / "python", "benchmarks/peer_deepqmc.py", job=job)
+
+
+# --- comparisons ----------------------------------------------------------------------------------
+
+
+def record(
+    case: Case, part: str, peer: str, rounds: list[tuple[float, float]], choice: Any
+) -> dict[str, Any]:
+    """One line of the results, from (own seconds, the other's) of several rounds."""
+    ratios = [theirs / ours for ours, theirs in rounds]
+    return {
+        "case": case.name,
+        "part": part,
+        "seconds": statistics.median(ours for ours, _ in rounds),
+        "peer": peer,
+        "peer_seconds": statistics.median(theirs for _, theirs in rounds),
+        "ratio": statistics.median(ratios),
+        "spread": [min(ratios), max(ratios)],
+        "peer_settings": choice,
+    }
+
+
+def against_folx(case: Case, rounds: int, own_chunk: int) -> dict[str, Any]:
+    """Local energies, folx at the best of its chunks, sparsities and numbers of devices."""
+    choices = [
+        {"chunk": chunk, "sparsity": sparsity, "devices": devices, "own_chunk": own_chunk}
+        for chunk in (1, 8, None)
+        for sparsity in (0, 6)
+        for devices in (1, 2)
+    ]
+    tried = [statistics.median(folx(case, 3, **choice)["seconds"]) for choice in choices]
+    best = choices[tried.index(min(tried))]
+    pairs = []
+    for _ in range(rounds):
+        found = folx(case, 15, **best)
+        ours = found["own_seconds"]
+        if best["devices"] == 1:  # its best, against our two devices
+            ours = folx(case, 15, **{**best, "devices": 2})["own_seconds"]
+        pairs.append((statistics.median(ours), statistics.median(found["seconds"])))
+    return record(case, "local energy", "folx", pairs, best)
+
+
+def against_deepqmc(case: Case, rounds: int) -> Iterator[dict[str, Any]]:
+    """Whole iterations and parts; DeepQMC on one or two devices, in pieces or not.
+
+    Pieces of one or eight walkers are left out: DeepQMC unrolls its loop over them, and a
+    compilation then takes many minutes.
+    """
+    choices: list[dict[str, Any]] = [{"devices": 1}, {"devices": 2}]
+    choices.append({"devices": 2, "chunk": case.walkers // 4})
+    tried = [statistics.median(deepqmc(case, 5, **choice)["iteration_s"]) for choice in choices]
+    best = choices[tried.index(min(tried))]
+    pairs: dict[str, list[tuple[float, float]]] = {}
+    names = {"iteration": "iteration_s", "sampling": "sampling_s", "local energy": "local_energy_s"}
+    for _ in range(rounds):
+        ours = own(case)
+        theirs = deepqmc(case, max(10, ITERATIONS[case.name] // 5), **best)
+        if abs(theirs["parameters"] / ours["parameters"] - 1) > 0.02:
+            sys.exit(f"{case.name}: {theirs['parameters']} parameters, {ours['parameters']} here")
+        for part, key in names.items():
+            seconds = ours["seconds"][part], theirs[key]
+            pairs.setdefault(part, []).append(tuple(map(statistics.median, seconds)))
+        last = ours["seconds"]
+    for part, found in pairs.items():
+        yield record(case, part, "DeepQMC", found, best)
+    for part in ("gradient", "curvature", "inverse", "update"):
+        seconds = statistics.median(last[part])
+        yield {"case": case.name, "part": part, "seconds": seconds, "peer": None}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The records as Markdown."""
+    lines = ["| case | part | ms | beside | ms | ratio | spread |", "|---|---|---|---|---|---|---|"]
+    for r in records:
+        cells = [r["case"], r["part"], f"{1e3 * r['seconds']:.1f}"]
+        if r["peer"]:
+            low, high = r["spread"]
+            cells += [r["peer"], f"{1e3 * r['peer_seconds']:.1f}", f"{r['ratio']:.2f}"]
+            cells.append(f"{low:.2f} to {high:.2f}")
+        else:
+            cells += ["", "", "", ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+@app.command()
+def run(
+    case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
+) -> None:
+    """Measure, and write the results."""
+    records: list[dict[str, Any]] = []
+    for name in case or list(CASES):
+        chunk = int(own(CASES[name])["chunk"])
+        if (PEERS / "folx" / "ready").exists():
+            records.append(against_folx(CASES[name], rounds, chunk))
+        if (PEERS / "deepqmc" / "ready").exists():
+            records += against_deepqmc(CASES[name], rounds)
+        print(table(records), flush=True)
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / "latest.json").write_text(json.dumps(records, indent=1) + "\n")
+        head = f"{os.cpu_count()} cores, {processor_type()}, Python {platform.python_version()}"
+        (RESULTS / "latest.md").write_text(f"{head}\n\n{table(records)}\n")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.speed")
