@@ -132,6 +132,11 @@ class Ranks:
             raise failure or told
         return value
 
+    def meet(self) -> None:
+        """Wait until every rank is here."""
+        if self._comm is not None:
+            self._timed(lambda: None)
+
     def agree(self, reason: str | None, save: bool) -> tuple[str | None, bool]:
         """Whether to end, for any rank's reason, and whether rank 0 wants a checkpoint."""
         comm = self._comm

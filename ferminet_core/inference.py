@@ -19,7 +19,7 @@ from ferminet_core import artefacts, mcmc, networks, observables
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS
-from ferminet_core.mesh import REPLICATED, SPLIT, fetch, per_device, place, walker_mesh
+from ferminet_core.mesh import REPLICATED, SPLIT, compiled, fetch, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import Step
@@ -261,14 +261,14 @@ class Inference:
 
     def _compile(self, state: State) -> Any:
         """One call, compiled ahead: a request to stop is heard in between."""
-        compiled = per_device(
+        call = per_device(
             self._record,
             self.mesh,
             (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
             (SPLIT, RECORD_SPECS),
         )
         fixed = np.int32(0), *self._fixed()
-        return compiled.lower(self.params, state.walkers, state.width, *fixed).compile()
+        return compiled(call, self.params, state.walkers, state.width, *fixed)
 
     def _fixed(self) -> tuple[Nuclei, jax.Array]:
         """Nuclei and key on every device."""

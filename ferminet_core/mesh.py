@@ -92,6 +92,17 @@ def per_device(
     return jax.jit(mapped)
 
 
+def compiled(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+    """Compile ahead for these arguments, and wait until every rank has.
+
+    XLA's collectives on CPUs give up on a rank that comes half a minute after the first. Compiling
+    may take longer than that on one rank, and no time on another that finds it in its cache.
+    """
+    found = function.lower(*arguments).compile()
+    distributed.ranks().meet()
+    return found
+
+
 def iterate(
     iteration: Callable[[Any], tuple[Any, Any]], state: Any, count: jax.Array, size: int
 ) -> tuple[Any, Any]:

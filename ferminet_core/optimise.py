@@ -17,7 +17,16 @@ from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, fetch, iterate, per_device, place, walker_mesh
+from ferminet_core.mesh import (
+    REPLICATED,
+    SPLIT,
+    compiled,
+    fetch,
+    iterate,
+    per_device,
+    place,
+    walker_mesh,
+)
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import BlockLength, Series, Step
@@ -293,7 +302,7 @@ class Optimise:
         block = self._compile(state)
         if int(state.step) == 0:
             burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
-            state = burn_in(state, self.inputs)
+            state = compiled(burn_in, state, self.inputs)(state, self.inputs)
         length = BlockLength(self.config.runtime.block)
         while (done := int(state.step)) < self.total:
             count = length.next(self.total - done)
@@ -344,8 +353,8 @@ class Optimise:
             return iterate(lambda s: self._iteration(s, inputs), state, count, size)
 
         specs = (SPECS, REPLICATED, REPLICATED)
-        compiled = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
-        return compiled.lower(state, self.inputs, np.int32(1)).compile()
+        call = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
+        return compiled(call, state, self.inputs, np.int32(1))
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, walkers and the series of all iterations."""

@@ -25,7 +25,16 @@ from ferminet_core.config import PretrainConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import AXIS, clip_energies
-from ferminet_core.mesh import REPLICATED, SPLIT, fetch, iterate, per_device, place, walker_mesh
+from ferminet_core.mesh import (
+    REPLICATED,
+    SPLIT,
+    compiled,
+    fetch,
+    iterate,
+    per_device,
+    place,
+    walker_mesh,
+)
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import BlockLength, Series, Step
@@ -345,8 +354,8 @@ class Pretrain:
         updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
         check = per_device(self._check, self.mesh, INPUT_SPECS, REPLICATED)
         return (
-            updates.lower(state, *fixed, np.int32(1)).compile(),
-            check.lower(state, *fixed).compile(),
+            compiled(updates, state, *fixed, np.int32(1)),
+            compiled(check, state, *fixed),
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
