@@ -266,11 +266,8 @@ def test_runs_share_a_node_and_have_a_gpu_each(
     assert gpus < {"GPU-a", "GPU-b", "GPU-c", "GPU-d"}
 
 
-def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
-    """What `slurm-gpu` would submit, recorded by a stand-in for sbatch and judged by the real one.
-
-    Nothing runs on a GPU here.
-    """
+def submissions(scan: Scan, profile: str, *arguments: str) -> list[list[str]]:
+    """What Snakemake asks of sbatch first, recorded by a stand-in; nothing is submitted."""
     recorder = scan.folder / "bin" / "sbatch"
     recorder.parent.mkdir()
     calls = scan.folder / "sbatch.jsonl"
@@ -279,7 +276,7 @@ def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
         f"open({str(calls)!r}, 'a').write(json.dumps(sys.argv[1:]) + '\\n')\nprint(1)\n"
     )
     recorder.chmod(0o755)
-    command = scan.command(ROOT / "cluster_profiles" / "slurm-gpu", "--until", "optimise")
+    command = scan.command(ROOT / "cluster_profiles" / profile, *arguments)
     environment = scan.environment()
     environment["PATH"] = f"{recorder.parent}:{environment['PATH']}"
     head = subprocess.Popen(
@@ -290,14 +287,36 @@ def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
     finally:
         head.kill()
         head.wait()
-    for line in calls.read_text().splitlines():
-        words = json.loads(line)
+    return [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def assert_accepted(words: list[str]) -> None:
+    """By the real sbatch."""
+    done = subprocess.run(
+        ["sbatch", "--test-only", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (words, done.stderr)
+    assert "to start at" in done.stderr
+
+
+def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
+    """Nothing runs on a GPU here."""
+    for words in submissions(scan, "slurm-gpu", "--until", "optimise"):
         assert any(word.startswith("--gres=gpu:4") or word == "--gres" for word in words), words
-        done = subprocess.run(
-            ["sbatch", "--test-only", *words], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, (words, done.stderr)
-        assert "to start at" in done.stderr
+        assert_accepted(words)
         assert "--ntasks=8" in words
         assert "--cpus-per-task=8" in words
         assert not any(word.startswith("--ntasks-per-gpu") for word in words)
+
+
+@pytest.mark.parametrize("profile", ["slurm", "slurm-gpu"])
+def test_hartree_fock_of_several_geometries_asks_for_one_core(
+    slurm: None, tmp_path: Path, cache: Path, profile: str
+) -> None:
+    """They share a job, and run in it one after the other."""
+    (words,) = submissions(Scan(tmp_path, cache, bonds="1.4, 2.0, 3.0"), profile)
+    assert_accepted(words)
+    assert "--cpus-per-task=1" in words
+    memory, minutes = (words[words.index(key) + 1] for key in ("--mem", "-t"))
+    expected = {"slurm": ("1500", "30"), "slurm-gpu": ("8000", "60")}
+    assert (memory, minutes) == expected[profile]
