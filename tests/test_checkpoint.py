@@ -259,6 +259,7 @@ OTHER_VALUES = {
     "runtime.precision": "float64",
     "mcmc.target_acceptance": 0.4,
     "optimise.ema_decay": 0.9,
+    "optimise.momentum": 0.9,
     "mcmc.walkers": 32,
     "pretrain.min_iterations": 21,
 }
