@@ -235,8 +235,12 @@ class Ranks:
             ended, and this does not return.
         """
         if self._comm is None:
-            if launched_rank() == 0:  # ranks that never found each other would all say the same
+            # Ranks that never found each other would all say the same, so only the first does. Its
+            # launcher ends all with the first that fails: the others leave the way to it.
+            if launched_rank() == 0:
                 print(message, file=sys.stderr, flush=True)
+            else:
+                time.sleep(SETTLE_S)
             return exit_code
         request = self._errors.Ibarrier()
         deadline = time.monotonic() + SETTLE_S
