@@ -40,7 +40,7 @@ test-slurm: $(READY)
 test-gpu: $(READY)
 	@$(BIN)/python -m pytest -n0 tests/gpu $(ARGS)
 
-# Beside DeepQMC and folx, each in an environment of its own; an hour on two cores.
+# Beside DeepQMC and folx, each in an environment of its own.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)

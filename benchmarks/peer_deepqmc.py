@@ -10,7 +10,6 @@ one of Psiformer that the task names.
 import importlib.metadata
 import itertools
 import json
-import os
 import statistics
 import sys
 import time
@@ -240,14 +239,5 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    case = Case(**json.loads(sys.argv[1]))
-    # Before JAX is imported.
-    flags = os.environ.get("XLA_FLAGS", "")
-    count = f"--xla_force_host_platform_device_count={case.devices}"
-    os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
-    print(json.dumps(measure(case)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(Case(**json.loads(sys.argv[1])))), flush=True)

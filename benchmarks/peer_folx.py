@@ -8,7 +8,6 @@ parameters; they take turns, so that the machine's moods hit both.
 
 import importlib.metadata
 import json
-import os
 import statistics
 import sys
 import time
@@ -212,6 +211,7 @@ def measure(case: Case) -> dict[str, Any]:
     import jax
     import jax.numpy as jnp
 
+    jax.config.update("jax_default_matmul_precision", "highest")
     if jax.device_count() != case.devices:
         raise RuntimeError(f"{jax.device_count()} devices, {case.devices} wanted")
     exact = check(case)
@@ -248,18 +248,5 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    case = Case(**json.loads(sys.argv[1]))
-    # Before JAX is imported.
-    flags = os.environ.get("XLA_FLAGS", "")
-    count = f"--xla_force_host_platform_device_count={case.devices}"
-    os.environ["XLA_FLAGS"] = f"{flags} {count}".strip()
-
-    import jax
-
-    jax.config.update("jax_default_matmul_precision", "highest")
-    print(json.dumps(measure(case)), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    print(json.dumps(measure(Case(**json.loads(sys.argv[1])))), flush=True)

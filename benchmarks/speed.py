@@ -72,9 +72,10 @@ def environments() -> None:
 
 
 def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Run a worker on a job; what it prints last."""
+    """Run a worker on a job, with its number of host devices; what it prints last."""
     command = [str(python), *words, json.dumps(job)]
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    devices = f"--xla_force_host_platform_device_count={job['devices']}"
+    environment = {**os.environ, "XLA_FLAGS": devices}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )

@@ -110,20 +110,17 @@ def invert(a: jax.Array) -> Inverse:
     )
 
 
-def mend(
-    found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any, share: int = 8
-) -> Any:
+def mend(found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any) -> Any:
     """`found` with the entries that are not good replaced by what `compute` makes of `inputs`.
 
-    Up to one in `share` of the entries are computed by themselves, more of them together with all
-    others.
+    Up to one in eight are computed by themselves, more of them together with all others.
 
     Args:
         found, inputs: trees of arrays with the entries along their first axis
         good: (entry,)
         compute: inputs of some entries -> a tree like `found`
     """
-    few = max(1, good.shape[0] // share)
+    few = max(1, good.shape[0] // 8)
 
     def leave() -> Any:
         return found

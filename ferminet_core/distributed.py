@@ -240,7 +240,7 @@ class Ranks:
             if launched_rank() == 0:
                 print(message, file=sys.stderr, flush=True)
             else:
-                time.sleep(SETTLE_S)
+                time.sleep(SETTLE_S)  # bounds the wait for that end; no launcher tells of it
             return exit_code
         request = self._errors.Ibarrier()
         deadline = time.monotonic() + SETTLE_S

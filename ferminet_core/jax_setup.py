@@ -162,6 +162,7 @@ def configure_jax(precision: Precision) -> CompileLog:
     from jax import monitoring
     from jax._src.lru_cache import LRUCache
 
+    # A method of JAX replaced, which its type does not allow for.
     LRUCache.put = _put_whole  # type: ignore[method-assign, assignment]
     jax.config.update("jax_enable_x64", precision == "float64")
     # Without this, float32 products run in TF32 (10-bit mantissa) on NVIDIA GPUs.

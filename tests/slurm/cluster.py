@@ -50,7 +50,7 @@ SlurmdPidFile={state}/slurmd.%n.pid
 SlurmctldLogFile={state}/slurmctld.log
 SlurmdLogFile={state}/slurmd.%n.log
 # Each node a folder of its own: PMIx keeps its sockets there.
-TmpFS={state}/tmp/%n
+TmpFS={state}/scratch/%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -220,7 +220,10 @@ def start() -> None:
     if reason := why_not():
         raise RuntimeError(reason)
     stop()
-    for name in ("ctld", *(f"{folder}/{node}" for folder in ("tmp", "spool") for node in NODES)):
+    for name in (
+        "ctld",
+        *(f"{folder}/{node}" for folder in ("scratch", "spool") for node in NODES),
+    ):
         (STATE / name).mkdir(parents=True)
     host = socket.gethostname().split(".")[0]
     nodes = f"{NODES[0]},{NODES[1]}"
