@@ -168,25 +168,20 @@ def equal(
     raise typer.Exit(0 if held else 1)
 
 
-class Case(NamedTuple):
-    """A system for `scaling`, with so many walkers on each rank."""
+class Load(NamedTuple):
+    """A case of `benchmarks.cases` for `scaling`, with so many walkers on each rank."""
 
-    name: str
-    atoms: str
-    preset: str
+    case: str
     walkers: int
     iterations: int
 
 
-CASES = (
-    Case("LiH, small", "[Li 0 0 0, H 0 0 3.015]", "small", 256, 150),
-    Case("N2, paper", "[N 0 0 0, N 0 0 2.068]", "paper", 16, 12),
-)
+LOADS = (Load("LiH", 256, 150), Load("N2", 16, 12))
 
 
-def _side_by_side(case: Case, count: int, ranks: int, launcher: str) -> list[dict[str, Any]]:
+def _side_by_side(load: Load, count: int, ranks: int, launcher: str) -> list[dict[str, Any]]:
     """`count` separate calculations at a time, each of `ranks` ranks; every process on a core."""
-    words = [sys.executable, "-m", "benchmarks.rate", json.dumps(case._asdict()), str(ranks)]
+    words = [sys.executable, "-m", "benchmarks.rate", json.dumps(load._asdict()), str(ranks)]
     if ranks > 1:
         words = [*shlex.split(launcher), "--bind-to", "core", "-n", str(ranks), *words]
     processes = []
@@ -212,22 +207,22 @@ def scaling(
 ) -> None:
     """Weak scaling: two ranks with twice the walkers against two separate runs side by side."""
     held = True
-    for case in CASES:
+    for load in LOADS:
         ratios, last = [], {}
         for _ in range(repeats):
-            apart = _side_by_side(case, 2, 1, launcher)
-            (last,) = _side_by_side(case, 1, 2, launcher)
+            apart = _side_by_side(load, 2, 1, launcher)
+            (last,) = _side_by_side(load, 1, 2, launcher)
             separate = float(np.mean([run["iteration_s"] for run in apart]))
             ratios.append(separate / last["iteration_s"])
         efficiency = float(np.median(ratios))
         held &= efficiency >= 0.9
         share = 100 * last["collective_s"] / last["iteration_s"]
         print(
-            f"{case.name}, {case.walkers} walkers a rank: {last['iteration_s']:.3f} s an "
+            f"{load.case}, {load.walkers} walkers a rank: {last['iteration_s']:.3f} s an "
             f"iteration; efficiency {efficiency:.2f} of two separate runs ({min(ratios):.2f} to "
             f"{max(ratios):.2f})\n  averages of {last['collective_bytes'] / 2**20:.2f} MiB alone "
             f"take {share:.1f} % of an iteration, agreeing on stops {1e3 * last['agree_s']:.1f} ms "
-            f"a block of {last['block']}, gathering the state {1e3 * last['gather_s']:.1f} ms a "
+            f"a block, gathering the state {1e3 * last['gather_s']:.1f} ms a "
             "checkpoint"
         )
     print("holds" if held else "does not hold")

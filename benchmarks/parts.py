@@ -17,13 +17,13 @@ MIN_SECONDS = 3.0  # of repetitions of each part
 MIN_REPEATS = 5
 
 
-def repeated(call: Callable[[], Any]) -> list[float]:
-    """Seconds of single calls, after one that compiles."""
+def repeated(call: Callable[[], Any], count: int | None = None) -> list[float]:
+    """Seconds of single calls after one that compiles: `count`, or for some seconds if None."""
     import jax
 
     jax.block_until_ready(call())
     times: list[float] = []
-    while len(times) < MIN_REPEATS or sum(times) < MIN_SECONDS:
+    while len(times) < (count or MIN_REPEATS) or (count is None and sum(times) < MIN_SECONDS):
         began = time.perf_counter()
         jax.block_until_ready(call())
         times.append(time.perf_counter() - began)
@@ -103,20 +103,24 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
-def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times of one case; `job`: case, iterations, parts (whether to time them), settings."""
-    import jax
-
-    from benchmarks.cases import CASES, CHAINS
+def optimise_stage(spec: Any) -> Any:
+    """The optimisation of a run, started from a network that was not pretrained."""
     from ferminet_core import hartree_fock
     from ferminet_core.optimise import Optimise
     from ferminet_core.pretrain import Pretrain
 
-    case = {**CASES, **CHAINS}[job["case"]]
-    settings = {"optimise.iterations": job["iterations"], **job.get("settings", {})}
-    spec = case.spec(**settings)
     pretrain = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
-    stage = Optimise(spec, pretrain.result(pretrain.initial(), {}))
+    return Optimise(spec, pretrain.result(pretrain.initial(), {}))
+
+
+def measure(job: dict[str, Any]) -> dict[str, Any]:
+    """Times of one case; `job`: case, iterations, parts (whether to time them)."""
+    import jax
+
+    from benchmarks.cases import CASES, CHAINS
+
+    case = {**CASES, **CHAINS}[job["case"]]
+    stage = optimise_stage(case.spec(**{"optimise.iterations": job["iterations"]}))
     state = stage.initial()
     found = {"iteration": iteration_seconds(stage, state)}
     if job.get("parts"):
