@@ -46,7 +46,7 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core import mcmc, mesh, networks, optimise
+    from ferminet_core import kfac, mcmc, mesh, networks, optimise
     from ferminet_core.hamiltonian import local_energy
 
     nuclei, spins = stage.nuclei, stage.spins
@@ -69,10 +69,7 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
 
     def curvature(params: Any, electrons: Any, optimiser: Any) -> Any:
         batch = (nuclei.positions, electrons)
-        key = jax.random.PRNGKey(0)
-        return stage.kfac.maybe_update_estimator_curvature(
-            optimiser, (params, batch), key, sync=True
-        )
+        return kfac.update_curvature(stage.kfac, optimiser, params, batch)
 
     def inverse(optimiser: Any) -> Any:
         return stage.kfac.maybe_update_inverse_cache(optimiser)

@@ -2,7 +2,6 @@
 `benchmarks.layouts scaling`, started by an MPI launcher."""
 
 import json
-import statistics
 import sys
 from typing import Any
 
@@ -18,24 +17,22 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.cases import CASES
-    from ferminet_core import artefacts, mesh
-    from ferminet_core.loss import AXIS
+    from ferminet_core import artefacts, collectives, mesh
 
     case = CASES[job["case"]]._replace(walkers=job["walkers"] * ranks)
-    settings = {"optimise.iterations": job["iterations"], "mcmc.burn_in": 0}
+    # Iterations one by one, to see how much they vary: ranks wait for the slowest in each.
+    settings = {"optimise.iterations": job["iterations"], "mcmc.burn_in": 0, "runtime.block": 1}
     stage = optimise_stage(case.spec(**settings))
     state = stage.initial()
     iterations = iteration_seconds(stage, state)
     # What one iteration averages over all devices: gradient, curvature factors, a few numbers.
     averaged = (state.params, state.optimiser)
     floats = [x for x in jax.tree.leaves(averaged) if np.issubdtype(x.dtype, np.floating)]
-    mean = mesh.per_device(
-        lambda tree: jax.lax.pmean(tree, AXIS), stage.mesh, (mesh.REPLICATED,), mesh.REPLICATED
-    )
+    mean = mesh.per_device(collectives.mean, stage.mesh, (mesh.REPLICATED,), mesh.REPLICATED)
     mesh.compiled(mean, floats)
     world = distributed.ranks()
     return {
-        "iteration_s": statistics.median(iterations),
+        "iterations_s": iterations,
         "collective_s": min(repeated(lambda: mean(floats), REPEATS)),
         "collective_bytes": sum(x.nbytes for x in floats),
         "gather_s": min(repeated(lambda: artefacts.state_leaves(state), REPEATS)),

@@ -15,10 +15,9 @@ import numpy as np
 import xarray as xr
 from jax.sharding import PartitionSpec
 
-from ferminet_core import artefacts, mcmc, networks, observables
+from ferminet_core import artefacts, collectives, mcmc, networks, observables
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
-from ferminet_core.loss import AXIS
 from ferminet_core.mesh import REPLICATED, SPLIT, compiled, fetch, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
@@ -63,7 +62,7 @@ class Records(NamedTuple):
     dipole: jax.Array
 
 
-RECORD_SPECS = Records._make((PartitionSpec(None, AXIS), REPLICATED, SPLIT, SPLIT))
+RECORD_SPECS = Records._make((PartitionSpec(None, collectives.AXIS), REPLICATED, SPLIT, SPLIT))
 
 
 def _finite_mean(values: np.ndarray) -> np.ndarray:
@@ -139,12 +138,12 @@ class Inference:
                 self.config.inference.thin,
             )
             energies = local_energy(params, moved.electrons, nuclei, self.spins, self.chunk)
-            return moved, (energies, jax.lax.pmean(jnp.mean(info.accepted), AXIS))
+            return moved, (energies, jnp.mean(info.accepted))
 
-        walkers, (energies, pmove) = jax.lax.scan(record, walkers, jnp.arange(RECORDS_PER_CALL))
+        walkers, (energies, accepted) = jax.lax.scan(record, walkers, jnp.arange(RECORDS_PER_CALL))
         s2 = observables.spin_squared(psi, walkers.electrons, self.spins)
         dipole = observables.dipole(walkers.electrons, nuclei)
-        return walkers, Records(energies, pmove, s2, dipole)
+        return walkers, Records(energies, collectives.mean(accepted), s2, dipole)
 
     # --- the loop ---------------------------------------------------------------------------------
 

@@ -21,9 +21,8 @@ import jax
 import kfac_jax
 from kfac_jax._src import tracer
 
-from ferminet_core import networks
+from ferminet_core import collectives, networks
 from ferminet_core.config import OptimiseConfig
-from ferminet_core.loss import AXIS
 from ferminet_core.networks import Layers, Params, Spins, concatenated_input
 
 
@@ -93,7 +92,7 @@ def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPre
         curvature_ema=config.ema_decay,
         inverse_update_period=config.inverse_period,
         register_only_generic=True,  # no guessing from the graph: layers are registered by hand
-        pmap_axis_name=AXIS,
+        pmap_axis_name=collectives.AXIS,
         batch_size_extractor=_batch_size,
         # Devices of a CPU share its cores, and XLA runs the branches that tell them apart slowly:
         # with all blocks on all devices an H2 iteration took half as long.
@@ -132,6 +131,35 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     return {path: names[0] for path, names in found.items()}
 
 
+def update_curvature(
+    pre: kfac_jax.OptaxPreconditioner,
+    state: kfac_jax.OptaxPreconditionState,
+    params: Params,
+    batch: Batch,
+) -> kfac_jax.OptaxPreconditionState:
+    """Add the walkers of all devices to the curvature factors; call inside `shard_map`.
+
+    The factors are averaged in every step: kfac-jax would do so only before an inversion, and with
+    an inverse period above one each device would take steps of its own in between. And they are
+    averaged here, in one message, where kfac-jax takes one for each factor.
+    """
+    key = jax.random.PRNGKey(0)  # unused by the exact Fisher estimate
+    state = pre.maybe_update_estimator_curvature(state, (params, batch), key, sync=False)
+    leaves, structure = jax.tree.flatten(state, is_leaf=_is_average)
+    averages = [leaf for leaf in leaves if _is_average(leaf)]
+    values = iter(collectives.mean([average.value for average in averages]))
+    # A factor's weight is the same on all devices: that of the steps it has seen.
+    leaves = [
+        type(leaf)(weight=leaf.weight, value=next(values)) if _is_average(leaf) else leaf
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_average(x: Any) -> bool:
+    return isinstance(x, kfac_jax.utils.WeightedMovingAverage)
+
+
 def update(
     pre: kfac_jax.OptaxPreconditioner,
     state: kfac_jax.OptaxPreconditionState,
@@ -145,10 +173,7 @@ def update(
     The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of
     the step that is really taken.
     """
-    key = jax.random.PRNGKey(0)  # unused by the exact Fisher estimate
-    # Averaged over devices in every step: kfac-jax would do so only before an inversion, and with
-    # an inverse period above one each device would take steps of its own in between.
-    state = pre.maybe_update_estimator_curvature(state, (params, batch), key, sync=True)
+    state = update_curvature(pre, state, params, batch)
     state = pre.maybe_update_inverse_cache(state)
     scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
     step = pre.apply(scaled, state)

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-AXIS = "walkers"  # the mesh axis over which walkers are spread
+from ferminet_core import collectives
 
 
 class EnergyInfo(NamedTuple):
@@ -27,16 +27,13 @@ class EnergyInfo(NamedTuple):
     n_outliers: jax.Array
 
 
-def _mean(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean over the walkers of all devices with weight 0 or 1."""
-    total = jax.lax.psum(jnp.sum(jnp.where(weight, x, 0)), AXIS)
-    return total / jnp.maximum(jax.lax.psum(jnp.sum(weight), AXIS), 1)
-
-
 def clip_energies(
     energies: jax.Array, multiple: float, centre: Literal["mean", "median"]
 ) -> tuple[jax.Array, EnergyInfo]:
-    """Clip local energies; call inside `shard_map` over the axis `AXIS`.
+    """Clip local energies; call inside `shard_map` over the walkers.
+
+    Each device gathers the energies of all: one message, and sums that do not depend on how the
+    walkers are spread.
 
     Args:
         energies: (walker on this device,), hartree
@@ -47,25 +44,27 @@ def clip_energies(
         Deviations of the clipped energies from their own mean (0 for non-finite ones), so that
         grad <E> = 2 mean(deviation * grad log|psi|), and the statistics of the unclipped energies.
     """
-    finite = jnp.isfinite(energies)
-    mean = _mean(energies, finite)
-    variance = _mean((energies - mean) ** 2, finite)
-    if centre == "median":
-        everyone = jax.lax.all_gather(jnp.where(finite, energies, jnp.nan), AXIS, tiled=True)
-        middle = jnp.nanmedian(everyone)
-    else:
-        middle = mean
-    clipped = energies
+    everyone = collectives.gather(energies)
+    finite = jnp.isfinite(everyone)
+    count = jnp.maximum(jnp.sum(finite), 1)
+
+    def average(x: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(finite, x, 0)) / count
+
+    mean = average(everyone)
+    variance = average((everyone - mean) ** 2)
+    clipped = everyone
     if multiple > 0:
-        window = multiple * _mean(jnp.abs(energies - middle), finite)
-        clipped = jnp.clip(energies, middle - window, middle + window)
-    deviation = jnp.where(finite, clipped - _mean(clipped, finite), 0.0)
-    count = jax.lax.psum(jnp.sum(finite), AXIS)
+        median = jnp.nanmedian(jnp.where(finite, everyone, jnp.nan))
+        middle = median if centre == "median" else mean
+        window = multiple * average(jnp.abs(everyone - middle))
+        clipped = jnp.clip(everyone, middle - window, middle + window)
+    deviation = jnp.where(finite, clipped - average(clipped), 0.0)
     info = EnergyInfo(
         energy=mean,
-        error=jnp.sqrt(variance / jnp.maximum(count, 1)),
+        error=jnp.sqrt(variance / count),
         variance=variance,
-        n_nonfinite=jax.lax.psum(jnp.sum(~finite), AXIS),
-        n_outliers=jax.lax.psum(jnp.sum(finite & (clipped != energies)), AXIS),
+        n_nonfinite=jnp.sum(~finite),
+        n_outliers=jnp.sum(finite & (clipped != everyone)),
     )
-    return deviation, info
+    return collectives.own(deviation), info

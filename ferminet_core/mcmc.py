@@ -101,11 +101,11 @@ def adapt_width(width: jax.Array, pmove: jax.Array, target: float) -> jax.Array:
     return width * jnp.exp(ADAPTATION_GAIN * (pmove - target))
 
 
-def count_frozen(accepted: jax.Array, window_ends: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Accepted moves of each walker (walker,), set to zero where a window ends, and the number of
-    walkers of this device that accepted none in it (0 inside a window)."""
-    frozen = jnp.sum(jnp.where(window_ends, accepted == 0, False))
-    return jnp.where(window_ends, jnp.zeros_like(accepted), accepted), frozen
+def frozen(accepted: jax.Array, window_ends: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Accepted moves of each walker (walker,), set to zero where a window ends, and 1.0 for each
+    walker that accepted none in it (0.0 inside a window)."""
+    stuck = jnp.where(window_ends & (accepted == 0), 1.0, 0.0).astype(accepted.dtype)
+    return jnp.where(window_ends, jnp.zeros_like(accepted), accepted), stuck
 
 
 def width_notes(widths: np.ndarray, start: float) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ferminet_core import distributed
+from ferminet_core.collectives import AXIS
 from ferminet_core.errors import InputError
-from ferminet_core.loss import AXIS
 
 REPLICATED = PartitionSpec()
 SPLIT = PartitionSpec(AXIS)

@@ -12,11 +12,11 @@ import numpy as np
 import optax
 import xarray as xr
 
-from ferminet_core import artefacts, kfac, mcmc, networks, observables, spring
+from ferminet_core import artefacts, collectives, kfac, mcmc, networks, observables, spring
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
-from ferminet_core.loss import AXIS, clip_energies
+from ferminet_core.loss import clip_energies
 from ferminet_core.mesh import (
     REPLICATED,
     SPLIT,
@@ -128,7 +128,7 @@ def energy_gradient(
         _, log = networks.apply(p, walkers, nuclei.positions, spins)
         return jnp.mean(deviation * log)
 
-    return jax.lax.pmean(jax.grad(weighted)(params), AXIS)
+    return collectives.mean(jax.grad(weighted)(params))
 
 
 def tree_norm(tree: Any) -> jax.Array:
@@ -207,7 +207,6 @@ class Optimise:
             state.width,
             config.mcmc.steps,
         )
-        pmove = jax.lax.pmean(jnp.mean(info.accepted), AXIS)
         electrons = walkers.electrons
         energies = local_energy(state.params, electrons, nuclei, spins, self.chunk)
         clip = config.optimise.clip, config.optimise.clip_centre
@@ -217,9 +216,10 @@ class Optimise:
             added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
             deviation, _ = clip_energies(energies + added, *clip)
         update = self._update(state, electrons, deviation, nuclei)
-        accepted, n_frozen = mcmc.count_frozen(
+        accepted, frozen = mcmc.frozen(
             state.accepted + info.accepted, (state.step + 1) % FROZEN_WINDOW == 0
         )
+        pmove, frozen_share = collectives.mean((jnp.mean(info.accepted), jnp.mean(frozen)))
         stats = Stats(
             energy.energy,
             energy.error,
@@ -231,7 +231,7 @@ class Optimise:
             update.rate,
             tree_norm(update.gradient),
             tree_norm(update.step),
-            jax.lax.psum(n_frozen, AXIS),
+            jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
         )
         params = jax.tree.map(jnp.subtract, state.params, update.step)
         width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
@@ -259,7 +259,7 @@ class Optimise:
                 carry[1],
                 steps,
             )
-            pmove = jax.lax.pmean(jnp.mean(info.accepted), AXIS)
+            pmove = collectives.mean(jnp.mean(info.accepted))
             return walkers, mcmc.adapt_width(carry[1], pmove, self.config.mcmc.target_acceptance)
 
         sweeps = -(-self.config.mcmc.burn_in // steps)

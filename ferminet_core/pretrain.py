@@ -20,11 +20,11 @@ import numpy as np
 import optax
 import xarray as xr
 
-from ferminet_core import artefacts, mcmc, networks, orbitals
+from ferminet_core import artefacts, collectives, mcmc, networks, orbitals
 from ferminet_core.config import PretrainConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
-from ferminet_core.loss import AXIS, clip_energies
+from ferminet_core.loss import clip_energies
 from ferminet_core.mesh import (
     REPLICATED,
     SPLIT,
@@ -184,7 +184,7 @@ class Pretrain:
             second, state.network, self._log_network(state.params, nuclei), state.widths[1], moves
         )
         accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
-        pmove = jax.lax.pmean(accepted, AXIS)
+        pmove = collectives.mean(accepted)
         widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
         return state._replace(reference=hf, network=net, widths=widths), pmove
 
@@ -211,8 +211,7 @@ class Pretrain:
             return squares[0] / size, squares
 
         gradient, squares = jax.grad(loss, has_aux=True)(state.params)
-        gradient = jax.lax.pmean(gradient, AXIS)
-        difference, norm = jax.lax.psum(squares, AXIS)
+        gradient, (difference, norm) = collectives.mean((gradient, squares))
         updates, opt_state = self.optimiser.update(gradient, state.optimiser, state.params)
         stats = {
             "orbital_misfit": jnp.sqrt(difference / norm),

@@ -22,10 +22,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ferminet_core import networks
+from ferminet_core import collectives, networks
+from ferminet_core.collectives import AXIS
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.hamiltonian import Nuclei
-from ferminet_core.loss import AXIS
 from ferminet_core.networks import Params, Spins
 
 
@@ -79,13 +79,14 @@ def update(
     padded = jnp.pad(rows, ((0, 0), (0, padding)))
     part = jax.lax.all_to_all(padded, AXIS, split_axis=1, concat_axis=0, tiled=True)
     part = (part - jnp.mean(part, axis=0)) / root
-    energy = jax.lax.all_gather(deviation, AXIS, tiled=True) / root
+    energy = collectives.gather(deviation) / root
     size = part.shape[1]
     phi = jax.lax.dynamic_slice(
         jnp.pad(before, (0, padding)), (jax.lax.axis_index(AXIS) * size,), (size,)
     )
     phi = config.momentum * phi
-    gram, forward = jax.lax.psum((part @ part.T, part @ phi), AXIS)
+    # Sums over the parts of the parameters: the mean of all devices times their number.
+    gram, forward = collectives.mean((devices * part @ part.T, devices * part @ phi))
     gram = gram + config.damping * jnp.eye(n, dtype=gram.dtype) + 1.0 / n
     solved = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram), energy - forward)
     both = jnp.stack([phi + part.T @ solved, part.T @ energy])

@@ -10,8 +10,8 @@ from jax.sharding import Mesh
 from oracles import small_network
 
 from ferminet_core import kfac, networks
+from ferminet_core.collectives import AXIS
 from ferminet_core.config import OptimiseConfig
-from ferminet_core.loss import AXIS
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device
 
 # Damping so small that the step is the inverse metric times the gradient; a norm constraint that

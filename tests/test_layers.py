@@ -38,6 +38,7 @@ LAYERS = {
     "orbitals": 1,
     "parameters": 1,
     # expectation values
+    "collectives": 2,
     "forward_laplacian": 2,
     "hamiltonian": 2,
     "loss": 2,

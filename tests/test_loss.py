@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 from oracles import shaken, small_network
 
 from ferminet_core import networks
+from ferminet_core.collectives import AXIS
 from ferminet_core.hamiltonian import Nuclei, local_energy
-from ferminet_core.loss import AXIS, clip_energies
+from ferminet_core.loss import clip_energies
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device
 from ferminet_core.optimise import energy_gradient
 

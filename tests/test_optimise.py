@@ -10,9 +10,9 @@ import xarray as xr
 from jax.sharding import Mesh
 
 from ferminet_core import hartree_fock
+from ferminet_core.collectives import AXIS
 from ferminet_core.config import Config
 from ferminet_core.errors import BrokenRunError
-from ferminet_core.loss import AXIS
 from ferminet_core.optimise import Optimise, State
 from ferminet_core.pretrain import Pretrain
 from ferminet_core.scan import RunSpec

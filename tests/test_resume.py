@@ -12,10 +12,10 @@ import xarray as xr
 from jax.sharding import Mesh
 
 from ferminet_core import artefacts, checkpoint, hartree_fock, optimise, store
+from ferminet_core.collectives import AXIS
 from ferminet_core.config import Config
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inference import Inference
-from ferminet_core.loss import AXIS
 from ferminet_core.optimise import Optimise
 from ferminet_core.pretrain import Pretrain
 from ferminet_core.scan import RunSpec

@@ -8,9 +8,9 @@ from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh
 
 from ferminet_core import networks, optimise, spring
+from ferminet_core.collectives import AXIS
 from ferminet_core.config import NetworkConfig, OptimiseConfig
 from ferminet_core.hamiltonian import Nuclei
-from ferminet_core.loss import AXIS
 from ferminet_core.mesh import REPLICATED, SPLIT, per_device
 
 SPINS = (2, 1)
