@@ -1,5 +1,5 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-slurm | test-gpu | bench | lint | check | lock | clean-env
+# make test | test-slurm | test-gpu | bench | systems | lint | check | lock | clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
 SYSTEM ?= h2
@@ -22,7 +22,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-slurm test-gpu bench lint check lock clean-env
+.PHONY: scan test test-slurm test-gpu bench systems lint check lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -44,6 +44,10 @@ test-gpu: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
+
+# Every file in systems/ from end to end at the preset smoke; hours on two cores.
+systems: $(READY)
+	@$(BIN)/python -m benchmarks.systems $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -27,8 +27,10 @@ from ferminet_core.system_file import (
     IDENTIFIER,
     NAME,
     Case,
+    CorrelationSpec,
     Geometry,
     LiteratureSpec,
+    QuantitySpec,
     SystemFile,
     parse_system,
 )
@@ -73,6 +75,8 @@ class ScanPlan:
     parameters: tuple[str, ...]
     runs: list[RunPlan]
     literature: list[LiteratureSpec]
+    quantities: list[QuantitySpec]
+    correlation: CorrelationSpec | None
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def expand(
     runs = list(_runs(system, file, name, used, command_line))
     _check_runs(runs, file)
     _check_literature(system, file)
+    _check_quantities(system, file, {run.geometry for run in runs})
     return ScanPlan(
         name=name if used == own_preset else f"{name}-{used}",
         title=system.title,
@@ -132,6 +137,8 @@ def expand(
         parameters=tuple(dict.fromkeys(p for run in runs for p in run.parameters)),
         runs=runs,
         literature=system.literature,
+        quantities=system.quantities,
+        correlation=system.correlation,
     )
 
 
@@ -432,4 +439,27 @@ def _check_literature(system: SystemFile, file: YamlFile) -> None:
                 where = file.where(("literature", i, "match", column))
                 raise InputError(
                     f"{where}: unknown parameter {target!r}{did_you_mean(target, known)}"
+                )
+
+
+def _check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -> None:
+    names: set[str] = set()
+    for i, quantity in enumerate(system.quantities):
+        if quantity.name in names:
+            where = file.where(("quantities", i, "name"))
+            raise InputError(f"{where}: quantity {quantity.name!r} is there twice; rename one")
+        names.add(quantity.name)
+        for geometry in quantity.of:
+            if geometry not in geometries:
+                raise InputError(
+                    f"{file.where(('quantities', i, 'of', geometry))}: unknown geometry "
+                    f"{geometry!r}{did_you_mean(geometry, geometries)}"
+                )
+    if system.correlation is not None:
+        known = {entry.name for entry in system.literature}
+        for key, name in system.correlation.model_dump().items():
+            if name not in known:
+                raise InputError(
+                    f"{file.where(('correlation', key))}: unknown literature "
+                    f"{name!r}{did_you_mean(name, known)}"
                 )

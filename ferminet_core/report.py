@@ -11,7 +11,8 @@ from ferminet_core.summary import RunOutcome, Summary, summarise
 
 
 def write_summary(scan: Scan, results: Path) -> list[str]:
-    """Write scan.csv, scan.zarr.zip, summary.json, curve.svg and curve.png of a scan.
+    """Write scan.csv, scan.zarr.zip, summary.json, curve.svg and curve.png of a scan, and
+    quantities.csv where the system file declares any.
 
     Whatever is done is reported; runs that are not keep their row, with their state.
 
@@ -32,6 +33,9 @@ def write_summary(scan: Scan, results: Path) -> list[str]:
         folder.mkdir(parents=True, exist_ok=True)
         with runtime.atomic_file(folder / "scan.csv") as file:
             file.write(summary.table.to_csv(index=False, lineterminator="\n").encode())
+        if scan.quantities:
+            with runtime.atomic_file(folder / "quantities.csv") as file:
+                file.write(summary.quantities.to_csv(index=False, lineterminator="\n").encode())
         runtime.write_json(folder / "summary.json", summary.derived)
         plots.plot_scan(summary, folder)
     except OSError as error:
@@ -109,6 +113,16 @@ def describe(summary: Summary) -> list[str]:
                 f"{1e3 * npe['error_Eh']:.2f} mEh over {npe['n_points']} points "
                 f"({1e3 * npe['expected_from_noise_Eh']:.2f} expected from noise alone)"
             )
+    for _, row in summary.quantities.iterrows():
+        variant = f" ({row['variant']})" if row["variant"] else ""
+        lines.append(
+            f"{row['quantity']}{variant} = {1e3 * row['value_Eh']:.2f} +- "
+            f"{1e3 * row['error_Eh']:.2f} mEh"
+        )
+    for run_id, share in derived["correlation"].items():
+        lines.append(
+            f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
+        )
     for run_id, flags in derived["flagged"].items():
         lines.append(f"FLAG {run_id}: {'; '.join(flags)}")
     lines += [f"warning: {warning}" for warning in summary.warnings]

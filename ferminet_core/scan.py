@@ -19,7 +19,7 @@ from ferminet_core.config import Config, Resume, resume_rules, setting_keys
 from ferminet_core.errors import InputError
 from ferminet_core.expansion import RunPlan, expand
 from ferminet_core.system import Molecule
-from ferminet_core.system_file import LiteratureSpec
+from ferminet_core.system_file import CorrelationSpec, LiteratureSpec, QuantitySpec
 from ferminet_core.validation import dotted, error_lines
 
 __all__ = [
@@ -119,6 +119,8 @@ class Scan(BaseModel):
     parameters: tuple[str, ...]
     runs: list[RunSpec]
     literature: list[LiteratureSpec]  # `file` relative to the working directory
+    quantities: list[QuantitySpec]
+    correlation: CorrelationSpec | None
 
 
 def load_scan(
@@ -150,6 +152,8 @@ def load_scan(
             entry.model_copy(update={"file": os.path.normpath(folder / entry.file)})
             for entry in plan.literature
         ],
+        quantities=plan.quantities,
+        correlation=plan.correlation,
     )
 
 

@@ -23,6 +23,7 @@ from ferminet_core.potential_curve import (
     non_parallelity,
     reduced_mass,
 )
+from ferminet_core.quantities import correlation, quantities
 from ferminet_core.scan import RunSpec, Scan
 
 SCHEMA_VERSION = 1
@@ -82,6 +83,7 @@ class Summary(NamedTuple):
     table: pd.DataFrame  # the columns of scan.csv; missing values are NA
     dataset: xr.Dataset  # dimension run
     derived: dict[str, Any]  # JSON: bond length, frequency, dissociation energy, ...
+    quantities: pd.DataFrame  # the columns of quantities.csv
     references: list[Reference]
     warnings: list[str]
 
@@ -100,6 +102,8 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, references) for run in scan.runs
     }
     table = _table(scan, parameters, outcomes, flags, references)
+    columns = [reference.column for reference in references]
+    found = quantities(scan.quantities, energies(table), columns)
     single = parameters[0] if len(parameters) == 1 else None
     derived: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
@@ -112,6 +116,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         },
         "curves": _curves(scan, table, references) if single else [],
         "atomisation": _atomisation(scan, table),
+        "correlation": correlation(scan.correlation, energies(table)),
         "warnings": warnings,
     }
     dataset = _dataset(scan, table, outcomes, references, parameters)
@@ -126,6 +131,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         table=table,
         dataset=dataset,
         derived=derived,
+        quantities=found,
         references=references,
         warnings=warnings,
     )

@@ -116,6 +116,24 @@ class LiteratureSpec(Section):
     kind: Literal["exact", "experiment", "method"]
 
 
+class QuantitySpec(Section):
+    """An energy that follows from several runs; computed by `summary` alone."""
+
+    name: str = Field(pattern=IDENTIFIER, description="In the table of quantities.")
+    label: str = Field("", description="What it is, in words.")
+    of: dict[str, float] = Field(
+        min_length=1, description="Factor of each geometry's energy, such as {li+: 1, li: -1}."
+    )
+    published: float | None = Field(None, description="A measured value to compare with, hartree.")
+
+
+class CorrelationSpec(Section):
+    """Between which literature energies the correlation energy lies."""
+
+    hartree_fock: str = Field(description="Name of the literature with Hartree-Fock limits.")
+    exact: str = Field(description="Name of the literature with exact energies.")
+
+
 class SystemFile(Section):
     """A scan: which molecule, which geometries, with which settings."""
 
@@ -135,6 +153,10 @@ class SystemFile(Section):
     variants: list[Variant] = Field([], description="Ways to compute every geometry.")
     seed: Whole | None = Field(None, ge=0, description="Short for the setting `seed`.")
     literature: list[LiteratureSpec] = Field([], description="Published energies to compare with.")
+    quantities: list[QuantitySpec] = Field(
+        [], description="Energies that follow from several runs."
+    )
+    correlation: CorrelationSpec | None = Field(None, description="Limits of correlation energy.")
 
 
 def parse_system(file: YamlFile) -> SystemFile:
@@ -157,6 +179,8 @@ def _keys_at(location: Location) -> Iterable[str]:
         "cases": Case,
         "variants": Variant,
         "literature": LiteratureSpec,
+        "quantities": QuantitySpec,
+        "correlation": CorrelationSpec,
     }
     if not location:
         return SystemFile.model_fields

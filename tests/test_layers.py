@@ -55,6 +55,7 @@ LAYERS = {
     "optimise": 3,
     "potential_curve": 3,
     "pretrain": 3,
+    "quantities": 3,
     "reference": 3,
     "spring": 3,
     "stage": 3,

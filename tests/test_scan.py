@@ -11,12 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
 
 from ferminet_core import config as config_module
 from ferminet_core.config import Config
 from ferminet_core.errors import InputError
+from ferminet_core.literature import read_references
 from ferminet_core.scan import RunSpec, Scan, check_bases, load_scan, load_spec, write_specs
 from ferminet_core.system_file import json_schema
 from ferminet_core.units import ANGSTROM_IN_BOHR
@@ -342,11 +345,45 @@ def test_run_ids_can_be_file_names(load: Load) -> None:
     assert all(re.fullmatch("[a-z0-9][a-z0-9_.+-]*", run_id) for run_id in ids(load(text)))
 
 
-@pytest.mark.parametrize("name", ["h2", "lih", "atoms"])
+SYSTEMS = sorted(path.stem for path in (ROOT / "systems").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
 def test_systems_of_the_project(name: str) -> None:
     scan = load_scan(ROOT / "systems" / f"{name}.yaml")
     check_bases(scan.runs, name)
     assert scan.name == name
+    references, warnings = read_references(scan)
+    assert warnings == []
+    assert all(np.isfinite(list(reference.values.values())).all() for reference in references)
+
+
+@pytest.mark.parametrize("name", ["atoms", "ionization", "molecules", "kfac_vs_adam"])
+def test_electrons_of_the_systems_are_those_of_the_literature(name: str) -> None:
+    folder = ROOT / "systems" / "literature"
+    tables = [pd.read_csv(folder / f"{table}.csv") for table in ("atoms", "molecules")]
+    counts = pd.concat(tables).groupby("geometry")[["n_alpha", "n_beta"]].agg(["min", "max"])
+    checked = 0
+    for run in load_scan(ROOT / "systems" / f"{name}.yaml").runs:
+        if run.geometry in counts.index:
+            up, down = run.molecule.electrons
+            assert list(counts.loc[run.geometry]) == [up, up, down, down], run.geometry
+            checked += 1
+    assert checked >= 9
+
+
+def test_exact_energies_give_the_measured_ionization_potentials() -> None:
+    scan = load_scan(ROOT / "systems" / "ionization.yaml")
+    best = next(r for r in read_references(scan)[0] if r.name == "best").values
+    compared = 0
+    for quantity in scan.quantities:
+        if quantity.published is None or not set(quantity.of) <= set(best):
+            continue
+        exact = sum(factor * best[geometry] for geometry, factor in quantity.of.items())
+        # Relativity and the motion of the nucleus: 2.0 mEh of neon's, less of the others.
+        assert abs(exact - quantity.published) < 2.1e-3, quantity.name
+        compared += 1
+    assert compared == 10  # the potentials of all but helium, and the affinity of hydrogen
 
 
 def test_import_is_quick_and_light() -> None:
@@ -829,14 +866,14 @@ def test_schema_knows_every_setting_and_key() -> None:
     assert overrides["additionalProperties"] is False
     assert schema["additionalProperties"] is False
     assert {"smoke", "small", "paper"} <= set(schema["properties"]["preset"]["enum"])
-    for name in ("h2", "lih", "atoms"):
+    for name in SYSTEMS:
         text = (ROOT / "systems" / f"{name}.yaml").read_text()
         assert set(yaml.safe_load(text)) <= set(schema["properties"])
 
 
 def test_schema_accepts_the_project_s_systems() -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    for name in ("h2", "lih", "atoms"):
+    for name in SYSTEMS:
         data = yaml.safe_load((ROOT / "systems" / f"{name}.yaml").read_text())
         jsonschema.validate(data, json_schema())
     with pytest.raises(jsonschema.ValidationError, match="layer"):

@@ -1,6 +1,7 @@
 """A scan's table, its comparison with literature, and what follows from its curve."""
 
 import json
+import re
 from collections.abc import Hashable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import xarray as xr
 
 from ferminet_core import report, runtime, store
+from ferminet_core.errors import InputError
 from ferminet_core.lease import Lease
 from ferminet_core.scan import Scan, load_scan
 from ferminet_core.summary import RunOutcome, Summary, summarise
@@ -304,6 +306,67 @@ def test_each_variant_has_its_own_curve_and_depth(tmp_path: Path) -> None:
         # Twice the one atom's error of 0.1 mEh, beside that of the minimum.
         assert depth["error_statistical"] > 2e-4
         assert abs(depth["value"] - truth) < 2 * depth["error"]
+
+
+QUANTITIES = """
+units: bohr
+preset: smoke
+geometries:
+  - {name: li, atoms: ["Li 0 0 0"], spin: 1}
+  - {name: li+, atoms: ["Li 0 0 0"], charge: 1}
+variants: [{name: kfac}, {name: adam, overrides: {optimise.optimiser: adam}}]
+literature:
+  - {name: limit, file: li.csv, where: {method: HF}, match: {atom: geometry}, kind: method}
+  - {name: exact, file: li.csv, where: {method: exact}, match: {atom: geometry}, kind: exact}
+correlation: {hartree_fock: limit, exact: exact}
+quantities:
+  - {name: ip, of: {li+: 1, li: -1}, published: 0.19814}
+  - {name: twice, of: {li: 2}}
+"""
+LITHIUM = "atom,method,value\nli,HF,-7.4\nli,exact,-7.5\nli+,exact,-7.3\n"
+
+
+def test_quantities_and_correlation_energy_of_several_runs(tmp_path: Path) -> None:
+    (tmp_path / "li.csv").write_text(LITHIUM)
+    scan = make_scan(tmp_path, QUANTITIES, "li")
+    outcomes = {
+        "li+kfac": done(-7.49, error_Eh=3e-4, hf_Eh=-7.4),
+        "li++kfac": done(-7.29, error_Eh=4e-4, hf_Eh=-7.2),
+        "li+adam": done(-7.45, error_Eh=1e-3, hf_Eh=-7.4),
+    }
+    assert set(outcomes) < {run.run_id for run in scan.runs}
+    summary = summarise(scan, outcomes)
+    records = summary.quantities.to_dict("records")
+    found = {(row["quantity"], row["variant"]): row for row in records}
+    # Of adam the cation is missing, and with it the ionization potential.
+    assert list(found) == [("ip", "kfac"), ("twice", "kfac"), ("twice", "adam")]
+    ip = found["ip", "kfac"]
+    rounding = 1e-12
+    assert ip["value_Eh"] == pytest.approx(0.2, abs=rounding)
+    assert ip["error_Eh"] == pytest.approx(5e-4, abs=rounding)  # a triangle of 3, 4, 5
+    assert ip["hf_Eh"] == pytest.approx(0.2, abs=rounding)
+    assert ip["ref_exact_Eh"] == pytest.approx(0.2, abs=rounding)
+    assert np.isnan(ip["ref_limit_Eh"])  # not known of the cation
+    assert ip["published_Eh"] == 0.19814
+    assert found["twice", "adam"]["error_Eh"] == pytest.approx(2e-3, abs=rounding)
+    share = summary.derived["correlation"]
+    assert set(share) == {"li+kfac", "li+adam"}
+    assert share["li+kfac"] == pytest.approx({"percent": 90.0, "error": 0.3}, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "line"),
+    [
+        ("li+: 1,", "lit: 1,", "of.lit: unknown geometry 'lit'"),
+        ("exact: exact}", "exact: exacto}", "correlation.exact: unknown literature 'exacto'"),
+        ("name: twice", "name: ip", "quantity 'ip' is there twice"),
+    ],
+)
+def test_quantities_of_what_is_not_there_are_refused(
+    tmp_path: Path, found: str, wanted: str, line: str
+) -> None:
+    with pytest.raises(InputError, match=re.escape(line)):
+        make_scan(tmp_path, QUANTITIES.replace(found, wanted), "li")
 
 
 def save_run(folder: Path, energy: float) -> None:

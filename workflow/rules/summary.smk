@@ -16,6 +16,7 @@ rule summary:
         report(f"{FOLDER}/curve.svg", caption="../report/curve.rst", category="Scan"),
         f"{FOLDER}/curve.png",
         f"{FOLDER}/scan.zarr.zip",
+        [f"{FOLDER}/quantities.csv"] if SCAN.quantities else [],
     log:
         f"{FOLDER}/logs/summary.log",
     conda:
