@@ -21,6 +21,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+# Beyond it the steps take longer to compile (5 s for 14, 12 s for 30) and gain less (1.7 at 20).
+LARGEST_UNROLLED = 16
+
 
 class Elimination(NamedTuple):
     """G A H = diag(pivots) for matrices A (..., n, n), in the order in which the pivots were
@@ -44,6 +47,37 @@ def _parity(order: jax.Array) -> jax.Array:
         jnp.arange(n)[:, None] < jnp.arange(n)
     )
     return 1.0 - 2.0 * (jnp.sum(inverted, axis=(-2, -1)) % 2)
+
+
+@jax.jit
+def signed_log(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sign and log|det A| (...) of matrices (..., n, n); (0, -inf) where A is singular.
+
+    Gaussian elimination with partial pivoting. The matrices lie along the last axis, so that each
+    of the n steps is a few operations on long vectors; LAPACK, called once for each matrix, took 3
+    to 8 times as long for n up to `LARGEST_UNROLLED` on a CPU.
+    """
+    n = a.shape[-1]
+    if n > LARGEST_UNROLLED:
+        found = jnp.linalg.slogdet(a)
+        return found.sign, found.logabsdet
+    x = jnp.moveaxis(a.reshape(-1, n, n), 0, -1)  # (row, column, matrix)
+    pivots, exchanged = [], jnp.zeros(x.shape[-1:], bool)
+    while x.shape[0] > 1:
+        column = x[:, 0]
+        chosen = jnp.argmax(jnp.abs(column), axis=0)
+        is_row = jnp.arange(x.shape[0])[:, None] == chosen
+        row = jnp.sum(jnp.where(is_row[:, None], x, 0.0), axis=0)
+        # The first row takes the place of the chosen one.
+        rest = jnp.where(is_row[1:, None], x[:1], x[1:])
+        pivots.append(row[0])
+        exchanged = exchanged ^ (chosen != 0)
+        factor = rest[:, 0] / jnp.where(row[0] == 0, 1.0, row[0])
+        x = rest[:, 1:] - factor[:, None] * row[1:]
+    diagonal = jnp.stack([*pivots, x[0, 0]])
+    sign = jnp.where(exchanged, -1.0, 1.0) * jnp.prod(jnp.sign(diagonal), axis=0)
+    log = jnp.sum(jnp.log(jnp.abs(diagonal)), axis=0)
+    return sign.astype(a.dtype).reshape(a.shape[:-2]), log.reshape(a.shape[:-2])
 
 
 class Inverse(NamedTuple):
@@ -269,7 +303,7 @@ def log_sum_determinants(matrices: jax.Array, weights: jax.Array) -> tuple[jax.A
     Returns:
         sign (...) and log|psi| (...); (0, -inf) where psi vanishes.
     """
-    signs, logs = jnp.linalg.slogdet(matrices)
+    signs, logs = signed_log(matrices)
     return log_sum(signs, logs, weights)
 
 
@@ -284,7 +318,7 @@ def _log_sum_determinants_jvp(
     adjugate = scaled_adjugate(matrices, scale) * sign[..., None, None, None]
     products = jnp.sum(jnp.swapaxes(adjugate, -2, -1) * d_matrices, axis=(-2, -1))
     d_log = jnp.sum(weights * products, axis=-1)
-    signs, logs = jnp.linalg.slogdet(matrices)
+    signs, logs = signed_log(matrices)
     ratios = sign[..., None] * jax.lax.stop_gradient(signs) * jnp.exp(logs - scale)
     d_log = d_log + jnp.sum(ratios * d_weights, axis=-1)
     return (sign, log), (jnp.zeros_like(sign), d_log)

@@ -24,6 +24,8 @@ import xarray as xr
 from jax import lax
 from jax.typing import ArrayLike
 
+from ferminet_core.determinants import signed_log
+
 # TF32 or bfloat16 products would spoil the orbitals, which cost next to nothing beside a network.
 _PRECISION = lax.Precision.HIGHEST
 
@@ -298,13 +300,12 @@ def occupied_orbitals(
     return up, down
 
 
-def _slogdet(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _signed_log(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sign and log of (..., n, n) determinants; those of no electrons at all are 1 and 0."""
     if matrix.shape[-1] == 0:
         shape, dtype = matrix.shape[:-2], matrix.dtype
         return jnp.ones(shape, dtype), jnp.zeros(shape, dtype)
-    sign, log = jnp.linalg.slogdet(matrix)
-    return sign, log
+    return signed_log(matrix)
 
 
 def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
@@ -323,7 +324,7 @@ def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) ->
         (...,); -inf where every determinant vanishes.
     """
     up, down = occupied_orbitals(reference, electrons, nuclei)
-    logs = _slogdet(up)[1] + _slogdet(down)[1]
+    logs = _signed_log(up)[1] + _signed_log(down)[1]
     if logs.shape[-1] == 1:
         return logs[..., 0]
     return 0.5 * jax.nn.logsumexp(2.0 * logs, axis=-1)
@@ -347,6 +348,6 @@ def hf_wavefunction(
     """
     first = Reference(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
     up, down = occupied_orbitals(first, electrons, nuclei)
-    sign_up, log_up = _slogdet(up)
-    sign_down, log_down = _slogdet(down)
+    sign_up, log_up = _signed_log(up)
+    sign_down, log_down = _signed_log(down)
     return (sign_up * sign_down)[..., 0], (log_up + log_down)[..., 0]
