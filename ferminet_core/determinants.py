@@ -318,7 +318,7 @@ def _log_sum_determinants_jvp(
     adjugate = scaled_adjugate(matrices, scale) * sign[..., None, None, None]
     products = jnp.sum(jnp.swapaxes(adjugate, -2, -1) * d_matrices, axis=(-2, -1))
     d_log = jnp.sum(weights * products, axis=-1)
-    signs, logs = signed_log(matrices)
-    ratios = sign[..., None] * jax.lax.stop_gradient(signs) * jnp.exp(logs - scale)
+    # det A_k / psi, expanded along the first row.
+    ratios = jnp.sum(adjugate[..., :, 0] * matrices[..., 0, :], axis=-1)
     d_log = d_log + jnp.sum(ratios * d_weights, axis=-1)
     return (sign, log), (jnp.zeros_like(sign), d_log)
