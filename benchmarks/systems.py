@@ -17,33 +17,33 @@ from ferminet_core.scan import Scan, load_scan
 
 ROOT = Path(__file__).parents[1]
 PRESET = "smoke"
-# With twenty updates of a small network nobody expects correlation energy; but what lies further
-# above Hartree-Fock, or whose error is larger, was not a run that worked.
+# With twenty updates of a small network nobody expects correlation energy, but near Hartree-Fock it
+# should be. At `smoke` molecules are not: its pretraining is too short, its network too small.
 ALLOWED_ABOVE_HF = 0.020  # hartree an electron
 ALLOWED_ERROR = 0.010  # hartree an electron
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def faults(scan: Scan, table: pd.DataFrame) -> list[str]:
-    """What is wrong with the energies of a scan's table, a line for each run."""
-    found = []
+def faults(scan: Scan, table: pd.DataFrame) -> dict[str, str]:
+    """What is wrong with the energies of a scan's table, by run."""
+    found = {}
     rows = table.set_index("run_id")
     for run in scan.runs:
         row = rows.loc[run.run_id]
         electrons = sum(run.molecule.electrons)
-        name = f"{scan.name} {run.run_id}"
         if row["state"] != "done":
-            found.append(f"{name}: {row['state']}: {row['verdict']}")
+            found[run.run_id] = f"{row['state']}: {row['verdict']}"
             continue
         above, error = row["energy_Eh"] - row["hf_Eh"], row["error_Eh"]
         limit = max(3 * error, ALLOWED_ABOVE_HF * electrons)
+        wrong = []
         if not above < limit:
-            found.append(
-                f"{name}: {1e3 * above:.1f} mEh above Hartree-Fock, over {1e3 * limit:.1f}"
-            )
+            wrong.append(f"{1e3 * above:.1f} mEh above Hartree-Fock, over {1e3 * limit:.1f}")
         if not error <= ALLOWED_ERROR * electrons:
-            found.append(f"{name}: an error of {1e3 * error:.1f} mEh")
+            wrong.append(f"an error of {1e3 * error:.1f} mEh")
+        if wrong:
+            found[run.run_id] = ", ".join(wrong)
     return found
 
 
@@ -66,10 +66,10 @@ def main(
             wrong.append(f"{name}: snakemake ended with {ended}, and there is no table")
             continue
         found = faults(scan, pd.read_csv(path))
-        wrong += found
+        wrong += [f"{scan.name} {run_id}: {line}" for run_id, line in found.items()]
         print(f"{name}: {len(scan.runs) - len(found)} of {len(scan.runs)} runs hold", flush=True)
     print("\n".join(wrong))
-    print(f"{n_runs} runs: {'all hold' if not wrong else f'{len(wrong)} do not hold'}")
+    print(f"{n_runs} runs, of which {len(wrong)} do not hold")
     raise typer.Exit(1 if wrong else 0)
 
 
