@@ -55,8 +55,9 @@ def clip_energies(
     variance = average((everyone - mean) ** 2)
     clipped = everyone
     if multiple > 0:
-        median = jnp.nanmedian(jnp.where(finite, everyone, jnp.nan))
-        middle = median if centre == "median" else mean
+        middle = mean
+        if centre == "median":
+            middle = jnp.nanmedian(jnp.where(finite, everyone, jnp.nan))
         window = multiple * average(jnp.abs(everyone - middle))
         clipped = jnp.clip(everyone, middle - window, middle + window)
     deviation = jnp.where(finite, clipped - average(clipped), 0.0)

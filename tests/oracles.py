@@ -23,6 +23,7 @@ def small_network(**changes: Any) -> NetworkConfig:
     return NetworkConfig(**{**settings, **changes})
 
 
+@jax.jit
 def leibniz(matrix: jax.Array) -> jax.Array:
     """Determinant by the sum over permutations: a polynomial, with derivatives everywhere."""
     n = matrix.shape[-1]
