@@ -31,7 +31,7 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Correlated = Literal["ccsd(t)", "uccsd(t)", "fci"]
+Correlated = Literal["ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
 
 
 class Resume(enum.Enum):

@@ -1,4 +1,4 @@
-"""Coupled cluster and full CI in the reference's basis, to draw beside the curve.
+"""Coupled cluster, NEVPT2 and full CI in the reference's basis, to draw beside the curve.
 
 All electrons are correlated, as in the quantum Monte Carlo they are compared with. Nothing here
 stops a run: a method that fails or is refused is recorded with its reason and without an energy.
@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from pyscf import ao2mo, cc, fci, gto, scf
+from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
+from pyscf.mcscf import avas
 
 # About 4 GB of trial vectors; the bound is on the product of up and down strings.
 MAX_DETERMINANTS = 2e7
+# The four-electron density matrix of an active space of n orbitals has n^8 numbers: 0.8 GB for 10.
+MAX_ACTIVE = 10
 _MAX_CYCLES = 200
+# Share of the valence shell's atomic orbitals in a molecular one from which that is an active one.
+_VALENCE_SHARE = 0.3
+_VALENCE_BASIS = "sto-3g"  # PySCF's own choice has no 2p orbitals of lithium and beryllium
 
 
 def _entry(energy: float | None, note: str = "", converged: bool = True) -> dict[str, Any]:
@@ -105,18 +111,64 @@ def _full_ci(restricted: Any) -> dict[str, Any]:
     return _entry(float(energy))
 
 
+def _valence_shells(mole: gto.Mole) -> list[str] | None:
+    """PySCF's labels of the atoms' valence orbitals; None beyond argon."""
+    shells = {1: ("1s",), 3: ("2s", "2p"), 11: ("3s", "3p")}
+    labels = set()
+    for symbol in {mole.atom_pure_symbol(i) for i in range(mole.natm)}:
+        charge = gto.charge(symbol)
+        if charge > 18:
+            return None
+        labels |= {f"{symbol} {name}" for name in shells[max(z for z in shells if z <= charge)]}
+    return sorted(labels)
+
+
+def _nevpt2(restricted: Any) -> dict[str, Any]:
+    """Strongly contracted NEVPT2 (Angeli et al. 2001, doi:10.1063/1.1361246) on a CASSCF.
+
+    The active space is the valence shell, found by its overlap with the atoms' valence orbitals
+    (AVAS, Sayfutyarova et al. 2017, doi:10.1021/acs.jctc.7b00128), so that bonds may be broken.
+    """
+    mole: gto.Mole = restricted.mol
+    if mole.nelectron == 1:
+        return _entry(float(restricted.e_tot), "no correlation: one electron")
+    labels = _valence_shells(mole)
+    if labels is None:
+        return _entry(None, "NEVPT2 refused: atoms beyond argon", converged=False)
+    orbitals, electrons, start = avas.avas(
+        restricted, labels, threshold=_VALENCE_SHARE, minao=_VALENCE_BASIS, canonicalize=False
+    )
+    space = f"active space of {electrons} electrons in {orbitals} orbitals"
+    if orbitals > MAX_ACTIVE:
+        note = f"NEVPT2 refused: {space}, at most {MAX_ACTIVE} orbitals"
+        return _entry(None, note, converged=False)
+    half = 0.5 * mole.spin
+    solver = mcscf.CASSCF(restricted, orbitals, electrons)
+    solver.fix_spin_(ss=half * (half + 1.0))
+    solver.verbose = 0
+    solver.conv_tol, solver.max_cycle_macro = 1e-9, _MAX_CYCLES
+    solver.kernel(start)
+    if not solver.converged:
+        note = f"CASSCF with an {space} did not converge in {_MAX_CYCLES} cycles"
+        return _entry(None, note, converged=False)
+    perturbation = mrpt.NEVPT(solver)
+    perturbation.verbose = 0
+    return _entry(float(solver.e_tot + perturbation.kernel()), space)
+
+
 def correlated_energies(
     methods: Sequence[str], restricted: Any | None, unrestricted: Any | None
 ) -> dict[str, dict[str, Any]]:
     """Energies of correlated methods.
 
     Args:
-        methods: any of "ccsd(t)" (from RHF or ROHF), "uccsd(t)" (from UHF) and "fci".
+        methods: any of "ccsd(t)", "nevpt2", "fci" (from RHF or ROHF) and "uccsd(t)" (from UHF).
         restricted: converged PySCF RHF or ROHF object, or None where there is none.
         unrestricted: converged PySCF UHF object, or None.
 
     Returns:
-        By method: energy_Eh (hartree or None), converged, and a note with the reason for a None.
+        By method: energy_Eh (hartree or None), converged, and a note: the reason for a None, or the
+        active space.
     """
     results = {}
     for method in methods:
@@ -125,6 +177,8 @@ def correlated_energies(
             results[method] = _entry(None, "its Hartree-Fock did not converge", converged=False)
         elif method == "fci":
             results[method] = _full_ci(base)
+        elif method == "nevpt2":
+            results[method] = _nevpt2(base)
         else:
             results[method] = _coupled_cluster(base)
     return results

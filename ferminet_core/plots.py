@@ -41,6 +41,7 @@ _STYLE: dict[Any, Any] = {
 _CORRELATED = {
     "ccsd_t": ("CCSD(T)", "#882255"),
     "uccsd_t": ("UCCSD(T)", "#332288"),
+    "nevpt2": ("NEVPT2", "#999933"),
     "fci": ("FCI", "#117733"),
 }
 

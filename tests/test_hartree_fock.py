@@ -389,6 +389,52 @@ def test_correlated_methods_of_open_shells(molecule: Molecule, basis: str) -> No
         assert found[method]["energy_Eh"] == pytest.approx(found["fci"]["energy_Eh"], abs=1e-6)
 
 
+def nevpt2(molecule: Molecule, basis: str) -> dict[str, Any]:
+    config = ReferenceConfig(basis=basis, correlated=("nevpt2",))
+    return dict(read(solve(molecule, config), "correlated")["nevpt2"])
+
+
+def test_nevpt2_of_a_whole_basis_of_valence_orbitals_is_full_ci() -> None:
+    # Nothing is left to perturb.
+    for molecule in (diatomic("H", "H", 6.0), diatomic("Li", "H", 3.015)):
+        found = nevpt2(molecule, "sto-3g")["energy_Eh"]
+        exact = full_ci(molecule, "sto-3g", scf.RHF)
+        # The core of lithium is not active, and worth 0.3 mEh in this basis.
+        assert found == pytest.approx(exact, abs=1e-7 if molecule.symbols[0] == "H" else 1e-3)
+
+
+def test_nevpt2_of_molecules_far_apart_adds_up() -> None:
+    # It is strictly separable, where (T) on a broken bond is not.
+    positions = [(0.0, 0.0, z) for z in (0.0, 2.5, 100.0, 102.5)]
+    both = Molecule(symbols=("H",) * 4, positions=tuple(positions), charge=0, spin=0)
+    one = diatomic("H", "H", 2.5)
+    # 1e-7: what CASSCF's convergence (1e-9) and multipoles at 100 bohr leave.
+    assert nevpt2(both, "cc-pvdz")["energy_Eh"] == pytest.approx(
+        2 * nevpt2(one, "cc-pvdz")["energy_Eh"], abs=1e-7
+    )
+
+
+def test_nevpt2_breaks_the_bond_of_nitrogen_to_its_atoms() -> None:
+    molecule, free = (
+        nevpt2(diatomic("N", "N", 20.0), "6-31g"),
+        nevpt2(atom("N", spin=3), "6-31g"),
+    )
+    assert molecule["note"] == "active space of 10 electrons in 8 orbitals"
+    assert molecule["energy_Eh"] == pytest.approx(2 * free["energy_Eh"], abs=1e-5)
+
+
+def test_the_near_degeneracy_of_beryllium_is_in_the_active_space() -> None:
+    found = nevpt2(atom("Be"), "cc-pvdz")
+    assert found["note"] == "active space of 2 electrons in 4 orbitals"  # 2s2 and 2p2
+
+
+def test_nevpt2_that_would_take_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(correlated, "MAX_ACTIVE", 3)
+    found = nevpt2(diatomic("Li", "H", 3.015), "sto-3g")
+    assert found["energy_Eh"] is None
+    assert "NEVPT2 refused" in found["note"]
+
+
 def test_perturbative_triples_of_rohf_do_not_depend_on_the_choice_of_orbitals() -> None:
     # Semicanonical orbitals are unique, ROHF's own are not: turn them, keep the determinant.
     mean_field = directly(atom("C", spin=2), "cc-pvdz", scf.ROHF)
