@@ -416,8 +416,8 @@ def test_nevpt2_of_molecules_far_apart_adds_up() -> None:
 
 def test_nevpt2_breaks_the_bond_of_nitrogen_to_its_atoms() -> None:
     molecule, free = (
-        nevpt2(diatomic("N", "N", 20.0), "6-31g"),
-        nevpt2(atom("N", spin=3), "6-31g"),
+        nevpt2(diatomic("N", "N", 20.0), "cc-pvdz"),
+        nevpt2(atom("N", spin=3), "cc-pvdz"),
     )
     assert molecule["note"] == "active space of 10 electrons in 8 orbitals"
     assert molecule["energy_Eh"] == pytest.approx(2 * free["energy_Eh"], abs=1e-5)
