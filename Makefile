@@ -45,7 +45,7 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
 
-# Every file in systems/ from end to end at the preset smoke; hours on two cores.
+# Every file in systems/ from end to end at the preset smoke; a long run.
 systems: $(READY)
 	@$(BIN)/python -m benchmarks.systems $(ARGS)
 

@@ -2,7 +2,7 @@
 
 A message between processes costs its latency however short it is, and messages that are under way
 at the same time get into each other's way: over two processes on one machine the 69 arrays of a
-small network's KFAC step took 40 to 130 times as long one by one as in a single vector.
+small network's KFAC step took 25 to 130 times as long one by one as in a single vector.
 """
 
 from typing import Any
@@ -17,6 +17,12 @@ def mean(tree: Any) -> Any:
     """The mean over all devices of the arrays of a tree, in one message."""
     vector, unravel = ravel_pytree(tree)
     return unravel(jax.lax.pmean(vector, AXIS))
+
+
+def total(tree: Any) -> Any:
+    """The sum over all devices of the arrays of a tree, in one message."""
+    vector, unravel = ravel_pytree(tree)
+    return unravel(jax.lax.psum(vector, AXIS))
 
 
 def gather(values: jax.Array) -> jax.Array:

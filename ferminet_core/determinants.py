@@ -54,8 +54,8 @@ def signed_log(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sign and log|det A| (...) of matrices (..., n, n); (0, -inf) where A is singular.
 
     Gaussian elimination with partial pivoting. The matrices lie along the last axis, so that each
-    of the n steps is a few operations on long vectors; LAPACK, called once for each matrix, took 3
-    to 8 times as long for n up to `LARGEST_UNROLLED` on a CPU.
+    of the n steps is a few operations on long vectors; LAPACK, called once for each matrix, took
+    2.7 to 8 times as long for n up to `LARGEST_UNROLLED` on a CPU.
     """
     n = a.shape[-1]
     if n > LARGEST_UNROLLED:

@@ -85,8 +85,7 @@ def update(
         jnp.pad(before, (0, padding)), (jax.lax.axis_index(AXIS) * size,), (size,)
     )
     phi = config.momentum * phi
-    # Sums over the parts of the parameters: the mean of all devices times their number.
-    gram, forward = collectives.mean((devices * part @ part.T, devices * part @ phi))
+    gram, forward = collectives.total((part @ part.T, part @ phi))
     gram = gram + config.damping * jnp.eye(n, dtype=gram.dtype) + 1.0 / n
     solved = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram), energy - forward)
     both = jnp.stack([phi + part.T @ solved, part.T @ energy])

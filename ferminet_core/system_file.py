@@ -120,7 +120,6 @@ class QuantitySpec(Section):
     """An energy that follows from several runs; computed by `summary` alone."""
 
     name: str = Field(pattern=IDENTIFIER, description="In the table of quantities.")
-    label: str = Field("", description="What it is, in words.")
     of: dict[str, float] = Field(
         min_length=1, description="Factor of each geometry's energy, such as {li+: 1, li: -1}."
     )
