@@ -50,10 +50,18 @@ def _create(name: str, python: str, packages: tuple[str, ...], *options: str) ->
     return folder / "bin" / "python"
 
 
+def _makes_environments(python: str) -> bool:
+    """Whether this Python is there and works; a version manager's stand-in may not."""
+    found = shutil.which(python)
+    return bool(found) and not subprocess.run(
+        [python, "-c", "import venv, ensurepip"], capture_output=True, check=False
+    ).returncode
+
+
 @app.command()
 def environments() -> None:
     """Set up DeepQMC (Python 3.12 or 3.13) and folx (beside this project's own packages)."""
-    newer = [p for p in ("python3.12", "python3.13") if shutil.which(p)]
+    newer = [p for p in ("python3.12", "python3.13") if _makes_environments(p)]
     if newer:
         _create("deepqmc", newer[0], DEEPQMC)
     else:
