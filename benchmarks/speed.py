@@ -52,10 +52,12 @@ def _create(name: str, python: str, packages: tuple[str, ...], *options: str) ->
 
 def _makes_environments(python: str) -> bool:
     """Whether this Python is there and works; a version manager's stand-in may not."""
-    found = shutil.which(python)
-    return bool(found) and not subprocess.run(
+    if shutil.which(python) is None:
+        return False
+    tried = subprocess.run(
         [python, "-c", "import venv, ensurepip"], capture_output=True, check=False
-    ).returncode
+    )
+    return tried.returncode == 0
 
 
 @app.command()

@@ -45,6 +45,10 @@ Devices = Annotated[
 ]
 ReferenceFile = Annotated[Path, typer.Option(help="The run's reference artefact.")]
 PretrainFile = Annotated[Path, typer.Option(help="The run's pretraining artefact.")]
+NeighbourFile = Annotated[
+    Path | None,
+    typer.Option(help="Optimisation artefact of the run that the spec names as neighbour."),
+]
 OptimiseFile = Annotated[Path, typer.Option(help="The run's optimisation artefact.")]
 WallTime = Annotated[
     str | None,
@@ -133,6 +137,7 @@ def pretrain(
     reference: ReferenceFile,
     out: OutFile,
     work: WorkFolder,
+    neighbour: NeighbourFile = None,
     devices: Devices = None,
     ranks: RankCount = None,
     gpus: GpuCount = 0,
@@ -141,17 +146,27 @@ def pretrain(
     attempt: Attempt = 1,
     wait: Wait = True,
 ) -> None:
-    """Fit the network's orbitals to the Hartree-Fock orbitals of one run."""
+    """Fit the network's orbitals to the Hartree-Fock orbitals of one run, or take the network of
+    its neighbour."""
     from ferminet_core.job import Job
 
+    run = load_spec(spec)
+    if bool(run.neighbour) != bool(neighbour):
+        wanted = f"the optimisation of {run.neighbour!r}" if run.neighbour else "none"
+        raise InputError(f"--neighbour: found {neighbour}; the spec {spec} needs {wanted}")
+
     def make(run: RunSpec, parents: "Parents") -> "Stage":
+        if neighbour:
+            from ferminet_core.warm_start import WarmStart
+
+            return WarmStart(run, parents["reference"], parents["neighbour"])
         from ferminet_core.pretrain import Pretrain
 
         return Pretrain(run, parents["reference"])
 
-    parents = {"reference": reference}
+    parents = {"reference": reference, **({"neighbour": neighbour} if neighbour else {})}
     with _stop(wall_time, ranks) as stop:
-        job = Job("pretrain", load_spec(spec), out, work, parents, force, attempt, wait)
+        job = Job("pretrain", run, out, work, parents, force, attempt, wait)
         _run_loop(job, devices, gpus, make, stop)
 
 

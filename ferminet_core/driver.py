@@ -29,6 +29,8 @@ from ferminet_core.stopping import Stop
 
 # Checkpoints by time are at least so many times further apart than one takes: 2 % of the run.
 SAVE_RATIO = 50.0
+# The parent of a warm start: another run's optimisation.
+NEIGHBOUR = "neighbour"
 
 Parents = Mapping[str, xr.Dataset]
 
@@ -43,10 +45,17 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
     loaded = {}
     for name, path in job.parents.items():
         ds = store.load(path)
-        if ds.attrs.get("stage") != name:
+        stage = "optimise" if name == NEIGHBOUR else name
+        if ds.attrs.get("stage") != stage:
             found = ds.attrs.get("stage")
-            raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {name!r}")
-        if ds.attrs.get("molecule") != job.spec.molecule.fingerprint:
+            raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {stage!r}")
+        if name == NEIGHBOUR:
+            if ds.attrs.get("run_id") != job.spec.neighbour:
+                raise InputError(
+                    f"{path}: comes from run {ds.attrs.get('run_id')!r}, but {job.spec.run_id} "
+                    f"starts from run {job.spec.neighbour!r}"
+                )
+        elif ds.attrs.get("molecule") != job.spec.molecule.fingerprint:
             raise InputError(
                 f"{path}: was made for another molecule than {job.spec.run_id} "
                 f"(run {ds.attrs.get('run_id')!r} of scan {ds.attrs.get('scan')!r})"

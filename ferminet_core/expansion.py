@@ -7,7 +7,7 @@ the file's because it speaks of single values of the parameters, where a geometr
 import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from ferminet_core.geometry import (
     used_names,
     value_text,
 )
+from ferminet_core.neighbours import central, spanning_tree
 from ferminet_core.system import Molecule
 from ferminet_core.system_file import (
     IDENTIFIER,
@@ -31,7 +32,9 @@ from ferminet_core.system_file import (
     Geometry,
     LiteratureSpec,
     QuantitySpec,
+    Start,
     SystemFile,
+    WarmStart,
     parse_system,
 )
 from ferminet_core.validation import did_you_mean, show
@@ -45,14 +48,15 @@ PLAIN_VARIANT = "base"
 COLUMNS = frozenset({
     "run_id", "geometry", "variant", "state", "energy_Eh", "error_Eh", "variance_Eh2", "tau",
     "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt",
-    "n_samples", "wall_s", "node_h", "verdict",
+    "n_samples", "wall_s", "node_h", "verdict", "neighbour",
 })
 # fmt: on
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """One line of the table."""
+    """One line of the table; neighbour: the run whose wavefunction it starts from, or empty; share:
+    of the iterations that it then takes."""
 
     run_id: str
     geometry: str
@@ -62,6 +66,8 @@ class RunPlan:
     preset: str
     overrides: dict[str, Any]
     config: Config
+    neighbour: str = ""
+    share: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +133,7 @@ def expand(
     used = preset or own_preset
     runs = list(_runs(system, file, name, used, command_line))
     _check_runs(runs, file)
+    runs = _warm_starts(runs, system, file)
     _check_literature(system, file)
     _check_quantities(system, file, {run.geometry for run in runs})
     return ScanPlan(
@@ -371,6 +378,72 @@ def _cases(system: SystemFile, file: YamlFile, families: list[_Family]) -> list[
             raise InputError(f"{where}: {error}") from None
         cases.append(_Case(condition, where, case, _settings(case.overrides, file, "cases", i)))
     return cases
+
+
+def _warm_starts(runs: list[RunPlan], system: SystemFile, file: YamlFile) -> list[RunPlan]:
+    """The runs, with the neighbours of those that start from one."""
+    known = {run.geometry for run in runs}
+    common = _start(system.warm_start, known, file, ("warm_start",))
+    starts = {"": common}
+    for i, variant in enumerate(system.variants):
+        name = "" if variant.name == PLAIN_VARIANT else variant.name
+        start = common
+        if variant.warm_start is not None:
+            start = _start(variant.warm_start, known, file, ("variants", i, "warm_start"))
+        starts[name] = start
+    planned = {run.run_id: run for run in runs}
+    for name, start in starts.items():
+        if start is None:
+            continue
+        for family in _families_of_one_network(run for run in runs if run.variant == name):
+            for run_id, neighbour in _parents(family, start).items():
+                planned[run_id] = _warm(planned[run_id], neighbour, start.share)
+    return list(planned.values())
+
+
+def _start(
+    start: Start, known: set[str], file: YamlFile, place: tuple[str | int, ...]
+) -> WarmStart | None:
+    """How a variant's runs start, its anchors checked; None for independent runs."""
+    if start == "independent":
+        return None
+    warm = start if isinstance(start, WarmStart) else WarmStart()
+    for i, anchor in enumerate(warm.anchors):
+        if anchor not in known:
+            raise InputError(
+                f"{file.where((*place, 'anchors', i))}: unknown geometry {anchor!r}"
+                f"{did_you_mean(anchor, known)}"
+            )
+    return warm
+
+
+def _families_of_one_network(runs: Iterable[RunPlan]) -> Iterator[list[RunPlan]]:
+    """Runs that can hand parameters and walkers on to each other."""
+    families: dict[Any, list[RunPlan]] = {}
+    for run in runs:
+        molecule, config = run.molecule, run.config
+        key = (molecule.symbols, molecule.electrons, config.network, config.mcmc.walkers)
+        families.setdefault(key, []).append(run)
+    yield from families.values()
+
+
+def _parents(runs: list[RunPlan], warm: WarmStart) -> dict[str, str]:
+    molecules = {run.run_id: run.molecule for run in runs}
+    anchors = [run.run_id for run in runs if run.geometry in warm.anchors]
+    return spanning_tree(molecules, anchors or [central(molecules)])
+
+
+def _warm(run: RunPlan, neighbour: str, share: float) -> RunPlan:
+    """A run that starts from a neighbour: fewer iterations, the learning rate in proportion."""
+    optimise = run.config.optimise
+    shorter = optimise.model_copy(
+        update={
+            "iterations": max(1, round(share * optimise.iterations)),
+            "delay": share * optimise.delay,
+        }
+    )
+    config = run.config.model_copy(update={"optimise": shorter})
+    return replace(run, config=config, neighbour=neighbour, share=share)
 
 
 def _check_used(

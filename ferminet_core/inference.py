@@ -328,6 +328,7 @@ class Inference:
             "n_samples": series["energy_local"].shape[0],
             "n_walkers": series["energy_local"].shape[1],
             "n_opt": int(self.optimised.attrs["n_iterations"]),
+            "neighbour": str(self.optimised.attrs.get("neighbour", "")),
             "n_equilibration": state.n_equilibration,
             "n_frozen": frozen,
             "mcmc_width": float(state.width),

@@ -33,10 +33,13 @@ def print_runs(scan: Scan) -> None:
     """The run table: one row per run."""
     table = Table(box=None, pad_edge=False)
     variants = any(run.variant for run in scan.runs)
+    warm = any(run.neighbour for run in scan.runs)
     for name in ("run", "geometry", *(["variant"] if variants else []), *scan.parameters):
         table.add_column(name)
     for name in ("formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"):
         table.add_column(name, justify="right")
+    if warm:
+        table.add_column("starts from")
     for run in scan.runs:
         molecule, config = run.molecule, run.config
         cells = [run.run_id, run.geometry, *([run.variant] if variants else [])]
@@ -49,6 +52,7 @@ def print_runs(scan: Scan) -> None:
             config.reference.basis,
             str(config.mcmc.walkers),
             str(config.optimise.iterations),
+            *([run.neighbour] if warm else []),
         ]
         table.add_row(*cells)
     count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"

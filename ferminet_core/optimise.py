@@ -59,11 +59,13 @@ class Inputs(NamedTuple):
     """What differs between the runs of a scan: an executable that held it could serve one alone.
 
     nuclei: the geometry; key: of this run's random numbers; penalty: hartree, see `Optimise`
+    delay: updates after which the learning rate has fallen; warm starts have their own
     """
 
     nuclei: Nuclei
     key: jax.Array
     penalty: jax.Array
+    delay: jax.Array
 
 
 class Stats(NamedTuple):
@@ -97,9 +99,11 @@ class Update(NamedTuple):
     rate: jax.Array
 
 
-def learning_rate(config: OptimiseConfig, step: jax.Array, rollbacks: jax.Array) -> jax.Array:
+def learning_rate(
+    config: OptimiseConfig, delay: jax.Array | float, step: jax.Array, rollbacks: jax.Array
+) -> jax.Array:
     """lr / (1 + t / delay)^decay, halved at every rollback."""
-    rate = config.learning_rate * (1.0 + step / config.delay) ** -config.decay
+    rate = config.learning_rate * (1.0 + step / delay) ** -config.decay
     return rate * ROLLBACK_FACTOR**rollbacks
 
 
@@ -158,7 +162,8 @@ class Optimise:
         broken = singlet and pretrained.attrs["spin_broken"]
         penalty = self.config.optimise.singlet_penalty if broken else 0.0
         key = jax.random.key(spec.stage_seed(self.name))
-        inputs = Inputs(self.nuclei, key, jnp.asarray(penalty, self.dtype))
+        scalars = (jnp.asarray(x, self.dtype) for x in (penalty, self.config.optimise.delay))
+        inputs = Inputs(self.nuclei, key, *scalars)
         self.inputs: Inputs = place(self.mesh, inputs, REPLICATED)
         self.blocks: dict[str, str] = {}  # KFAC's block of every parameter
         if self.config.optimise.optimiser == "kfac":
@@ -170,12 +175,13 @@ class Optimise:
     # --- one iteration, per device ----------------------------------------------------------------
 
     def _update(
-        self, state: State, electrons: jax.Array, deviation: jax.Array, nuclei: Nuclei
+        self, state: State, electrons: jax.Array, deviation: jax.Array, inputs: Inputs
     ) -> Update:
         """What to subtract from the parameters, by the chosen optimiser."""
         config, params, spins = self.config.optimise, state.params, self.spins
         optimiser: Any
-        rate = learning_rate(config, state.step, state.rollbacks)
+        nuclei = inputs.nuclei
+        rate = learning_rate(config, inputs.delay, state.step, state.rollbacks)
         if config.optimiser == "spring":
             rows = spring.log_derivatives(params, electrons, nuclei, spins, self.chunk)
             step, optimiser, gradient = spring.update(
@@ -215,7 +221,7 @@ class Optimise:
             flip = observables.spin_flip(psi, electrons, spins)
             added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
             deviation, _ = clip_energies(energies + added, *clip)
-        update = self._update(state, electrons, deviation, nuclei)
+        update = self._update(state, electrons, deviation, inputs)
         accepted, frozen = mcmc.frozen(
             state.accepted + info.accepted, (state.step + 1) % FROZEN_WINDOW == 0
         )
@@ -327,7 +333,8 @@ class Optimise:
         rollbacks, allowed = int(state.rollbacks), self.config.optimise.max_rollbacks
         if rollbacks < allowed:
             return self.place(state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32)))
-        rate = float(learning_rate(self.config.optimise, state.step, state.rollbacks))
+        config = self.config.optimise
+        rate = float(learning_rate(config, config.delay, state.step, state.rollbacks))
         raise BrokenRunError(
             f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
             f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
@@ -367,5 +374,6 @@ class Optimise:
             n_iterations=int(state.step),
             n_rollbacks=int(state.rollbacks),
             pretrain_converged=int(self.pretrained.attrs["converged"]),
+            neighbour=self.pretrained.attrs.get("neighbour", ""),
             curvature_blocks=json.dumps(self.blocks),
         )

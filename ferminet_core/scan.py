@@ -18,6 +18,7 @@ from ferminet_core import basis
 from ferminet_core.config import Config, Resume, resume_rules, setting_keys
 from ferminet_core.errors import InputError
 from ferminet_core.expansion import RunPlan, expand
+from ferminet_core.neighbours import is_forest
 from ferminet_core.system import Molecule
 from ferminet_core.system_file import CorrelationSpec, LiteratureSpec, QuantitySpec
 from ferminet_core.validation import dotted, error_lines
@@ -59,8 +60,11 @@ class RunSpec(BaseModel):
     parameters: dict[str, float] = {}
     molecule: Molecule
     config: Config
-    # What was asked for: molecule, preset and explicit overrides. The spec file is rewritten when
-    # this changes, and not when a default or a preset's value does.
+    # The run whose optimised wavefunction this one starts from; empty: it is pretrained.
+    neighbour: str = ""
+    # What was asked for: molecule, preset and explicit overrides, and with a neighbour the share of
+    # the iterations. The spec file is rewritten when this changes, and not when a default or a
+    # preset's value does.
     request: dict[str, Any] = {}
 
     def stage_seed(self, stage: str) -> int:
@@ -167,10 +171,12 @@ def _run_spec(scan: str, run: RunPlan) -> RunSpec:
         parameters=run.parameters,
         molecule=molecule,
         config=run.config,
+        neighbour=run.neighbour,
         request={
             "molecule": molecule.model_dump(mode="json"),
             "preset": run.preset,
             "overrides": run.overrides,
+            **({"share": run.share} if run.neighbour else {}),
         },
     )
 
@@ -196,17 +202,25 @@ def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
 
     A file is rewritten only if its run's request changed. A run thus keeps the settings that it was
     made with when newer code brings other defaults, and the files of runs that need no work keep
-    their times. Basis sets of new or changed runs are checked before anything is written.
+    their times; it also keeps the neighbour that it started from when another, nearer one comes.
+    Basis sets of new or changed runs are checked before anything is written.
 
     Raises:
         InputError: unknown basis set.
     """
     folder = Path(results_dir) / scan.name / "spec"
     paths = [folder / f"{run.run_id}.json" for run in scan.runs]
+    pairs = list(zip(scan.runs, paths, strict=True))
+    stored = {run.run_id: _stored_neighbour(path, run) for run, path in pairs}
+    planned = {run.run_id: run.neighbour for run in scan.runs}
+    kept = {name: n for name, n in stored.items() if n is not None and n in {"", *planned}}
+    neighbours = {**planned, **kept}
+    if not is_forest(neighbours):
+        neighbours = planned
     changed = [
-        (run, path)
-        for run, path in zip(scan.runs, paths, strict=True)
-        if not _is_request_of(path, run)
+        (run.model_copy(update={"neighbour": neighbours[run.run_id]}), path)
+        for run, path in pairs
+        if stored[run.run_id] != neighbours[run.run_id]
     ]
     if changed:
         check_bases((run for run, _ in changed), str(scan.path))
@@ -239,17 +253,20 @@ def load_spec(path: Path | str) -> RunSpec:
         raise InputError("\n".join(line for _, line in lines)) from None
 
 
-def _is_request_of(path: Path, run: RunSpec) -> bool:
-    """Whether a spec file is there and answers this request."""
+def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
+    """The neighbour in a spec file, empty without one; None where the file is missing, damaged, or
+    does not answer this request."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))["request"]
-        molecule = Molecule.model_validate(stored["molecule"])
-        settings = stored["preset"], stored["overrides"]
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        stored = spec["request"]
+        molecule = Molecule.model_validate(stored.pop("molecule"))
     except (OSError, ValueError, KeyError, TypeError):
-        return False  # none yet, or damaged
+        return None
     # Through JSON, as the stored one went: tuples become lists.
     request = json.loads(_json(run.request))
-    return settings == (request["preset"], request["overrides"]) and _same(molecule, run.molecule)
+    del request["molecule"]
+    same = stored == request and _same(molecule, run.molecule)
+    return str(spec.get("neighbour", "")) if same else None
 
 
 def _same(a: Molecule, b: Molecule) -> bool:
@@ -270,6 +287,12 @@ def _write_atomically(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
+
+
+def neighbours(paths: Iterable[Path]) -> dict[str, str]:
+    """Which run the runs of these spec files start from, where they start from one."""
+    specs = [load_spec(path) for path in paths]
+    return {spec.run_id: spec.neighbour for spec in specs if spec.neighbour}
 
 
 def electrons(spec: Path) -> int:

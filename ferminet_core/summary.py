@@ -46,9 +46,10 @@ _FROM_INFERENCE = (
     "hf_method",
     "n_opt",
     "n_samples",
+    "neighbour",
 )
 _COUNTS = ("n_nonfinite", "n_outliers", "n_opt", "n_samples")
-_TEXTS = ("hf_method",)
+_TEXTS = ("hf_method", "neighbour")
 _TAIL = ("wall_s", "node_h", "verdict")
 _DIPOLE = tuple(f"dipole_{axis}{end}" for axis in "xyz" for end in ("", "_error"))
 # In the dataset but not in the table, whose columns are fixed.

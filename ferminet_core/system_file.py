@@ -94,10 +94,38 @@ class Case(Section):
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
+class WarmStart(Section):
+    """Anchors are computed in full; every other geometry starts from the wavefunction of its
+    nearest neighbour and takes a share of the iterations, down to the same learning rate."""
+
+    anchors: list[str] = Field(
+        [], description="Geometries that are computed in full; default: the most central one."
+    )
+    share: float = Field(0.2, gt=0, le=1, description="Of `optimise.iterations`, for the others.")
+
+
+def _start_kind(value: object) -> str | None:
+    if isinstance(value, dict | WarmStart):
+        return "<anchors>"
+    return "<word>" if isinstance(value, str) else None
+
+
+Start = Annotated[
+    Annotated[Literal["neighbours", "independent"], Tag("<word>")]
+    | Annotated[WarmStart, Tag("<anchors>")],
+    Discriminator(
+        _start_kind,
+        custom_error_type="start",
+        custom_error_message="Input should be neighbours, independent, or {anchors, share}",
+    ),
+]
+
+
 class Variant(Section):
     """One way to compute every geometry; `base` is the plain way, without overrides."""
 
     name: str = Field(pattern=VARIANT_NAME)
+    warm_start: Start | None = Field(None, description="If another than above.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
@@ -150,6 +178,7 @@ class SystemFile(Section):
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
     cases: list[Case] = Field([], description="Settings for a part of the geometries.")
     variants: list[Variant] = Field([], description="Ways to compute every geometry.")
+    warm_start: Start = Field("independent", description="Where optimisations start.")
     seed: Whole | None = Field(None, ge=0, description="Short for the setting `seed`.")
     literature: list[LiteratureSpec] = Field([], description="Published energies to compare with.")
     quantities: list[QuantitySpec] = Field(
@@ -183,6 +212,8 @@ def _keys_at(location: Location) -> Iterable[str]:
     }
     if not location:
         return SystemFile.model_fields
+    if "warm_start" in location:
+        return WarmStart.model_fields
     if "parameters" in location or location[0] == "grids":
         return ValueRange.model_fields
     return inside[str(location[0])].model_fields

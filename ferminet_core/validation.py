@@ -9,8 +9,8 @@ from pydantic_core import ErrorDetails
 
 Location = tuple[str | int, ...]
 
-# How the forms of a parameter's values are told apart, in pydantic's locations only.
-TAGS = ("<number>", "<list>", "<range>", "<grid>")
+# How the several forms of one key are told apart, in pydantic's locations only.
+TAGS = ("<number>", "<list>", "<range>", "<grid>", "<word>", "<anchors>")
 
 _MAX_LISTED = 12
 

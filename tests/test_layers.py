@@ -18,6 +18,7 @@ LAYERS = {
     "expressions": 0,
     "geometry": 0,
     "job": 0,
+    "neighbours": 0,
     "scan": 0,
     "scan_lock": 0,
     "system": 0,
@@ -60,6 +61,7 @@ LAYERS = {
     "spring": 3,
     "stage": 3,
     "summary": 3,
+    "warm_start": 3,
     # the outside world
     "checkpoint": 4,
     "jax_setup": 4,

@@ -9,7 +9,8 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from ferminet_core.errors import FermiNetError
-from ferminet_core.scan import electrons, load_scan, write_specs
+from ferminet_core.neighbours import generation
+from ferminet_core.scan import electrons, load_scan, neighbours, write_specs
 from ferminet_core.scan_lock import clear_dead_locks
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
@@ -28,7 +29,8 @@ try:
     SCAN = load_scan(Path(SYSTEM), preset=PRESET, overrides=OVERRIDES)
     if workflow.is_main_process:
         clear_dead_locks(Path(RESULTS) / SCAN.name, Path(".snakemake/locks"))
-    write_specs(SCAN, Path(RESULTS))
+    # Of warm starts, as the spec files have it: who has started from one run keeps to it.
+    NEIGHBOURS = neighbours(write_specs(SCAN, Path(RESULTS)))
 except FermiNetError as error:
     # One line instead of a traceback into this file, and no job.
     print(f"error: {error}", file=sys.stderr)
@@ -45,14 +47,24 @@ RUN_LIST = f"{FOLDER}/runs.txt"
 if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS:
     Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
 
-# On one machine several runs side by side on a core each are faster than one after the other on
-# all cores. On a cluster the profile says how many cores a rank gets (set-threads).
 UNFINISHED = [
     r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
 ]
-THREADS = 1
-if workflow.is_main_process and workflow.resource_settings.cores:
-    THREADS = max(1, workflow.cores // max(1, len(UNFINISHED)))
+
+
+def cores(wildcards):
+    """How many cores a stage of a run takes.
+
+    On one machine several runs side by side on a core each are faster than one after the other on
+    all cores; with warm starts those as far from an anchor run side by side. On a cluster the
+    profile says how many cores a rank gets (set-threads).
+    """
+    if not (workflow.is_main_process and workflow.resource_settings.cores):
+        return 1
+    own = generation(NEIGHBOURS, wildcards.run_id)
+    beside = sum(generation(NEIGHBOURS, run_id) == own for run_id in UNFINISHED)
+    return max(1, workflow.cores // max(1, beside))
+
 
 # For the expressions in profiles, which see built-in names only: `tasks: 4 if electrons(input.spec)
 # > 20 else 2` lets the number of ranks follow the size of the system.

@@ -10,7 +10,7 @@ rule optimise:
     priority: 1
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: cores
     resources:
         attempt_number=attempt_number,
     params:
