@@ -1,6 +1,7 @@
 """The picture of a scan: the curve with literature, and what is left of it beside a reference."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ferminet_core import units
+from ferminet_core.convergence import Trace, curve
 from ferminet_core.literature import Reference
 from ferminet_core.runtime import atomic_file
 from ferminet_core.summary import Summary, energies
@@ -61,6 +63,42 @@ def plot_scan(summary: Summary, folder: Path) -> None:
         for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
             with atomic_file(folder / f"curve.{suffix}") as file:
                 figure.savefig(file, format=suffix, bbox_inches="tight", **options)
+
+
+def plot_convergence(traces: list[Trace], references: Mapping[str, float], folder: Path) -> None:
+    """Write convergence.svg: what is left of the error after so many updates, and seconds.
+
+    A row of two panels per geometry of `references` (hartree), a line per variant.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.0, 0.6 + 2.4 * len(references)), layout="constrained")
+        grid = figure.subplots(len(references), 2, squeeze=False, sharey="row")
+        for row, (geometry, energy) in zip(grid, references.items(), strict=True):
+            own = [trace for trace in traces if trace.geometry == geometry]
+            for axes, timed in zip(row, (False, True), strict=True):
+                _draw_convergence(axes, own, energy, timed)
+            row[0].set_ylabel(f"{geometry}: error (mEh)")
+        grid[0][0].legend()
+        grid[-1][0].set_xlabel("iterations")
+        grid[-1][1].set_xlabel("seconds, compilation left out")
+        with atomic_file(folder / "convergence.svg") as file:
+            figure.savefig(file, format="svg", bbox_inches="tight", metadata={"Date": None})
+
+
+def _draw_convergence(axes: Axes, traces: list[Trace], energy: float, timed: bool) -> None:
+    """Errors of a geometry's optimisations in mEh, on logarithmic axes."""
+    axes.axhline(_CHEMICAL_ACCURACY, color="#0072b2", alpha=0.3, lw=4)
+    for trace, colour in zip(traces, itertools.cycle(_RUN_COLOURS)):
+        found = curve(trace.energy_Eh, energy)
+        # Below the reference a logarithm has nothing to show: noise about it.
+        error = np.where(found.error_Eh > 0, _MILLI * found.error_Eh, np.nan)
+        across = found.step * trace.seconds if timed else found.step
+        axes.plot(across, error, color=colour, lw=1.5, label=trace.variant or "base")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
 
 
 def primary_reference(references: list[Reference]) -> Reference | None:

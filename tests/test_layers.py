@@ -50,6 +50,7 @@ LAYERS = {
     "walkers": 2,
     # stages
     "artefacts": 3,
+    "convergence": 3,
     "inference": 3,
     "kfac": 3,
     "literature": 3,
