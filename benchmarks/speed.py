@@ -2,6 +2,7 @@
 
     .venv/bin/python -m benchmarks.speed environments   # set the other codes up, each in its own
     .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3]
+    .venv/bin/python -m benchmarks.speed growth         # with the number of electrons
 
 Each code runs at its best: the fastest of the chunks and numbers of devices tried, in turns with
 this project. A ratio is their seconds over ours in the same round. Results: `benchmarks/results/`,
@@ -19,9 +20,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
-from benchmarks.cases import CASES, Case
+from benchmarks.cases import CASES, CHAINS, Case
 from ferminet_core.jax_setup import processor_type
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
@@ -30,7 +32,7 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers"
 RESULTS = ROOT / "benchmarks" / "results"
 SIZES = ("layers", "one_electron_width", "two_electron_width", "determinants")
-ITERATIONS = {"LiH": 200, "H10": 200, "N2": 25}
+ITERATIONS = {"LiH": 200, "H10": 200, "N2": 25}  # 100 for the others
 DEEPQMC = ("deepqmc==1.3.0", "hydra-core==1.3.2", "folx==0.2.30", "kfac-jax==0.0.8")
 FOLX = ("folx==0.2.30", "jaxtyping==0.3.11", "wadler-lindig==0.1.8")
 
@@ -94,10 +96,11 @@ def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def own(case: Case, devices: int = 2) -> dict[str, Any]:
-    """This project's iteration and parts."""
-    job = {"case": case.name, "devices": devices, "iterations": ITERATIONS[case.name]}
-    return work(sys.executable, "-m", "benchmarks.parts", job={**job, "parts": True})
+def own(case: Case, devices: int = 2, parts: bool = True) -> dict[str, Any]:
+    """This project's iteration, and its parts if wanted."""
+    iterations = ITERATIONS.get(case.name, 100)
+    job = {"case": case.name, "devices": devices, "iterations": iterations}
+    return work(sys.executable, "-m", "benchmarks.parts", job={**job, "parts": parts})
 
 
 def _described(case: Case) -> dict[str, Any]:
@@ -224,6 +227,30 @@ def run(
         (RESULTS / "latest.json").write_text(json.dumps(records, indent=1) + "\n")
         head = f"{os.cpu_count()} cores, {processor_type()}, Python {platform.python_version()}"
         (RESULTS / "latest.md").write_text(f"{head}\n\n{table(records)}\n")
+
+
+def exponent(seconds: dict[int, float]) -> tuple[float, float]:
+    """p of t ~ n^p by least squares on logarithms, and its standard error; {electrons: seconds}."""
+    n, t = (np.log(np.array(list(x), float)) for x in (seconds, seconds.values()))
+    (slope, _), covariance = np.polyfit(n, t, 1, cov=True)
+    return float(slope), float(np.sqrt(covariance[0, 0]))
+
+
+@app.command()
+def growth() -> None:
+    """Seconds an iteration of hydrogen chains, 64 walkers, on two devices; and the exponents."""
+    seconds: dict[str, dict[int, float]] = {"here": {}, "DeepQMC": {}}
+    print("| chain | here, ms | DeepQMC, ms | ratio |\n|---|---|---|---|")
+    for name, case in CHAINS.items():
+        ours = statistics.median(own(case, parts=False)["seconds"]["iteration"])
+        theirs = statistics.median(deepqmc(case, 10, devices=2)["iteration_s"])
+        n = sum(case.molecule.electrons)
+        seconds["here"][n], seconds["DeepQMC"][n] = ours, theirs
+        print(
+            f"| {name} | {1e3 * ours:.1f} | {1e3 * theirs:.1f} | {theirs / ours:.2f} |", flush=True
+        )
+    for code, found in seconds.items():
+        print("{}: t ~ n^p, p = {:.2f} +- {:.2f}".format(code, *exponent(found)))
 
 
 if __name__ == "__main__":
