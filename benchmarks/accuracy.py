@@ -3,7 +3,7 @@
     .venv/bin/python -m benchmarks.accuracy precision [--case LiH]
     .venv/bin/python -m benchmarks.accuracy memory [--case N2] [--walkers 4096]
 
-Local energies of a network that was pretrained for a while, since one at random has energies
+The precision is that of a network that was pretrained for a while, since one at random has energies
 that no walker of a calculation ever sees.
 """
 
@@ -22,20 +22,19 @@ PRETRAINING = 300  # iterations
 MIB = 1024.0  # kilobytes of ru_maxrss
 
 
-def pretrained(case: Case, precision: str, iterations: int) -> tuple[Any, Any]:
-    """The pretraining stage of a case, and its last state."""
-    from ferminet_core import hartree_fock, stage
+def pretraining(case: Case, precision: str) -> Any:
+    """The pretraining stage of a case."""
+    from ferminet_core import hartree_fock
     from ferminet_core.pretrain import Pretrain
 
     settings = {
         "runtime.precision": precision,
-        "pretrain.min_iterations": iterations,
-        "pretrain.max_iterations": iterations,
-        "pretrain.check_every": iterations,
+        "pretrain.min_iterations": PRETRAINING,
+        "pretrain.max_iterations": PRETRAINING,
+        "pretrain.check_every": PRETRAINING,
     }
     spec = case.spec(**settings)
-    found = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
-    return found, stage.run(found)[0]
+    return Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
 
 
 def deviations(case: Case) -> np.ndarray:
@@ -44,8 +43,10 @@ def deviations(case: Case) -> np.ndarray:
     import jax.numpy as jnp
 
     from ferminet_core.hamiltonian import local_energy
+    from ferminet_core.stage import run
 
-    stage, state = pretrained(case, "float64", PRETRAINING)
+    stage = pretraining(case, "float64")
+    state, _ = run(stage)
     electrons = jnp.concatenate([state.reference.electrons, state.network.electrons])
 
     def energies(dtype: Any) -> np.ndarray:
@@ -92,7 +93,8 @@ def memory(
     from ferminet_core import mesh
     from ferminet_core.hamiltonian import local_energy
 
-    stage, state = pretrained(CASES[case]._replace(walkers=walkers), "float32", 1)
+    stage = pretraining(CASES[case]._replace(walkers=walkers), "float32")
+    state = stage.initial()
     peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
     split: Any = mesh.SPLIT
     energies = mesh.per_device(
