@@ -13,21 +13,26 @@ import pytest
 import xarray as xr
 import zarr
 from test_kills import events, until
-from test_workflow import Workflow, all_stages
+from test_workflow import STAGES, Workflow, all_stages
+from typer.testing import CliRunner
 
 from benchmarks.layouts import AS_ROOT, LAUNCHER
 from ferminet_core import run_state, store
 from ferminet_core.checkpoint import steps_in
+from ferminet_core.cli import app
+from ferminet_core.errors import InputError
 from ferminet_core.runtime import ExitCode
 from ferminet_core.scan import load_scan, write_specs
 from ferminet_core.statistics import summarise_energy
+from ferminet_core.warm_start import space_warp
 
 SYSTEM = """
 name: tiny
 units: bohr
 atoms: [H 0 0 -R/2, H 0 0 R/2]
-parameters: {R: [1.4, 4.0]}
+parameters: {R: [1.4, 2.0]}
 preset: smoke
+warm_start: {anchors: [r_2], share: 0.5}
 """
 
 
@@ -44,11 +49,11 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_table_and_pictures(scan: Path) -> None:
     table = pd.read_csv(scan / "scan.csv").set_index("run_id")
-    assert list(table.index) == ["r_1.4", "r_4"]
+    assert list(table.index) == ["r_1.4", "r_2"]
     assert set(table["state"]) == {"done"}
     assert (table["error_Eh"] > 0).all()
     # Twenty updates from a loosely pretrained network: between exact and twice the binding away.
-    exact = pd.Series({"r_1.4": -1.1745, "r_4": -1.0164})
+    exact = pd.Series({"r_1.4": -1.1745, "r_2": -1.1381})
     assert (table["energy_Eh"] - exact).between(-0.05, 0.35).all()
     assert (scan / "curve.svg").read_text().count("<svg") == 1
     assert (scan / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -68,7 +73,7 @@ def test_numbers_follow_from_the_raw_series(scan: Path) -> None:
 
 
 def test_artefacts_name_their_parents(scan: Path) -> None:
-    run = scan / "runs" / "r_4"
+    run = scan / "runs" / "r_2"
     for stage, parents in (
         ("pretrain", {"reference"}),
         ("optimise", {"pretrain"}),
@@ -77,7 +82,47 @@ def test_artefacts_name_their_parents(scan: Path) -> None:
         attrs = store.load(run / f"{stage}.zarr.zip").attrs
         expected = {name: store.digest(run / f"{name}.zarr.zip") for name in parents}
         assert json.loads(attrs["parents"]) == expected
-        assert (attrs["stage"], attrs["run_id"]) == (stage, "r_4")
+        assert (attrs["stage"], attrs["run_id"]) == (stage, "r_2")
+
+
+def test_the_table_names_the_neighbours(scan: Path) -> None:
+    table = pd.read_csv(scan / "scan.csv", keep_default_na=False).set_index("run_id")
+    assert table["neighbour"].to_dict() == {"r_1.4": "r_2", "r_2": ""}
+    assert table["n_opt"].to_dict() == {"r_1.4": 10, "r_2": 20}
+
+
+def test_a_warm_start_takes_the_network_and_keeps_the_specs_geometry(scan: Path) -> None:
+    run, neighbour = scan / "runs" / "r_1.4", scan / "runs" / "r_2"
+    started, origin = (
+        store.load(run / "pretrain.zarr.zip"),
+        store.load(neighbour / "optimise.zarr.zip"),
+    )
+    assert started.attrs["neighbour"] == "r_2"
+    parents = json.loads(started.attrs["parents"])
+    assert parents["neighbour"] == origin.attrs["digest"]
+    for name in origin.data_vars:
+        if str(name).startswith("params."):
+            np.testing.assert_array_equal(started[name], origin[name])
+    before, after = (np.array([[0.0, 0, -r / 2], [0, 0, r / 2]]) for r in (2.0, 1.4))
+    moved = space_warp(origin["walkers"].to_numpy().astype(float), before, after)
+    # Stored in float32, of positions of a few bohr.
+    np.testing.assert_allclose(started["walkers"], moved, rtol=0, atol=2e-6)
+    for stage in STAGES:
+        spec = json.loads(store.load(run / f"{stage}.zarr.zip").attrs["spec"])
+        np.testing.assert_allclose(spec["molecule"]["positions"], after)
+
+
+def test_a_warm_start_refuses_another_runs_network(scan: Path, tmp_path: Path) -> None:
+    command = ["pretrain", str(scan / "spec/r_1.4.json"), "--out", str(tmp_path / "out.zarr.zip")]
+    command += ["--reference", str(scan / "runs/r_1.4/reference.zarr.zip")]
+    command += ["--work", str(tmp_path / "work"), "--devices", "2"]
+    without = CliRunner().invoke(app, command)
+    assert isinstance(without.exception, InputError)
+    assert "needs the optimisation of 'r_2'" in str(without.exception)
+    wrong = ["--neighbour", str(scan / "runs/r_1.4/optimise.zarr.zip")]
+    other = CliRunner().invoke(app, command + wrong)
+    assert isinstance(other.exception, InputError)
+    assert "comes from run 'r_1.4'" in str(other.exception)
 
 
 @pytest.mark.parametrize("devices", [1, 2])

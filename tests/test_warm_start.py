@@ -1,14 +1,10 @@
-"""Warm starts: who starts from whom, walkers that follow the nuclei, and a scan through it all."""
+"""Warm starts: who starts from whom, and walkers that follow the nuclei; `test_chain` runs them."""
 
-import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-from test_workflow import STAGES, Workflow
 
-from ferminet_core import store
 from ferminet_core.errors import InputError
 from ferminet_core.neighbours import central, distance, generation, is_forest, spanning_tree
 from ferminet_core.scan import load_scan, load_spec, write_specs
@@ -192,64 +188,3 @@ def test_an_electron_between_two_nuclei_moves_with_both() -> None:
     moved = space_warp(np.array([[0.0, 0, 0], [0, 0, 0.5]]), before, after)
     # Weights 1/2; and (1/0.5)^4 against (1/1.5)^4, which is 81 to 1.
     np.testing.assert_allclose(moved[:, 2], [0.5, 0.5 + 81 / 82], rtol=1e-14)
-
-
-# --- the whole way --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished scan of two geometries, one of them an anchor."""
-    text = SYSTEM.replace("1.0, 1.4, 2.0, 4.0", "1.4, 2.0")
-    text += "warm_start: {anchors: [r_2], share: 0.5}\n"
-    workflow = Workflow(tmp_path_factory.mktemp("warm"), text)
-    done = workflow.snakemake()
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert workflow.jobs() == {}
-    return workflow.results / "warm"
-
-
-def test_the_table_names_the_neighbours(scan: Path) -> None:
-    table = pd.read_csv(scan / "scan.csv", keep_default_na=False).set_index("run_id")
-    assert table["neighbour"].to_dict() == {"r_1.4": "r_2", "r_2": ""}
-    assert table["n_opt"].to_dict() == {"r_1.4": 15, "r_2": 30}
-
-
-def test_the_geometry_is_the_specs(scan: Path) -> None:
-    """Energies go with the spec's nuclei: the proton repulsion and the walkers are those of 1.4."""
-    run = scan / "runs" / "r_1.4"
-    started = store.load(run / "pretrain.zarr.zip")
-    parents = json.loads(started.attrs["parents"])
-    assert parents["neighbour"] == store.digest(scan / "runs/r_2/optimise.zarr.zip")
-    assert started.attrs["neighbour"] == "r_2"
-    origin = store.load(scan / "runs/r_2/optimise.zarr.zip")
-    moved = space_warp(
-        origin["walkers"].to_numpy().astype(float),
-        np.array([[0.0, 0, 0], [0, 0, 2.0]]),
-        np.array([[0.0, 0, 0], [0, 0, 1.4]]),
-    )
-    # Stored in float32, of positions of a few bohr.
-    np.testing.assert_allclose(started["walkers"], moved, rtol=0, atol=2e-6)
-    for name in origin.data_vars:
-        if str(name).startswith("params."):
-            np.testing.assert_array_equal(started[name], origin[name])
-    for stage in STAGES:
-        spec = json.loads(store.load(run / f"{stage}.zarr.zip").attrs["spec"])
-        assert spec["molecule"]["positions"] == [[0, 0, 0], [0, 0, 1.4]]
-
-
-def test_another_runs_network_is_refused(scan: Path, tmp_path: Path) -> None:
-    from typer.testing import CliRunner
-
-    from ferminet_core.cli import app
-
-    command = ["pretrain", str(scan / "spec/r_1.4.json"), "--out", str(tmp_path / "out.zarr.zip")]
-    command += ["--reference", str(scan / "runs/r_1.4/reference.zarr.zip")]
-    command += ["--work", str(tmp_path / "work")]
-    without = CliRunner().invoke(app, command)
-    assert isinstance(without.exception, InputError)
-    assert "needs the optimisation of 'r_2'" in str(without.exception)
-    wrong = ["--neighbour", str(scan / "runs/r_1.4/optimise.zarr.zip"), "--devices", "2"]
-    other = CliRunner().invoke(app, command + wrong)
-    assert isinstance(other.exception, InputError)
-    assert "comes from run 'r_1.4'" in str(other.exception)
