@@ -2,7 +2,7 @@
 
 Sources, cited below by name:
     Flyvbjerg and Petersen, J. Chem. Phys. 91, 461 (1989): reblocking.
-    Lee, Towler, Drummond, Lopez Rios and Needs, Phys. Rev. E 83, 066706 (2011): the block size.
+    Lee, Conduit, Nemec, Lopez Rios and Drummond, Phys. Rev. E 83, 066706 (2011): the block size.
     Sokal, in Functional Integration (Plenum, 1997): the self-consistent window.
     Gelman et al., Bayesian Data Analysis, 3rd ed. (2013), section 11.4: split R-hat.
     Efron, Ann. Statist. 7, 1 (1979): the bootstrap.
