@@ -17,6 +17,7 @@ from ferminet_core.scan import RunSpec, check_bases, load_scan, load_spec
 if TYPE_CHECKING:
     from ferminet_core.driver import Parents
     from ferminet_core.job import Job
+    from ferminet_core.run_state import StageState
     from ferminet_core.stage import Stage
     from ferminet_core.stopping import Stop
 
@@ -259,18 +260,43 @@ ResultsFolder = Annotated[
 def status(
     path: ResultsFolder = Path("results"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Go on showing it until all is done, or Ctrl-C.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks, with --watch.")
+    ] = 5.0,
 ) -> None:
     """Show every run and stage: state, step, energy, rate, time left, last checkpoint."""
-    from ferminet_core.run_state import run_folders, run_states
+    from ferminet_core.run_state import run_states
+
+    def read() -> "dict[Path, list[StageState]]":
+        return {run: run_states(run) for run in _runs_in(path)}
+
+    if as_json and watch:
+        raise InputError("--watch: found with --json; allowed: one of them")
+    if watch:
+        from ferminet_core.watch import follow
+
+        follow(read, every, listing.console())
+    elif as_json:
+        listing.print_states_json(read())
+    else:
+        listing.print_states(read())
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The folders of the runs at a path.
+
+    Raises:
+        InputError: there are none.
+    """
+    from ferminet_core.run_state import run_folders
 
     runs = run_folders(path)
     if not runs:
         raise InputError(f"{path}: no scan, run or folder of scans (try results/h2)")
-    states = {run: run_states(run) for run in runs}
-    if as_json:
-        listing.print_states_json(states)
-    else:
-        listing.print_states(states)
+    return runs
 
 
 @app.command()

@@ -22,11 +22,10 @@ if TYPE_CHECKING:
 _UNCUT = 10_000
 
 
-def _print(table: Table) -> None:
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_UNCUT)
-    console.print(table)
+def console() -> Console:
+    """Standard output, plain."""
+    found = Console(markup=False, highlight=False)
+    return found if found.is_terminal else Console(markup=False, highlight=False, width=_UNCUT)
 
 
 def print_runs(scan: Scan) -> None:
@@ -57,7 +56,7 @@ def print_runs(scan: Scan) -> None:
         table.add_row(*cells)
     count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"
     print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}")
-    _print(table)
+    console().print(table)
 
 
 def formula(molecule: Molecule) -> str:
@@ -86,6 +85,15 @@ def print_schema() -> None:
 
 def print_states(states: Mapping[Path, list["StageState"]]) -> None:
     """A row for each stage of each run that has begun; of the others a row for the run."""
+    begun = {
+        run: [stage for stage in stages if stage.state != "waiting"] or stages[:1]
+        for run, stages in states.items()
+    }
+    console().print(states_table(begun))
+
+
+def states_table(states: Mapping[Path, list["StageState"]]) -> Table:
+    """A row for each stage of each run."""
     table = Table(box=None, pad_edge=False)
     for name in ("scan", "run", "stage", "state"):
         table.add_column(name)
@@ -93,13 +101,9 @@ def print_states(states: Mapping[Path, list["StageState"]]) -> None:
         table.add_column(name, justify="right")
     table.add_column("remark")
     for run, stages in states.items():
-        begun = [stage for stage in stages if stage.state != "waiting"]
-        for stage in begun or stages[:1]:
+        for stage in stages:
             table.add_row(run.parent.parent.name, *_state_cells(stage))
-    console = Console(markup=False, highlight=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, width=_UNCUT)
-    console.print(table)
+    return table
 
 
 def _state_cells(stage: "StageState") -> list[str]:

@@ -82,6 +82,7 @@ LAYERS = {
     "cli": 5,
     "driver": 5,
     "listing": 5,
+    "watch": 5,
 }
 
 # Packages that one module alone may import; nothing may import Snakemake.
