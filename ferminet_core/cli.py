@@ -285,6 +285,30 @@ def status(
         listing.print_states(read())
 
 
+@app.command()
+def cite(
+    path: Annotated[
+        Path, typer.Argument(help="System file, or all results, one scan's folder, or one run's.")
+    ] = Path("results"),
+) -> None:
+    """Print what to cite for the methods that a scan uses, as BibTeX."""
+    from ferminet_core.citations import bibliography
+
+    if path.suffix in (".yaml", ".yml"):
+        from ferminet_core.literature import read_references
+
+        scan = load_scan(path)
+        runs = scan.runs
+        sources = [source for found in read_references(scan)[0] for source in found.sources]
+    else:
+        from ferminet_core.report import literature_sources
+
+        folders = _runs_in(path)
+        runs = [load_spec(f.parents[1] / "spec" / f"{f.name}.json") for f in folders]
+        sources = literature_sources({f.parents[1] for f in folders})
+    typer.echo(bibliography(runs, sources, str(path)), nl=False)
+
+
 def _runs_in(path: Path) -> list[Path]:
     """The folders of the runs at a path.
 

@@ -28,6 +28,7 @@ class Reference(NamedTuple):
     values: dict[str, float]  # by run_id; absent where nothing matches
     errors: dict[str, float]  # by run_id; absent where none is given
     curve: np.ndarray  # (points, 2): all of a curve's (parameter, energy), in order; else empty
+    sources: tuple[str, ...]  # what the rows' column `source` says, for the bibliography
 
     @property
     def column(self) -> str:
@@ -45,6 +46,7 @@ def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Re
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
     curve = np.empty((0, 2))
+    sources: tuple[str, ...] = ()
     table = _read_rows(spec, warnings)
     if table is not None:
         for run in scan.runs:
@@ -64,6 +66,8 @@ def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Re
         if not values:
             warnings.append(f"literature {spec.name!r}: nothing in {spec.file} matches any run")
         curve = _curve(table, spec)
+        if "source" in table.columns:
+            sources = tuple(sorted(set(table["source"].dropna().astype(str))))
     return Reference(
         name=spec.name,
         label=spec.label or spec.name,
@@ -72,6 +76,7 @@ def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Re
         values=values,
         errors=errors,
         curve=curve,
+        sources=sources,
     )
 
 

@@ -1,5 +1,6 @@
 """Reads what a scan's runs have left, and writes the scan's table, dataset, fits and plots."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,16 @@ def _wall_seconds(folder: Path) -> float | None:
     records = [runtime.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
     times = [float(record["wall_s"]) for record in records if record and record.get("wall_s")]
     return sum(times) if times else None
+
+
+def literature_sources(scans: Iterable[Path]) -> list[str]:
+    """Sources of the published energies beside these scans (folders), as far as summed up."""
+    found: set[str] = set()
+    for scan in scans:
+        derived = runtime.read_json(scan / "summary.json") or {}
+        for entry in derived.get("literature", {}).values():
+            found.update(entry.get("sources", []))
+    return sorted(found)
 
 
 def describe(summary: Summary) -> list[str]:

@@ -112,7 +112,13 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         "states": {str(k): int(v) for k, v in table["state"].value_counts().items()},
         "flagged": {run_id: lines for run_id, lines in flags.items() if lines},
         "literature": {
-            r.name: {"label": r.label, "kind": r.kind, "file": r.source, "matched": len(r.values)}
+            r.name: {
+                "label": r.label,
+                "kind": r.kind,
+                "file": r.source,
+                "matched": len(r.values),
+                "sources": list(r.sources),
+            }
             for r in references
         },
         "curves": _curves(scan, table, references) if single else [],

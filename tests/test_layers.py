@@ -12,6 +12,7 @@ LAYERS = {
     # what is computed
     "__init__": 0,
     "basis": 0,
+    "citations": 0,
     "config": 0,
     "errors": 0,
     "expansion": 0,
