@@ -1,5 +1,5 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-slurm | test-gpu | bench | systems | lint | check | lock | clean-env
+# make test | test-slurm | test-gpu | bench | systems | lint | check | docs | lock | clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
 SYSTEM ?= h2
@@ -22,7 +22,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-slurm test-gpu bench systems lint check lock clean-env
+.PHONY: scan test test-slurm test-gpu bench systems lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -58,6 +58,13 @@ lint: $(READY)
 	    echo snakemake --lint && $(BIN)/snakemake --lint --config "results=$$lint_results"
 
 check: lint test
+
+# The pages of docs/ into site/, without a network; a broken link is an error (unless it is made
+# --quiet: what is not logged counts for nothing). To search in them:
+#   .venv/bin/python -m http.server --directory site
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "written: site/index.html"
 
 clean-env:
 	rm -rf $(VENV) .venv-lock

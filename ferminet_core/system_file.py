@@ -19,24 +19,22 @@ MAX_VALUES = 10_000
 
 Units = Literal["bohr", "angstrom"]
 _OVERRIDES = "Settings by nested or dotted key, such as `network.layers: 3`."
-Atoms = Annotated[
-    list[str],
-    Field(min_length=1, description="One `El x y z` per atom; coordinates may be expressions."),
-]
+_ATOMS = "One `El x y z` per atom; coordinates may be expressions."
+Atoms = Annotated[list[str], Field(min_length=1)]
 
 
 class ValueRange(Section):
     """Evenly spaced values, both ends included."""
 
-    start: float
-    stop: float
-    num: Whole = Field(ge=2, le=MAX_VALUES)
+    start: float = Field(description="First value.")
+    stop: float = Field(description="Last value.")
+    num: Whole = Field(ge=2, le=MAX_VALUES, description="Number of values.")
 
 
 class NamedGrid(Section):
     """Reference to one of `grids`."""
 
-    grid: str
+    grid: str = Field(description="Its name.")
 
 
 def _kind(value: object) -> str | None:
@@ -77,7 +75,7 @@ class Geometry(Section):
 
     name: str = Field(pattern=NAME, description="Name of the geometry, part of its runs' names.")
     units: Units | None = Field(None, description="Units of its coordinates, if others than above.")
-    atoms: Atoms | None = None
+    atoms: Atoms | None = Field(None, description=_ATOMS)
     xyz: str | None = Field(None, description="XYZ file, relative to this one.")
     charge: Whole | None = Field(None, description="Total charge, if another than above.")
     spin: Whole | None = Field(None, description="2S, if another than above.")
@@ -89,8 +87,8 @@ class Case(Section):
     """Settings for the geometries whose parameters fulfil a condition."""
 
     where: str = Field(description="Condition on the parameters, such as `R > 4`.")
-    charge: Whole | None = None
-    spin: Whole | None = Field(None, description="2S, up minus down electrons.")
+    charge: Whole | None = Field(None, description="Total charge, if another than above.")
+    spin: Whole | None = Field(None, description="2S, if another than above.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
@@ -124,7 +122,7 @@ Start = Annotated[
 class Variant(Section):
     """One way to compute every geometry; `base` is the plain way, without overrides."""
 
-    name: str = Field(pattern=VARIANT_NAME)
+    name: str = Field(pattern=VARIANT_NAME, description="Part of its runs' names.")
     warm_start: Start | None = Field(None, description="If another than above.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
@@ -141,7 +139,9 @@ class LiteratureSpec(Section):
     )
     value: str = Field("value", description="Column of the energies, hartree.")
     error: str | None = Field(None, description="Column of their errors, hartree.")
-    kind: Literal["exact", "experiment", "method"]
+    kind: Literal["exact", "experiment", "method"] = Field(
+        description="exact, experiment or method; of the kind `exact` are bounds from below."
+    )
 
 
 class QuantitySpec(Section):
@@ -169,7 +169,7 @@ class SystemFile(Section):
     units: Units | None = Field(None, description="Units of coordinates and lengths.")
     charge: Whole = Field(0, description="Total charge.")
     spin: Whole = Field(0, description="2S, up minus down electrons.")
-    atoms: Atoms | None = None
+    atoms: Atoms | None = Field(None, description=_ATOMS)
     xyz: str | None = Field(None, description="XYZ file, relative to this one.")
     parameters: dict[str, Values] = Field({}, description="Values of the scan's parameters.")
     grids: dict[str, Grid] = Field({}, description="Named lists of values.")

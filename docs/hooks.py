@@ -1,0 +1,221 @@
+"""What the documentation site takes from the code, and its equations.
+
+A line `<!-- generated: NAME -->` on a page is replaced by the table of that name, so that settings,
+keys and commands are those of the code that the site is built with. Equations are written in TeX
+and come out as MathML, which browsers draw by themselves.
+"""
+
+import ast
+import html
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from docutils.utils.math.latex2mathml import tex2mathml
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.pages import Page
+from pydantic import BaseModel
+
+from ferminet_core import config, system_file
+from ferminet_core.cli import app
+
+ROOT = Path(__file__).parents[1]
+_MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+# What `pymdownx.arithmatex` makes of $...$ and $$...$$.
+_EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+# The mappings of a system file, and where they stand.
+_MODELS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("At the top", system_file.SystemFile),
+    ("`geometries`", system_file.Geometry),
+    ("`cases`", system_file.Case),
+    ("`variants`", system_file.Variant),
+    ("`warm_start`", system_file.WarmStart),
+    ("Ranges, in `parameters` and `grids`", system_file.ValueRange),
+    ("`{grid: ...}`, in `parameters`", system_file.NamedGrid),
+    ("`literature`", system_file.LiteratureSpec),
+    ("`quantities`", system_file.QuantitySpec),
+    ("`correlation`", system_file.CorrelationSpec),
+)
+# Of `tests/test_layers.py`.
+_LAYERS = (
+    "what is computed",
+    "the wavefunction",
+    "expectation values",
+    "stages",
+    "the outside world",
+    "the command line",
+)
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Put the generated parts into a page."""
+
+    def part(match: re.Match[str]) -> str:
+        if match[1] not in GENERATED:
+            raise PluginError(f"{page.file.src_uri}: no generated part is called {match[1]!r}")
+        return "\n".join(GENERATED[match[1]]())
+
+    return _MARK.sub(part, markdown)
+
+
+def on_page_content(content: str, page: Page, **_: Any) -> str:
+    """Turn the equations of a page into MathML."""
+
+    def equation(match: re.Match[str]) -> str:
+        tex, block = html.unescape(match[2]).strip(), match[1] == "div"
+        try:
+            mathml = tex2mathml(tex, as_block=block)
+        except Exception as error:
+            raise PluginError(f"{page.file.src_uri}: {tex}: {error}") from error
+        return f'<div class="equation">{mathml}</div>' if block else mathml
+
+    return _EQUATION.sub(equation, content)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    def line(cells: Sequence[str]) -> str:
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+    yield line(head)
+    yield line(["---"] * len(head))
+    yield from map(line, rows)
+    yield ""
+
+
+def _text(text: str) -> str:
+    """A sentence of the code as Markdown: what looks like a tag outside of code is none."""
+    pieces = " ".join(text.split()).split("`")
+    pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
+    return "`".join(pieces)
+
+
+def _code(value: Any) -> str:
+    """A value as it is written in YAML."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, (list, tuple)):
+        return f"`[{', '.join(map(str, value))}]`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+def _allowed(schema: Mapping[str, Any]) -> str:
+    """The values that a setting may have, from its JSON schema."""
+    for option in schema.get("anyOf", []):
+        if option["type"] != "null":
+            return _allowed(option)
+    if "enum" in schema:
+        return ", ".join(f"`{value}`" for value in schema["enum"])
+    if schema["type"] == "array":
+        return f"list of {_allowed(schema['items'])}"
+    signs = {
+        "minimum": "at least",
+        "exclusiveMinimum": "more than",
+        "maximum": "at most",
+        "exclusiveMaximum": "less than",
+        "multipleOf": "a multiple of",
+    }
+    kind = {"boolean": "`true`, `false`", "string": "text", "integer": "whole", "number": ""}
+    bounds = [f"{words} {schema[key]:g}" for key, words in signs.items() if key in schema]
+    return ", ".join(filter(None, [kind[schema["type"]], *bounds]))
+
+
+def settings() -> Iterator[str]:
+    """A table of settings for each section."""
+    definitions = config.Config.model_json_schema()
+    rules, presets = config.resume_rules(), config.presets()
+    for name, value in config.Config():
+        if not isinstance(value, config.Section):
+            description = definitions["properties"][name]["description"]
+            yield f"`{name}` (default {_code(value)}): {description}"
+            yield ""
+            continue
+        model = type(value)
+        yield f"## `{name}`"
+        yield ""
+        yield _text(str(model.__doc__))
+        yield ""
+        rows = []
+        for field, details in model.model_fields.items():
+            key = f"{name}.{field}"
+            schema = model.model_json_schema()["properties"][field]
+            others = [f"{p}: {_code(v[key])}" for p, v in presets.items() if key in v]
+            description = _text(str(details.description))
+            if rules[key] is not config.Resume.NO:
+                description += f" A resume may change it: {rules[key].value}."
+            default = ", ".join([_code(getattr(value, field)), *others])
+            rows.append([f"`{key}`", default, _allowed(schema), description])
+        yield from _table(["setting", "default, other presets", "allowed", "meaning"], rows)
+
+
+def keys() -> Iterator[str]:
+    """A table of the keys of each mapping of a system file."""
+    for place, model in _MODELS:
+        yield f"### {place}"
+        yield ""
+        yield _text(str(model.__doc__))
+        yield ""
+        rows = []
+        for key, field in model.model_fields.items():
+            default = "required" if field.is_required() else _code(field.get_default())
+            if default in ("`[]`", "`{}`", "``"):
+                default = "none"
+            rows.append([f"`{key}`", default, _text(str(field.description))])
+        yield from _table(["key", "default", "meaning"], rows)
+
+
+def resume() -> Iterator[str]:
+    """The settings that a resume may change."""
+    rules = config.resume_rules().items()
+    rows = [[f"`{key}`", rule.value] for key, rule in rules if rule is not config.Resume.NO]
+    yield from _table(["setting", "a resume may change it"], rows)
+
+
+def commands() -> Iterator[str]:
+    """Each command with its arguments and options."""
+    group: Any = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        yield f"## `{name}`"
+        yield ""
+        yield _text(str(command.help))
+        yield ""
+        rows = []
+        for parameter in command.params:
+            is_option = parameter.opts[0].startswith("-")
+            words = [*parameter.opts, *parameter.secondary_opts]
+            spelling = ", ".join(f"`{word if is_option else word.upper()}`" for word in words)
+            default = "required" if parameter.required else _code(parameter.default)
+            rows.append([spelling, default, _text(str(parameter.help))])
+        yield from _table(["argument or option", "default", "meaning"], rows)
+
+
+def layers() -> Iterator[str]:
+    """The modules of each layer with the first sentence of their docstrings."""
+    tree = ast.parse((ROOT / "tests/test_layers.py").read_text(encoding="utf-8"))
+    (values,) = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    ]
+    numbers: dict[str, int] = ast.literal_eval(values)
+    for number in sorted(set(numbers.values()), reverse=True):
+        yield f"### {number}: {_LAYERS[number]}"
+        yield ""
+        rows = []
+        for module in sorted(name for name, layer in numbers.items() if layer == number):
+            source = (ROOT / f"ferminet_core/{module}.py").read_text(encoding="utf-8")
+            docstring = str(ast.get_docstring(ast.parse(source))).split("\n\n")[0]
+            rows.append([f"`{module}`", _text(docstring)])
+        yield from _table(["module", "what it holds"], rows)
+
+
+GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
+    "settings": settings,
+    "keys": keys,
+    "resume": resume,
+    "commands": commands,
+    "layers": layers,
+}
