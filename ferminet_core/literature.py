@@ -1,4 +1,4 @@
-"""Published energies to set beside a scan; read by the summary alone.
+"""Published energies to set beside a scan; read by the summary, and to say what to cite.
 
 A file that is missing or does not fit is a warning and empty values, never a failure: a scan
 does not depend on what is known about it.

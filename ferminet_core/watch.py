@@ -74,10 +74,12 @@ def _view(runs: Mapping[Path, StageState], height: int) -> Group:
     room = max(1, height - 4)  # the numbers, the table's head, what is left out, the cursor
     ranked = sorted(runs, key=lambda run: _IMPORTANCE.index(runs[run].state))
     shown = set(ranked[:room])
-    table = states_table({run: [stage] for run, stage in runs.items() if run in shown})
+    # Who holds a stage would break the row into two on most terminals.
+    rows = {run: [stage._replace(holder="")] for run, stage in runs.items() if run in shown}
+    table = states_table(rows)
     left_out = {run: runs[run] for run in ranked[room:]}
     rest = [f"and {len(left_out)} more: {_counts(left_out)}"] if left_out else []
-    return Group(f"{len(runs)} runs: {_counts(runs)}", table, *rest)
+    return Group(f"runs: {_counts(runs)}", table, *rest)
 
 
 def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
@@ -94,7 +96,7 @@ def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
             if moved or (stepped and now - when[run] >= LONGEST_INTERVAL):
                 console.print(f"{time.strftime('%H:%M:%S')} {_line(run, stage)}", soft_wrap=True)
                 told[run], when[run] = stage, now
-    console.print(f"{len(runs)} runs: {_counts(runs)}", soft_wrap=True)
+    console.print(f"runs: {_counts(runs)}", soft_wrap=True)
 
 
 def _line(run: Path, stage: StageState) -> str:

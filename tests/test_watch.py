@@ -75,7 +75,7 @@ def test_a_log_gets_a_line_for_each_change(tmp_path: Path) -> None:
         "h2 r_1.4 inference: waiting",
         "h2 r_2 inference: done",
         "h2 r_1.4 inference: done",
-        "2 runs: 2 done",
+        "runs: 2 done",
     ]
 
 
@@ -101,12 +101,12 @@ def test_steps_are_told_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_terminal_shows_the_table_anew(tmp_path: Path) -> None:
     job, console = in_results(tmp_path), terminal()
     watch.follow(reader(job), 5.0, console, scan_that_goes_on(job))
-    frames = re.split(r"(?=2 runs: )", written(console))[1:]
+    frames = re.split(r"(?=runs: )", written(console))[1:]
     counts = [frame.splitlines()[0].strip() for frame in frames]
     assert list(dict.fromkeys(counts)) == [
-        "2 runs: 2 waiting",
-        "2 runs: 1 done, 1 waiting",
-        "2 runs: 2 done",
+        "runs: 2 waiting",
+        "runs: 1 done, 1 waiting",
+        "runs: 2 done",
     ]
     rows = [line.split()[:4] for line in frames[-1].splitlines() if line.startswith("h2")]
     assert rows == [["h2", "r_1.4", "inference", "done"], ["h2", "r_2", "inference", "done"]]
@@ -123,7 +123,7 @@ def test_a_low_terminal_shows_what_matters() -> None:
     console.print(watch._view(runs, console.height))
     lines = written(console).splitlines()
     assert len(lines) < console.height  # the cursor's line is one more
-    assert lines[0] == "30 runs: 20 done, 8 waiting, 1 failed, 1 running"
+    assert lines[0] == "runs: 20 done, 8 waiting, 1 failed, 1 running"
     assert [line.split()[1] for line in lines[2:4]] == ["r_20", "r_21"]
     assert lines[-1] == "and 24 more: 20 done, 4 waiting"
 
