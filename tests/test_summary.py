@@ -25,7 +25,7 @@ DEPTH, STIFFNESS, BOND = 0.17, 1.03, 1.4
 COLUMNS = [  # fixed: other tools read them
     *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh", "variance_Eh2"),
     *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
-    *("n_opt", "n_samples", "wall_s", "node_h", "verdict"),
+    *("n_opt", "n_samples", "neighbour", "wall_s", "node_h", "verdict"),
 ]
 
 H2 = """
