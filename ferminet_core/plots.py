@@ -22,11 +22,11 @@ _MILLI = 1000.0
 _CHEMICAL_ACCURACY = _MILLI * units.CHEMICAL_ACCURACY  # mEh
 # Okabe and Ito's palette, told apart with every kind of colour vision. Vermilion and blue for
 # what was computed; the rest for what it is compared with.
-_RUN_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
-_REFERENCE_COLOURS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")
+RUN_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
+REFERENCE_COLOURS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")
 _REFERENCE_LINES = ("-", "--", "-.", ":")
-_HF_COLOUR = "#888888"
-_DENSE = 15  # from so many points on a literature curve is drawn as a line without markers
+HF_COLOUR = "#888888"
+DENSE = 15  # from so many points on a literature curve is drawn as a line without markers
 _MARKERS = ("o", "s", "D", "^")
 _STYLE: dict[Any, Any] = {
     "font.size": 10,
@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "ferminet_core",  # the same picture gives the same file
 }
 # Label and colour (Tol's muted palette) of the reference stage's correlated methods.
-_CORRELATED = {
+CORRELATED = {
     "ccsd_t": ("CCSD(T)", "#882255"),
     "uccsd_t": ("UCCSD(T)", "#332288"),
     "nevpt2": ("NEVPT2", "#999933"),
@@ -121,10 +121,10 @@ def _curve_figure(summary: Summary) -> Figure:
     if reference:
         upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
         _draw_residuals(lower, summary, reference)
-        lower.set_xlabel(_parameter_label(summary))
+        lower.set_xlabel(parameter_label(summary))
     else:
         upper = figure.subplots()
-        upper.set_xlabel(_parameter_label(summary))
+        upper.set_xlabel(parameter_label(summary))
     _draw_energies(upper, summary)
     upper.set_title(title, loc="left", fontsize=11)
     return figure
@@ -133,22 +133,22 @@ def _curve_figure(summary: Summary) -> Figure:
 def _draw_energies(axes: Axes, summary: Summary) -> None:
     """Literature curves, Hartree-Fock, correlated methods, then what was computed on top."""
     table, parameter = summary.table, str(summary.parameter)
-    low, high = _span(table[parameter])
+    low, high = span(table[parameter])
     for index, reference in enumerate(summary.references):
         inside = (reference.curve[:, 0] >= low) & (reference.curve[:, 0] <= high)
         if inside.any():
             # Few points are shown as such, the line between them faint: it means nothing.
-            few = {"marker": ".", "lw": 0.5} if inside.sum() < _DENSE else {"lw": 1.2}
+            few = {"marker": ".", "lw": 0.5} if inside.sum() < DENSE else {"lw": 1.2}
             axes.plot(
                 *reference.curve[inside].T, label=reference.label, **_reference_style(index), **few
             )
     first = table.drop_duplicates(parameter).sort_values(parameter)
     if first["hf_Eh"].notna().any():
-        axes.plot(first[parameter], first["hf_Eh"], "x--", color=_HF_COLOUR, lw=1, ms=4, label="HF")
-    for method, values in _correlated(summary.dataset, first).items():
-        label, colour = _CORRELATED[method]
+        axes.plot(first[parameter], first["hf_Eh"], "x--", color=HF_COLOUR, lw=1, ms=4, label="HF")
+    for method, values in correlated(summary.dataset, first).items():
+        label, colour = CORRELATED[method]
         axes.plot(first[parameter], values, "+:", lw=1, ms=5, color=colour, label=label)
-    for variant, points, colour, marker in _variants(summary):
+    for variant, points, colour, marker in variants(summary):
         axes.errorbar(
             points[parameter],
             points["energy_Eh"],
@@ -185,7 +185,7 @@ def _draw_residuals(axes: Axes, summary: Summary, reference: Reference) -> None:
     _accuracy_band(axes.axhspan)
     axes.axhline(0.0, color="black", lw=1)
     _draw_other_references(axes, summary, reference)
-    for _, points, colour, marker in _variants(summary):
+    for _, points, colour, marker in variants(summary):
         axes.errorbar(
             points[parameter],
             _MILLI * (points["energy_Eh"] - points[reference.column]),
@@ -196,8 +196,8 @@ def _draw_residuals(axes: Axes, summary: Summary, reference: Reference) -> None:
             capsize=2,
             zorder=5,
         )
-    axes.set_ylim(_residual_limits(energies(summary.table), reference))
-    axes.set_ylabel(f"E − {_short(reference.label)}\n(mEh)")
+    axes.set_ylim(residual_limits(energies(summary.table), reference))
+    axes.set_ylabel(f"E − {short_label(reference.label)}\n(mEh)")
     axes.legend(loc="best")
 
 
@@ -225,7 +225,7 @@ def _rows_figure(summary: Summary) -> Figure:
     axes = figure.subplots()
     done = energies(table)
     if reference:
-        base, label = done[reference.column], f"E − {_short(reference.label)} (mEh)"
+        base, label = done[reference.column], f"E − {short_label(reference.label)} (mEh)"
         _accuracy_band(axes.axvspan)
     else:
         base, label = done["hf_Eh"], "E − E(HF) (mEh)"
@@ -236,7 +236,7 @@ def _rows_figure(summary: Summary) -> Figure:
         rows,
         xerr=_MILLI * done["error_Eh"],
         fmt="o",
-        color=_RUN_COLOURS[0],
+        color=RUN_COLOURS[0],
         ms=5,
         capsize=2,
         zorder=5,
@@ -250,7 +250,7 @@ def _rows_figure(summary: Summary) -> Figure:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     if reference:
-        axes.set_xlim(_residual_limits(done, reference))
+        axes.set_xlim(residual_limits(done, reference))
     axes.set_xlabel(label)
     axes.set_title(_title(summary), loc="left", fontsize=11)
     figure.legend(loc="outside lower right", ncols=3)
@@ -263,7 +263,7 @@ def _accuracy_band(draw: Callable[..., object]) -> None:
     draw(-_CHEMICAL_ACCURACY, _CHEMICAL_ACCURACY, color="#0072b2", alpha=0.12, lw=0, label=label)
 
 
-def _residual_limits(done: pd.DataFrame, reference: Reference) -> tuple[float, float]:
+def residual_limits(done: pd.DataFrame, reference: Reference) -> tuple[float, float]:
     """Limits in mEh that hold all computed residuals with their errors, and the band."""
     residual = _MILLI * (done["energy_Eh"] - done[reference.column])
     error = _MILLI * done["error_Eh"]
@@ -277,17 +277,17 @@ def _residual_limits(done: pd.DataFrame, reference: Reference) -> tuple[float, f
 
 def _reference_style(index: int) -> dict[str, Any]:
     """Colour, and with many references line style, of the reference at this place."""
-    n_colours = len(_REFERENCE_COLOURS)
+    n_colours = len(REFERENCE_COLOURS)
     line = _REFERENCE_LINES[index // n_colours % len(_REFERENCE_LINES)]
-    return {"color": _REFERENCE_COLOURS[index % n_colours], "ls": line}
+    return {"color": REFERENCE_COLOURS[index % n_colours], "ls": line}
 
 
-def _variants(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
+def variants(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
     """(variant, finished runs in the parameter's order, colour, marker) of each variant."""
     done = energies(summary.table).sort_values(str(summary.parameter))
     groups = []
     for index, variant in enumerate(summary.table["variant"].unique()):
-        colour = _RUN_COLOURS[index % len(_RUN_COLOURS)]
+        colour = RUN_COLOURS[index % len(RUN_COLOURS)]
         marker = _MARKERS[index % len(_MARKERS)]
         points = done[done["variant"] == variant]
         if not points.empty:
@@ -295,28 +295,28 @@ def _variants(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
     return groups
 
 
-def _correlated(ds: xr.Dataset, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+def correlated(ds: xr.Dataset, rows: pd.DataFrame) -> dict[str, np.ndarray]:
     """Correlated energies in the reference's basis, by method, for these rows of the table."""
     return {
         method: ds[f"{method}_Eh"].values[rows.index.to_numpy()]
-        for method in _CORRELATED
+        for method in CORRELATED
         if f"{method}_Eh" in ds
     }
 
 
-def _span(values: pd.Series) -> tuple[float, float]:
+def span(values: pd.Series) -> tuple[float, float]:
     """Range of the parameter with a small margin."""
     low, high = float(values.min()), float(values.max())
     margin = 0.02 * (high - low)
     return low - margin, high + margin
 
 
-def _parameter_label(summary: Summary) -> str:
+def parameter_label(summary: Summary) -> str:
     unit = f" ({summary.parameter_unit})" if summary.parameter_unit else ""
     return f"{summary.parameter}{unit}"
 
 
-def _short(label: str) -> str:
+def short_label(label: str) -> str:
     """A reference's label without what stands in parentheses, for an axis."""
     return f"E({label.partition(' (')[0]})"
 

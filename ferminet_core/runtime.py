@@ -266,6 +266,17 @@ def append_event(work: Path, event: str, **details: Any) -> None:
         file.write(line.encode())
 
 
+def read_events(work: Path) -> list[dict[str, Any]]:
+    """The events of `append_event`, in order; a line that was cut short is left out."""
+    found = []
+    with contextlib.suppress(OSError):
+        for line in (Path(work) / "events.jsonl").read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):
+                if isinstance(event := json.loads(line), dict):
+                    found.append(event)
+    return found
+
+
 def code_hash(folder: Path = PACKAGE_FOLDER) -> str:
     """sha256 (hex) over names and contents of the package's source files, in sorted order."""
     digest = hashlib.sha256()

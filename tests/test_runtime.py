@@ -122,6 +122,10 @@ def test_events_are_appended_one_json_object_per_line(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["start", "failed"]
     assert events[1]["reason"] == "NaN\nin the energy"
     assert events[0]["pid"] == os.getpid()
+    with open(tmp_path / "w" / "events.jsonl", "a") as file:
+        file.write('{"time": "2026-0')  # a line that a full disk cut short
+    assert runtime.read_events(tmp_path / "w") == events
+    assert runtime.read_events(tmp_path / "nowhere") == []
 
 
 def test_code_hash_sees_content_and_names_of_sources_only(tmp_path: Path) -> None:
