@@ -52,6 +52,7 @@ LAYERS = {
     # stages
     "artefacts": 3,
     "convergence": 3,
+    "electron_density": 3,
     "inference": 3,
     "kfac": 3,
     "literature": 3,
@@ -63,9 +64,17 @@ LAYERS = {
     "spring": 3,
     "stage": 3,
     "summary": 3,
+    "variance_extrapolation": 3,
     "warm_start": 3,
     # the outside world
     "checkpoint": 4,
+    "html_charts": 4,
+    "html_density_charts": 4,
+    "html_report": 4,
+    "html_run": 4,
+    "html_run_charts": 4,
+    "html_scan_charts": 4,
+    "html_tables": 4,
     "jax_setup": 4,
     "lease": 4,
     "plots": 4,
@@ -87,7 +96,12 @@ LAYERS = {
 }
 
 # Packages that one module alone may import; nothing may import Snakemake.
-ONLY_IMPORTER = {"mpi4py": "distributed", "kfac_jax": "kfac", "snakemake": ""}
+ONLY_IMPORTER = {
+    "mpi4py": "distributed",
+    "kfac_jax": "kfac",
+    "plotly": "html_report",
+    "snakemake": "",
+}
 # Light enough for a login node, where the Snakefile is parsed.
 HEAVY = {"jax", "jaxlib", "pyscf", "numpy", "scipy", "xarray", "zarr", "pandas", "matplotlib"}
 
