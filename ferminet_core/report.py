@@ -1,10 +1,10 @@
-"""Reads what a scan's runs have left, and writes the scan's table, dataset, fits and plots."""
+"""Reads what a scan's runs have left; writes the scan's table, dataset, fits, plots and page."""
 
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ferminet_core import plots, runtime, store
+from ferminet_core import html_report, plots, runtime, store
 from ferminet_core.errors import ArtefactError
 from ferminet_core.run_state import STAGES, run_states
 from ferminet_core.scan import Scan
@@ -12,8 +12,8 @@ from ferminet_core.summary import RunOutcome, Summary, summarise
 
 
 def write_summary(scan: Scan, results: Path) -> list[str]:
-    """Write scan.csv, scan.zarr.zip, summary.json, curve.svg and curve.png of a scan, and
-    quantities.csv where the system file declares any.
+    """Write scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html of a scan,
+    and quantities.csv where the system file declares any.
 
     Whatever is done is reported; runs that are not keep their row, with their state.
 
@@ -39,6 +39,7 @@ def write_summary(scan: Scan, results: Path) -> list[str]:
                 file.write(summary.quantities.to_csv(index=False, lineterminator="\n").encode())
         runtime.write_json(folder / "summary.json", summary.derived)
         plots.plot_scan(summary, folder)
+        html_report.write_report(scan, summary, folder)
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
     store.save(summary.dataset, folder / "scan.zarr.zip")

@@ -57,6 +57,9 @@ def test_table_and_pictures(scan: Path) -> None:
     assert (table["energy_Eh"] - exact).between(-0.05, 0.35).all()
     assert (scan / "curve.svg").read_text().count("<svg") == 1
     assert (scan / "curve.png").read_bytes().startswith(b"\x89PNG")
+    page = (scan / "report.html").read_text()
+    for chart in ("energy", "update_norm", "misfit", "records", "blocking", "plane-density"):
+        assert f'"run1-{chart}":' in page
 
 
 def test_numbers_follow_from_the_raw_series(scan: Path) -> None:

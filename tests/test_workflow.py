@@ -68,7 +68,8 @@ class Workflow:
         scan = self.results / "test"
         clock = max(path.stat().st_mtime for path in (scan / "spec").iterdir()) + 1
         files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in STAGES]
-        files += [scan / name for name in ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png")]
+        names = ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png", "report.html")
+        files += [scan / name for name in names]
         for path in files:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -15,6 +15,7 @@ rule summary:
         report(f"{FOLDER}/scan.csv", caption="../report/table.rst", category="Scan"),
         report(f"{FOLDER}/curve.svg", caption="../report/curve.rst", category="Scan"),
         f"{FOLDER}/curve.png",
+        report(f"{FOLDER}/report.html", caption="../report/page.rst", category="Scan"),
         f"{FOLDER}/scan.zarr.zip",
         [f"{FOLDER}/quantities.csv"] if SCAN.quantities else [],
     log:
