@@ -1,5 +1,6 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-slurm | test-gpu | bench | systems | lint | check | docs | lock | clean-env
+# make test | test-slurm | test-browser | test-gpu | bench | systems | lint | check | docs | lock
+# make clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
 SYSTEM ?= h2
@@ -22,7 +23,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-slurm test-gpu bench systems lint check docs lock clean-env
+.PHONY: scan test test-slurm test-browser test-gpu bench systems lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -35,6 +36,12 @@ test-slurm: $(READY)
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    python3 tests/slurm/cluster.py install; fi
 	@REQUIRE_SLURM=$(REQUIRE_SLURM) $(BIN)/python -m pytest -n0 tests/slurm $(ARGS)
+
+# The report in a real browser, Debian's chromium; root installs it.
+test-browser: $(READY)
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    python3 tests/browser/chromium.py install; fi
+	@REQUIRE_BROWSER=$(REQUIRE_BROWSER) $(BIN)/python -m pytest -n0 tests/browser $(ARGS)
 
 # Inside an allocation with one or more NVIDIA GPUs, with JAX's CUDA wheels in .venv.
 test-gpu: $(READY)
