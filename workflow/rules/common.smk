@@ -101,6 +101,13 @@ def gpus(wildcards, resources):
     return int(resources.get("gpu", 0)) if ranks(wildcards, resources) == 1 else 0
 
 
+def neighbour(wildcards):
+    """With a warm start the optimisation of the neighbour; nothing otherwise."""
+    if found := NEIGHBOURS.get(wildcards.run_id):
+        return f"{FOLDER}/runs/{found}/optimise.zarr.zip"
+    return []
+
+
 def attempt_number(wildcards, attempt):
     """Which try this is: a stage that a user stopped gets no second one."""
     return attempt

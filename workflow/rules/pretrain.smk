@@ -1,10 +1,3 @@
-def neighbour(wildcards):
-    """With a warm start the optimisation of the neighbour; nothing otherwise."""
-    if found := NEIGHBOURS.get(wildcards.run_id):
-        return f"{FOLDER}/runs/{found}/optimise.zarr.zip"
-    return []
-
-
 rule pretrain:
     input:
         spec=SPEC,
