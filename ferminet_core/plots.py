@@ -91,7 +91,7 @@ def plot_convergence(traces: list[Trace], references: Mapping[str, float], folde
 def _draw_convergence(axes: Axes, traces: list[Trace], energy: float, timed: bool) -> None:
     """Errors of a geometry's optimisations in mEh, on logarithmic axes."""
     axes.axhline(_CHEMICAL_ACCURACY, color="#0072b2", alpha=0.3, lw=4)
-    for trace, colour in zip(traces, itertools.cycle(_RUN_COLOURS)):
+    for trace, colour in zip(traces, itertools.cycle(RUN_COLOURS)):
         found = curve(trace.energy_Eh, energy)
         # Below the reference a logarithm has nothing to show: noise about it.
         error = np.where(found.error_Eh > 0, _MILLI * found.error_Eh, np.nan)
