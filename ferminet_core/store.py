@@ -18,7 +18,7 @@ import math
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +110,54 @@ def save(ds: xr.Dataset, path: Path, guard: Callable[[], None] = lambda: None) -
     return digest_hex
 
 
-def load(path: Path) -> xr.Dataset:
-    """Read a whole artefact into memory and verify its digest.
+def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
+    """Read an artefact into memory: whole, with its digest verified, or some of its variables.
+
+    Args:
+        path: the file.
+        only: the variables to read beside the attributes. The digest covers all variables and is
+            not verified then; the zip's own checksums are.
 
     Raises:
         ArtefactError: the file is missing, cut short, damaged, incomplete, or not one of this
-            package's artefacts of a known format version; one line that names the file.
+            package's artefacts of a known format version, or lacks a variable; one line that names
+            the file.
     """
     path = Path(path)
-    members = _read_members(path)
+    wanted = None if only is None else set(only)
+    members = _read_members(path, wanted)
+    attributes, stored = _open_group(path, members)
+    if wanted is not None and (missing := sorted(wanted - set(stored))):
+        raise ArtefactError(f"{path}: holds no variable {', '.join(missing)}")
+    try:
+        arrays = {name: _read_array(array) for name, array in stored.items()}
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise ArtefactError(f"{path}: unreadable data: {error}") from error
+    dims = {
+        name: tuple(getattr(array.metadata, "dimension_names", None) or ())
+        for name, array in stored.items()
+    }
+    variable_attributes = {name: dict(array.attrs) for name, array in stored.items()}
+    expected = attributes.pop(_DIGEST, None)
+    content = arrays, dims, variable_attributes, attributes
+    if wanted is None and _content_digest(*content) != expected:
+        raise ArtefactError(
+            f"{path}: content does not match its digest (damaged or incomplete); "
+            "delete the file and run the stage again"
+        )
+    auxiliary = str(attributes.pop(_COORDINATES, "")).split()
+    variables = {
+        name: xr.Variable(dims[name], array, variable_attributes[name])
+        for name, array in arrays.items()
+    }
+    ds = xr.Dataset(variables, attrs={**attributes, _DIGEST: expected})
+    return ds.set_coords([name for name in auxiliary if name in variables])
+
+
+def _open_group(
+    path: Path, members: dict[str, Buffer]
+) -> tuple[dict[str, Any], dict[str, zarr.Array]]:
+    """Root attributes and arrays of a group in memory."""
     if "zarr.json" not in members:
         raise ArtefactError(f"{path}: not an artefact of this package (a zip without a Zarr group)")
     try:
@@ -135,28 +174,7 @@ def load(path: Path) -> xr.Dataset:
             f"{path}: {_FORMAT} is {found!r}, this version of the package reads {FORMAT_VERSION}; "
             "use the version that wrote it, or delete the file and run the stage again"
         )
-    try:
-        arrays = {name: _read_array(array) for name, array in stored.items()}
-    except (ValueError, RuntimeError, TypeError) as error:
-        raise ArtefactError(f"{path}: unreadable data: {error}") from error
-    dims = {
-        name: tuple(getattr(array.metadata, "dimension_names", None) or ())
-        for name, array in stored.items()
-    }
-    variable_attributes = {name: dict(array.attrs) for name, array in stored.items()}
-    expected = attributes.pop(_DIGEST, None)
-    if _content_digest(arrays, dims, variable_attributes, attributes) != expected:
-        raise ArtefactError(
-            f"{path}: content does not match its digest (damaged or incomplete); "
-            "delete the file and run the stage again"
-        )
-    auxiliary = str(attributes.pop(_COORDINATES, "")).split()
-    variables = {
-        name: xr.Variable(dims[name], array, variable_attributes[name])
-        for name, array in arrays.items()
-    }
-    ds = xr.Dataset(variables, attrs={**attributes, _DIGEST: expected})
-    return ds.set_coords(auxiliary)
+    return attributes, stored
 
 
 def digest(path: Path) -> str:
@@ -258,14 +276,20 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
     return tuple(chunks)
 
 
-def _read_members(path: Path) -> dict[str, Buffer]:
-    """All files inside the zip, each checked against its CRC."""
+def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
+    """The files inside the zip, each checked against its CRC: all, or those of the group itself and
+    of the arrays wanted."""
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
     make = default_buffer_prototype().buffer.from_bytes
     try:
         with zipfile.ZipFile(path) as archive:
-            return {name: make(archive.read(name)) for name in archive.namelist()}
+            names = [
+                name
+                for name in archive.namelist()
+                if wanted is None or name == "zarr.json" or name.split("/")[0] in wanted
+            ]
+            return {name: make(archive.read(name)) for name in names}
     except _ZIP_ERRORS as error:
         raise ArtefactError(
             f"{path}: damaged or cut short ({error}); delete the file and run the stage again"

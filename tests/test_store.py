@@ -50,6 +50,29 @@ def test_round_trip_keeps_values_types_dimensions_and_attributes(tmp_path: Path)
     assert np.isnan(loaded.attrs["rhat"])
 
 
+def test_some_variables_can_be_read_without_the_others(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    store.save(example(), path)
+    some = store.load(path, only=("energy_local", "label"))
+    assert set(some.variables) == {"energy_local", "label"}
+    assert set(some.coords) == {"label"}
+    np.testing.assert_array_equal(some["energy_local"], example()["energy_local"])
+    assert some.attrs == store.load(path).attrs
+    assert not store.load(path, only=()).variables
+    with pytest.raises(ArtefactError, match=r"a\.zarr\.zip: holds no variable nothing, pmove"):
+        store.load(path, only=("zeros", "pmove", "nothing"))
+    # What is read is checked, what is not is not even looked at.
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo("walkers/c/0/0/0")
+        start = info.header_offset + 30 + len(info.filename) + len(info.extra)
+    damaged = bytearray(path.read_bytes())
+    damaged[start] ^= 1
+    path.write_bytes(damaged)
+    store.load(path, only=("energy_local",))
+    with pytest.raises(ArtefactError, match="damaged"):
+        store.load(path, only=("walkers",))
+
+
 def test_same_content_gives_same_bytes_and_other_content_another_digest(tmp_path: Path) -> None:
     first, second = tmp_path / "a.zarr.zip", tmp_path / "b.zarr.zip"
     digest = store.save(example(), first)
