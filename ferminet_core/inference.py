@@ -1,11 +1,11 @@
 """Energy inference: expectation values over |psi|^2 with frozen parameters and a frozen width.
 
-Walkers are first brought to equilibrium, by a rule fixed beforehand (see `Inference._equilibrate`);
-then local energies are recorded unclipped, walker by walker, and the mean, its error and its
-diagnostics are computed from that raw series alone (module `statistics`).
+Walkers are first brought to equilibrium, by a rule fixed beforehand (see
+`Inference._after_equilibration`); then local energies are recorded unclipped, walker by walker, and
+the mean, its error and its diagnostics are computed from that raw series alone (module
+`measurement`).
 """
 
-import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -15,20 +15,16 @@ import numpy as np
 import xarray as xr
 from jax.sharding import PartitionSpec
 
-from ferminet_core import artefacts, collectives, mcmc, networks, observables
+from ferminet_core import artefacts, collectives, mcmc, measurement, networks, observables
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.mesh import REPLICATED, SPLIT, compiled, fetch, per_device, place, walker_mesh
 from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import Step
-from ferminet_core.statistics import frozen_walkers, reblock, summarise_energy
 
 RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
-FROZEN_WINDOW = 50  # records without one accepted move that make a walker a frozen one
 WINDOW = 50  # records in each of the two windows that the equilibration compares
-DRIFT_SIGMAS = 4.0  # 6e-5 by chance
-SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
 EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in standard errors
 
 
@@ -78,20 +74,6 @@ def _record_means(energies: np.ndarray) -> np.ndarray:
     total = np.where(finite, energies, 0.0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / finite.sum(axis=1)
-
-
-def drift(energies: np.ndarray) -> float:
-    """Difference of the two halves of a series (record, walker), in standard errors.
-
-    From the walkers' own differences, which are independent of each other.
-    """
-    half = len(energies) // 2
-    difference = energies[half : 2 * half].mean(axis=0) - energies[:half].mean(axis=0)
-    difference = difference[np.isfinite(difference)]
-    if difference.size < 2:
-        return float("nan")
-    error = difference.std(ddof=1) / np.sqrt(difference.size)
-    return float(difference.mean() / error) if error > 0 else 0.0
 
 
 class Inference:
@@ -274,31 +256,13 @@ class Inference:
         return place(self.mesh, (self.nuclei, self.key), REPLICATED)
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """The raw series, and the statistics derived from it as attributes."""
-        energy = summarise_energy(series["energy_local"], self.spec.stage_seed("bootstrap"))
-        s2 = reblock(series["s2"][np.isfinite(series["s2"])])
-        dipole = [reblock(component) for component in series["dipole"].T]
-        flags = list(energy.flags)
-        if not state.equilibrated:
-            flags.append(f"not in equilibrium after {state.n_equilibration} records")
-        if frozen := frozen_walkers(series["energy_local"], FROZEN_WINDOW):
-            flags.append(f"{frozen} walkers did not move over {FROZEN_WINDOW} records")
-        sigmas = drift(series["energy_local"])
-        if abs(sigmas) > DRIFT_SIGMAS:
-            flags.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
-        if not self.optimised.attrs.get("pretrain_converged", 1):
-            flags.append("pretraining ended before its criterion was met")
-        total_spin = self.spec.molecule.spin / 2
-        excess = s2.mean - total_spin * (total_spin + 1)
-        if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
-            flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
-        if rollbacks := int(self.optimised.attrs["n_rollbacks"]):
-            flags.append(f"the optimisation went back {rollbacks} times over numerical accidents")
+        """The raw series, and the figures derived from it as attributes."""
+        series = {"equilibration_Eh": np.zeros(0), **series}
         variables = {
             "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
             "equilibration_Eh": (
                 ("equilibration",),
-                series.get("equilibration_Eh", np.zeros(0)),
+                series["equilibration_Eh"],
                 {"units": "hartree"},
             ),
             "pmove": (("sample",), series["pmove"], {"units": "1"}),
@@ -310,30 +274,20 @@ class Inference:
                 {"units": "bohr"},
             ),
         }
+        conditions = measurement.Conditions(
+            seed=self.spec.stage_seed("bootstrap"),
+            spin=self.spec.molecule.spin,
+            equilibrated=state.equilibrated,
+            pretrain_converged=bool(self.optimised.attrs.get("pretrain_converged", 1)),
+            n_rollbacks=int(self.optimised.attrs["n_rollbacks"]),
+        )
         attrs = {
-            "energy_Eh": energy.mean,
-            "error_Eh": energy.error,
-            "error_error_Eh": energy.error_error,
-            "error_bootstrap_Eh": energy.error_bootstrap,
-            "variance_Eh2": energy.variance,
-            "tau": energy.tau,
-            "rhat": energy.rhat,
-            "s2": s2.mean,
-            "s2_error": s2.error,
-            **{f"dipole_{axis}": d.mean for axis, d in zip("xyz", dipole, strict=True)},
-            **{f"dipole_{axis}_error": d.error for axis, d in zip("xyz", dipole, strict=True)},
-            "n_nonfinite": energy.n_nonfinite,
-            "n_outliers": energy.n_outliers,
-            "pmove": float(series["pmove"].mean()),
-            "n_samples": series["energy_local"].shape[0],
-            "n_walkers": series["energy_local"].shape[1],
+            **measurement.figures(series, conditions),
             "n_opt": int(self.optimised.attrs["n_iterations"]),
             "neighbour": str(self.optimised.attrs.get("neighbour", "")),
-            "n_equilibration": state.n_equilibration,
-            "n_frozen": frozen,
+            "equilibrated": int(state.equilibrated),
             "mcmc_width": float(state.width),
             "hf_Eh": float(self.reference.attrs["e_hf"]),
             "hf_method": str(self.reference.attrs["method"]),
-            "flags": json.dumps(flags),
         }
         return xr.Dataset(variables, attrs=attrs)

@@ -28,7 +28,7 @@ BOOTSTRAP_RATIO_LIMIT = 2.0
 PULL_LIMIT = 0.5
 # Below this spread (relative to |median|) E_L is constant to float32 rounding, as it is for an
 # exact eigenstate, and an unchanged value says nothing about the walker.
-_ROUNDING_SPREAD = 1e-6
+ROUNDING_SPREAD = 1e-6
 
 
 class Reblocking(NamedTuple):
@@ -58,7 +58,14 @@ class EnergyStatistics(NamedTuple):
     n_frozen: int  # walkers whose local energy never changed
     n_blocks: int  # behind `error`; an interval uses Student's t with one fewer degree of freedom
     plateau_found: bool
-    flags: list[str]  # plain sentences on what is suspicious; empty if nothing is
+    # Plain sentences on what is suspicious; empty if nothing is.
+    sampling_flags: tuple[str, ...] = ()  # the walkers do not sample |psi|^2
+    error_flags: tuple[str, ...] = ()  # they do, but the error may be wrong
+
+    @property
+    def flags(self) -> list[str]:
+        """All that is suspicious."""
+        return [*self.sampling_flags, *self.error_flags]
 
 
 def reblock(series: np.ndarray) -> Reblocking:
@@ -253,7 +260,7 @@ def summarise_energy(local_energy: np.ndarray, seed: int) -> EnergyStatistics:
     deviations = np.abs(values - median)
     mean_deviation = float(deviations.mean())
     n_outliers = int(np.count_nonzero(deviations > OUTLIER_DEVIATIONS * mean_deviation))
-    varies = mean_deviation > _ROUNDING_SPREAD * abs(median)
+    varies = mean_deviation > ROUNDING_SPREAD * abs(median)
     n_frozen = _count_frozen(energies) if varies else 0
     result = EnergyStatistics(
         mean=blocking.mean,
@@ -268,21 +275,33 @@ def summarise_energy(local_energy: np.ndarray, seed: int) -> EnergyStatistics:
         n_frozen=n_frozen,
         n_blocks=blocking.n_blocks,
         plateau_found=blocking.plateau_found,
-        flags=[],
     )
     largest_pull = float(deviations.max()) / values.size
-    return result._replace(flags=_flags(result, walker_means.size, energies.shape[0], largest_pull))
+    return result._replace(
+        sampling_flags=_sampling_flags(result, walker_means.size),
+        error_flags=_error_flags(result, walker_means.size, energies.shape[0], largest_pull),
+    )
 
 
-def _flags(
-    result: EnergyStatistics, n_walkers: int, n_samples: int, largest_pull: float
-) -> list[str]:
-    """Plain sentences on whatever makes the energy or its error doubtful."""
+def _sampling_flags(result: EnergyStatistics, n_walkers: int) -> tuple[str, ...]:
+    """Plain sentences on walkers that do not sample |psi|^2."""
     flags = []
     if result.n_nonfinite:
         flags.append(f"{result.n_nonfinite} local energies are not finite")
     if result.n_frozen:
         flags.append(f"{result.n_frozen} of {n_walkers} walkers never moved")
+    return tuple(flags)
+
+
+def _error_flags(
+    result: EnergyStatistics, n_walkers: int, n_samples: int, largest_pull: float
+) -> tuple[str, ...]:
+    """Plain sentences on whatever makes the error of the energy doubtful.
+
+    Walkers that disagree belong here: each moves in |psi|^2, and only their number in each region
+    is not yet that of |psi|^2.
+    """
+    flags = []
     if not result.plateau_found:
         flags.append(
             f"no plateau of the reblocked error in {n_samples} samples (tau = {result.tau:.3g})"
@@ -299,7 +318,7 @@ def _flags(
         )
     if largest_pull > PULL_LIMIT * result.error > 0.0:
         flags.append("one outlying local energy makes up much of the error; the mean hangs on it")
-    return flags
+    return tuple(flags)
 
 
 def _nothing_finite(n_nonfinite: int) -> EnergyStatistics:
@@ -318,7 +337,7 @@ def _nothing_finite(n_nonfinite: int) -> EnergyStatistics:
         n_frozen=0,
         n_blocks=0,
         plateau_found=False,
-        flags=["no local energy is finite"],
+        sampling_flags=("no local energy is finite",),
     )
 
 
