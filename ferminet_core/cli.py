@@ -234,12 +234,19 @@ def summary(
     results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
     preset: Preset = None,
     overrides: Overrides = None,
+    recompute: Annotated[
+        bool,
+        typer.Option(
+            "--recompute",
+            help="Derive all figures from the raw series; compare with those stored.",
+        ),
+    ] = False,
 ) -> None:
     """Write table, curve and fits of what is done of a scan; literature is read here only."""
     scan = load_scan(system, preset=preset, overrides=overrides or ())
     from ferminet_core import report
 
-    for line in report.write_summary(scan, results):
+    for line in report.write_summary(scan, results, recompute):
         typer.echo(line)
 
 
@@ -267,11 +274,11 @@ def status(
         float, typer.Option(min=0.1, metavar="SECONDS", help="Between two looks, with --watch.")
     ] = 5.0,
 ) -> None:
-    """Show every run and stage: state, step, energy, rate, time left, last checkpoint."""
-    from ferminet_core.run_state import run_states
+    """Show every run and stage: state, step, energy, rate, time left, checkpoint, verdict."""
+    from ferminet_core.run_state import run_states, with_verdicts
 
     def read() -> "dict[Path, list[StageState]]":
-        return {run: run_states(run) for run in _runs_in(path)}
+        return with_verdicts({run: run_states(run) for run in _runs_in(path)})
 
     if as_json and watch:
         raise InputError("--watch: found with --json; allowed: one of them")

@@ -24,6 +24,12 @@ class BrokenRunError(FermiNetError):
     exit_code = 65
 
 
+class RecomputeError(FermiNetError):
+    """Stored numbers do not follow from the series they are stored with."""
+
+    exit_code = 65
+
+
 class ArtefactError(FermiNetError):
     """An artefact is unreadable, damaged, or does not fit what it is used for."""
 

@@ -124,7 +124,7 @@ def _state_cells(stage: "StageState") -> list[str]:
         duration(stage.left_s),
         f"{age} ago" if (age := duration(stage.checkpoint_age_s)) else "",
         str(stage.restarts or ""),
-        stage.reason or stage.holder,
+        stage.reason or stage.holder or stage.verdict,
     ]
 
 

@@ -1,17 +1,20 @@
 """Reads what a scan's runs have left; writes the scan's table, dataset, fits, plots and page."""
 
+import contextlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ferminet_core import html_report, plots, runtime, store
-from ferminet_core.errors import ArtefactError
+import numpy as np
+
+from ferminet_core import html_report, measurement, plots, runtime, store, verdict
+from ferminet_core.errors import ArtefactError, RecomputeError
 from ferminet_core.run_state import STAGES, run_states
 from ferminet_core.scan import Scan
 from ferminet_core.summary import RunOutcome, Summary, summarise
 
 
-def write_summary(scan: Scan, results: Path) -> list[str]:
+def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[str]:
     """Write scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html of a scan,
     and quantities.csv where the system file declares any.
 
@@ -20,15 +23,22 @@ def write_summary(scan: Scan, results: Path) -> list[str]:
     Args:
         scan: the scan; its runs lie in `results`/<scan name>/runs.
         results: folder of all results.
+        recompute: derive the figures of every run from its raw series again instead of reading
+            those stored with them.
 
     Returns:
-        Lines for the user: what was written, what is flagged, what was found out, warnings.
+        Lines for the user: what was written, which runs have not converged, what was found out,
+        warnings.
 
     Raises:
         ArtefactError: a file cannot be written.
+        RecomputeError: all is written, and stored figures differ from the recomputed ones; a line
+            for each of them.
     """
     folder = Path(results) / scan.name
-    outcomes = {run.run_id: run_outcome(folder / "runs" / run.run_id) for run in scan.runs}
+    outcomes = {
+        run.run_id: run_outcome(folder / "runs" / run.run_id, recompute) for run in scan.runs
+    }
     summary = summarise(scan, outcomes)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,32 +53,74 @@ def write_summary(scan: Scan, results: Path) -> list[str]:
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
     store.save(summary.dataset, folder / "scan.zarr.zip")
-    return [*describe(summary), f"written: {folder / 'scan.csv'} and files beside it"]
+    written = f"written: {folder / 'scan.csv'} and files beside it"
+    if wrong := [f"{run}: {line}" for run, found in outcomes.items() for line in found.differences]:
+        raise RecomputeError(
+            "\n".join(["stored figures differ from their series", *wrong, written])
+        )
+    lines = [*describe(summary), written]
+    if recompute:
+        count = summary.derived["states"].get("done", 0)
+        lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
+    return lines
 
 
-def run_outcome(folder: Path) -> RunOutcome:
+def run_outcome(folder: Path, recompute: bool = False) -> RunOutcome:
     """State and results of one run from the files in its folder.
 
     A damaged artefact makes its run failed, with the reason; the others are reported all the same.
     """
     wall_s = _wall_seconds(folder)
-    found: dict[str, dict[str, Any]] = {}
+    reference: dict[str, Any] = {}
+    inference: dict[str, Any] = {}
+    series: dict[str, np.ndarray] = {}
+    differences: list[str] = []
     try:
-        for stage in ("reference", "inference"):
-            path = folder / f"{stage}.zarr.zip"
-            if path.exists():
-                found[stage] = dict(store.load(path).attrs)
+        if (path := folder / "reference.zarr.zip").exists():
+            reference = dict(store.load(path).attrs)
+        if (path := folder / "inference.zarr.zip").exists():
+            if recompute:
+                inference, differences = _recomputed(folder, reference)
+            else:
+                inference = dict(store.load(path).attrs)
+            series = _optimisation(folder / "optimise.zarr.zip")
     except ArtefactError as error:
-        return RunOutcome("failed", str(error), reference=found.get("reference", {}))
-    state, reason = ("done", "") if "inference" in found else _unfinished_state(folder)
+        return RunOutcome("failed", str(error), reference=reference)
+    state, reason = ("done", "") if inference else _unfinished_state(folder)
     return RunOutcome(
         state=state,
         reason=reason,
-        inference=found.get("inference", {}),
-        reference=found.get("reference", {}),
+        inference=inference,
+        reference=reference,
         wall_s=wall_s,
         node_h=None if wall_s is None else wall_s / 3600.0,
+        optimisation=series,
+        differences=differences,
     )
+
+
+def _optimisation(path: Path) -> dict[str, np.ndarray]:
+    """The series that the verdict is made from; none where they are lost, for the energy stands."""
+    with contextlib.suppress(ArtefactError):
+        ds = store.load(path, only=verdict.SERIES)
+        return {name: ds[name].to_numpy() for name in verdict.SERIES}
+    return {}
+
+
+def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The inference's attributes with its figures derived from the series, and what was stored
+    otherwise.
+
+    The digest is not looked at: a number that somebody changed shall be told by its name.
+    """
+    path = folder / "inference.zarr.zip"
+    stored = store.load(path, only=measurement.SERIES)
+    optimise = store.load(folder / "optimise.zarr.zip", only=("energy_Eh",))
+    try:
+        derived = measurement.recompute(stored, optimise, reference)
+    except (KeyError, ValueError) as error:
+        raise ArtefactError(f"{path}: cannot be recomputed: {error}") from error
+    return stored.attrs | derived, measurement.differences(stored.attrs, derived)
 
 
 def _unfinished_state(folder: Path) -> tuple[str, str]:
@@ -135,7 +187,10 @@ def describe(summary: Summary) -> list[str]:
         lines.append(
             f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
         )
-    for run_id, flags in derived["flagged"].items():
-        lines.append(f"FLAG {run_id}: {'; '.join(flags)}")
+    verdicts = {run_id: found["verdict"] for run_id, found in derived["verdicts"].items()}
+    wrong = [f"{run_id}: {text}" for run_id, text in verdicts.items() if text != "converged"]
+    if verdicts:
+        lines.append(f"{len(verdicts) - len(wrong)} of {len(verdicts)} finished runs converged")
+    lines += wrong
     lines += [f"warning: {warning}" for warning in summary.warnings]
     return lines

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ class StageState(NamedTuple):
     until settings or code change), or done; step, total: iterations; energy_Eh, error_Eh: of the
     latest block, hartree; rate: iterations per second; left_s: seconds to the end at that rate;
     checkpoint_age_s: since the last checkpoint; holder: which process works on it; reason: why it
-    last stopped
+    last stopped; verdict: on the run, beside its finished inference
     """
 
     run: str
@@ -34,6 +35,7 @@ class StageState(NamedTuple):
     restarts: int = 0
     holder: str = ""
     reason: str = ""
+    verdict: str = ""
 
 
 def stage_state(run: Path, stage: str) -> StageState:
@@ -91,6 +93,37 @@ def _checkpoint_age(work: Path) -> float | None:
 def run_states(run: Path) -> list[StageState]:
     """The states of all stages of a run."""
     return [stage_state(run, stage) for stage in STAGES]
+
+
+def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[StageState]]:
+    """The states by run, and beside a finished inference what the scan's summary says of it.
+
+    A summary that is older than the result knows nothing of it.
+    """
+    summaries: dict[Path, tuple[float, Mapping[str, Any]]] = {}
+    found = {}
+    for run, stages in states.items():
+        scan = run.parent.parent
+        if scan not in summaries:
+            summaries[scan] = _summary_verdicts(scan / "summary.json")
+        written, verdicts = summaries[scan]
+        path = run / "inference.zarr.zip"
+        known = run.name in verdicts and path.exists() and path.stat().st_mtime <= written
+        found[run] = [
+            stage._replace(verdict=str(verdicts[run.name]["verdict"]) if known else "")
+            if (stage.stage, stage.state) == ("inference", "done")
+            else stage
+            for stage in stages
+        ]
+    return found
+
+
+def _summary_verdicts(path: Path) -> tuple[float, Mapping[str, Any]]:
+    """When a summary was written, and its verdicts by run; none without a summary."""
+    derived = runtime.read_json(path)
+    if derived is None:
+        return 0.0, {}
+    return path.stat().st_mtime, derived.get("verdicts", {})
 
 
 def run_folders(path: Path) -> list[Path]:

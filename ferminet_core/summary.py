@@ -6,7 +6,7 @@ the files.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,8 @@ from ferminet_core.potential_curve import (
 )
 from ferminet_core.quantities import correlation, quantities
 from ferminet_core.scan import RunSpec, Scan
+from ferminet_core.smoothness import Deviation, deviations
+from ferminet_core.verdict import Verdict, judge
 
 SCHEMA_VERSION = 1
 # An energy further below an exact one cannot be noise: the variational principle forbids it.
@@ -72,6 +74,8 @@ class RunOutcome(NamedTuple):
     reference: Mapping[str, Any] = {}  # attributes of the reference artefact
     wall_s: float | None = None  # over its stages
     node_h: float | None = None
+    optimisation: Mapping[str, np.ndarray] = {}  # `verdict.SERIES` of the optimise artefact
+    differences: Sequence[str] = ()  # what recomputing found to be stored wrongly
 
 
 class Summary(NamedTuple):
@@ -102,15 +106,17 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     flags = {
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, references) for run in scan.runs
     }
-    table = _table(scan, parameters, outcomes, flags, references)
+    single = parameters[0] if len(parameters) == 1 else None
+    verdicts = _verdicts(outcomes, flags, _deviations(scan.runs, single, outcomes))
+    table = _table(scan, parameters, outcomes, verdicts, references)
     columns = [reference.column for reference in references]
     found = quantities(scan.quantities, energies(table), columns)
-    single = parameters[0] if len(parameters) == 1 else None
     derived: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "scan": scan.name,
         "states": {str(k): int(v) for k, v in table["state"].value_counts().items()},
-        "flagged": {run_id: lines for run_id, lines in flags.items() if lines},
+        "verdicts": {run_id: verdict.plain() for run_id, verdict in verdicts.items()},
+        "flagged": {run_id: lines.all for run_id, lines in flags.items() if lines.all},
         "literature": {
             r.name: {
                 "label": r.label,
@@ -150,11 +156,29 @@ def energies(table: pd.DataFrame) -> pd.DataFrame:
     return table[usable]
 
 
-def _run_flags(outcome: RunOutcome, run_id: str, references: list[Reference]) -> list[str]:
-    """What is suspicious about a finished run, in plain sentences."""
+class _Flags(NamedTuple):
+    """What is suspicious about a finished run, in plain sentences.
+
+    untrusted: the walkers do not sample |psi|^2; doubtful: all else
+    """
+
+    untrusted: list[str]
+    doubtful: list[str]
+
+    @property
+    def all(self) -> list[str]:
+        """Both."""
+        return [*self.untrusted, *self.doubtful]
+
+
+def _run_flags(outcome: RunOutcome, run_id: str, references: list[Reference]) -> _Flags:
+    """What the inference flagged, and an energy below an exact one."""
     if outcome.state != "done":
-        return []
-    flags = [str(flag) for flag in json.loads(outcome.inference.get("flags", "[]"))]
+        return _Flags([], [])
+    flagged = [str(flag) for flag in json.loads(outcome.inference.get("flags", "[]"))]
+    # Without the distinction, as in artefacts of older versions, all count.
+    sampling = json.loads(outcome.inference.get("flags_sampling", json.dumps(flagged)))
+    flags = [flag for flag in flagged if flag in sampling]
     energy = float(outcome.inference.get("energy_Eh", np.nan))
     error = float(outcome.inference.get("error_Eh", np.nan))
     if not math.isfinite(energy):
@@ -169,14 +193,59 @@ def _run_flags(outcome: RunOutcome, run_id: str, references: list[Reference]) ->
                 f"energy lies {1e3 * below:.2f} mEh ({below / sigma if sigma else math.inf:.1f} "
                 f"sigma) below {reference.label}: walkers out of equilibrium?"
             )
-    return flags
+    return _Flags(flags, [flag for flag in flagged if flag not in sampling])
+
+
+def _verdicts(
+    outcomes: Mapping[str, RunOutcome],
+    flags: Mapping[str, _Flags],
+    deviating: Mapping[str, Deviation | None],
+) -> dict[str, Verdict]:
+    """The verdicts on all finished runs."""
+    return {
+        run_id: judge(
+            outcome.optimisation,
+            outcome.inference,
+            outcome.reference,
+            *flags[run_id],
+            deviating.get(run_id),
+        )
+        for run_id, outcome in outcomes.items()
+        if outcome.state == "done"
+    }
+
+
+def _deviations(
+    runs: list[RunSpec], parameter: str | None, outcomes: Mapping[str, RunOutcome]
+) -> dict[str, Deviation | None]:
+    """How far the points of each curve of one parameter lie from their neighbours' predictions.
+
+    A curve is one molecule in one state and one variant.
+    """
+    curves: dict[tuple[Any, ...], list[tuple[str, float, float, float]]] = {}
+    for run in runs:
+        outcome, molecule = outcomes[run.run_id], run.molecule
+        energy, error = (
+            float(outcome.inference.get(name, np.nan)) for name in ("energy_Eh", "error_Eh")
+        )
+        known = outcome.state == "done" and math.isfinite(energy) and math.isfinite(error)
+        if parameter in run.parameters and known:
+            curve = run.variant, molecule.symbols, molecule.charge, molecule.spin
+            point = run.run_id, run.parameters[parameter], energy, error
+            curves.setdefault(curve, []).append(point)
+    found: dict[str, Deviation | None] = {}
+    for points in curves.values():
+        run_ids, *numbers = zip(*points, strict=True)
+        columns = [np.array(column, float) for column in numbers]
+        found |= zip(run_ids, deviations(*columns), strict=True)
+    return found
 
 
 def _table(
     scan: Scan,
     parameters: list[str],
     outcomes: Mapping[str, RunOutcome],
-    flags: Mapping[str, list[str]],
+    verdicts: Mapping[str, Verdict],
     references: list[Reference],
 ) -> pd.DataFrame:
     """The scan table, one row per run in the scan's order."""
@@ -185,7 +254,6 @@ def _table(
     rows = []
     for run in scan.runs:
         outcome = outcomes[run.run_id]
-        verdict = "; ".join(flags[run.run_id]) or "ok" if outcome.state == "done" else ""
         row: dict[str, Any] = {
             "run_id": run.run_id,
             "geometry": run.geometry,
@@ -200,7 +268,7 @@ def _table(
             },
             "wall_s": outcome.wall_s,
             "node_h": outcome.node_h,
-            "verdict": verdict or outcome.reason,
+            "verdict": verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason,
         }
         row |= {r.column: r.values[run.run_id] for r in references if run.run_id in r.values}
         rows.append(row)

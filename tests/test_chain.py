@@ -17,7 +17,7 @@ from test_workflow import STAGES, Workflow, all_stages
 from typer.testing import CliRunner
 
 from benchmarks.layouts import AS_ROOT, LAUNCHER
-from ferminet_core import run_state, store
+from ferminet_core import report, run_state, store
 from ferminet_core.checkpoint import steps_in
 from ferminet_core.cli import app
 from ferminet_core.errors import InputError
@@ -73,6 +73,17 @@ def test_numbers_follow_from_the_raw_series(scan: Path) -> None:
     row = pd.read_csv(scan / "scan.csv").set_index("run_id").loc["r_1.4"]
     assert row["energy_Eh"] == pytest.approx(again.mean, rel=1e-14)
     assert row["error_Eh"] == pytest.approx(again.error, rel=1e-12)
+    # All figures again, bit by bit.
+    outcome = report.run_outcome(scan / "runs/r_1.4", recompute=True)
+    assert outcome.differences == []
+    assert outcome.inference == ds.attrs
+
+
+def test_twenty_updates_are_no_convergence(scan: Path) -> None:
+    table = pd.read_csv(scan / "scan.csv").set_index("run_id")
+    assert table["verdict"]["r_1.4"].startswith("not converged: run ")
+    # Of the broken bond the walkers may not even be in equilibrium, by chance of the processor.
+    assert table["verdict"]["r_4"].startswith(("not converged: run ", "suspect: "))
 
 
 def test_artefacts_name_their_parents(scan: Path) -> None:

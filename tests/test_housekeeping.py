@@ -9,7 +9,7 @@ import pytest
 from test_checkpoint import PowerCutError, spec_of
 from test_cli import Oscillator, command, failing, run
 
-from ferminet_core import housekeeping, run_state, runtime
+from ferminet_core import cli, housekeeping, run_state, runtime
 from ferminet_core.errors import InputError, LockedError
 from ferminet_core.job import Job
 from ferminet_core.lease import Lease
@@ -51,6 +51,33 @@ def test_states_of_a_stage_through_its_life(tmp_path: Path) -> None:
     }
     job.out.unlink()
     assert states(job)["optimise"] == "resumable"
+
+
+def test_a_finished_run_has_the_verdict_of_the_last_summary(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = in_results(tmp_path)
+    run, scan = job.out.parent, job.out.parents[2]
+    run.mkdir(parents=True)
+    result, summary = run / "inference.zarr.zip", scan / "summary.json"
+    result.write_bytes(b"")
+
+    def remark() -> str:
+        cli.status(scan)
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if " inference " in x]
+        return " ".join(line.split()[4:])
+
+    assert remark() == ""
+    runtime.write_json(summary, {"verdicts": {run.name: {"verdict": "suspect: why"}}})
+    assert remark() == "suspect: why"
+    # A result that was made anew since is another one.
+    later = summary.stat().st_mtime + 10
+    os.utime(result, (later, later))
+    (state,) = [s for s in run_state.run_states(run) if s.stage == "inference"]
+    assert run_state.with_verdicts({run: [state]}) == {run: [state]}
+    runtime.write_json(summary, {"verdicts": {}})
+    os.utime(result, (0, 0))
+    assert run_state.with_verdicts({run: [state]}) == {run: [state]}
 
 
 def test_the_table_names_every_run_and_writes_nothing(tmp_path: Path) -> None:

@@ -120,7 +120,21 @@ def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
 
 def done(energy: float, **changes: Any) -> RunOutcome:
     reference = {"e_hf": energy + 0.04, "method": "rhf", "correlated": "{}"}
-    return RunOutcome("done", "", inference_attributes(energy, **changes), reference, 60.0, 1 / 60)
+    attributes = inference_attributes(energy, **changes)
+    return RunOutcome("done", "", attributes, reference, 60.0, 1 / 60, settled(energy))
+
+
+def settled(energy: float) -> dict[str, np.ndarray]:
+    """Series of an optimisation that has come to rest at an energy; its fall has an error of
+    0.25 mEh."""
+    noise = np.random.default_rng(0).standard_normal(400)
+    return {
+        "energy_Eh": energy + 1e-3 * noise,
+        "variance_Eh2": 0.01 + 0.2 * np.exp(-np.arange(400) / 40.0),
+        "pmove": np.full(400, 0.52),
+        "n_nonfinite": np.zeros(400),
+        "n_frozen": np.zeros(400),
+    }
 
 
 def outcomes_on_the_curve(scan: Scan, shift: float = 0.0) -> dict[str, RunOutcome]:
@@ -148,7 +162,7 @@ def test_columns_are_the_published_ones(scan: Scan) -> None:
     row = rows(summary)[1.4]
     assert row["energy_Eh"] == morse(1.4)
     assert row["hf_Eh"] == morse(1.4) + 0.04
-    assert (row["state"], row["verdict"], row["hf_method"]) == ("done", "ok", "rhf")
+    assert (row["state"], row["verdict"], row["hf_method"]) == ("done", "converged", "rhf")
     assert (row["n_opt"], row["n_samples"], row["n_outliers"]) == (2000, 1000, 2)
     assert (row["wall_s"], row["node_h"]) == (60.0, 1 / 60)
 
@@ -231,12 +245,37 @@ def test_flags_of_the_inference_reach_the_verdict(scan: Scan) -> None:
     first, second = scan.runs[0].run_id, scan.runs[1].run_id
     flags = json.dumps(["3 local energies are not finite"])
     outcomes[first] = done(-1.0, flags=flags, n_nonfinite=3)
-    outcomes[second] = done(float("nan"))
+    outcomes[second] = done(-1.0, energy_Eh=float("nan"))
     summary = summarise(scan, outcomes)
     assert "3 local energies are not finite" in str(summary.table.loc[0, "verdict"])
     assert summary.table.loc[0, "n_nonfinite"] == 3
-    assert summary.table.loc[1, "verdict"] == "the energy is not a number"
+    assert summary.table.loc[1, "verdict"] == "suspect: the energy is not a number"
     assert summary.derived["curves"][0]["n_points"] == len(GRID) - 1
+
+
+def test_verdicts_reach_the_table_the_details_and_the_terminal(scan: Scan) -> None:
+    outcomes = outcomes_on_the_curve(scan)
+    falling, off = scan.runs[2].run_id, scan.runs[4].run_id
+    energy = outcomes[falling].inference["energy_Eh"]
+    series = settled(energy) | {"energy_Eh": energy + np.linspace(0.02, 0.0, 400)}
+    outcomes[falling] = outcomes[falling]._replace(optimisation=series)
+    outcomes[off] = done(morse(scan.runs[4].parameters["R"]) + 0.02)
+    del outcomes[scan.runs[8].run_id]
+    summary = summarise(scan, outcomes)
+    texts = dict(zip(summary.table["run_id"], summary.table["verdict"], strict=True))
+    assert texts[falling].startswith("not converged: run ")
+    assert re.match(r"suspect: lies 2\d mEh \(.* errors\) above what its neigh", texts[off])
+    assert texts[scan.runs[8].run_id] == ""
+    details = summary.derived["verdicts"]
+    assert set(details) == set(outcomes)
+    assert details[falling]["more_iterations"] > 0
+    assert details[off]["rules"]["smoothness"]["deviation_Eh"] == pytest.approx(0.02, rel=0.4)
+    lines = report.describe(summary)
+    assert "6 of 8 finished runs converged" in lines
+    assert [line for line in lines if line.startswith((falling, off))] == [
+        f"{falling}: {texts[falling]}",
+        f"{off}: {texts[off]}",
+    ]
 
 
 def test_bond_length_and_frequency_of_a_morse_curve(scan: Scan) -> None:
