@@ -10,6 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from ferminet_core.literature import Reference
+
 # Errors (hartree) that are asked for; the last is chemical accuracy, 1 kcal/mol.
 TARGETS = (0.1, 0.03, 0.01, 0.003, 0.0016)
 _PER_DECADE = 20  # points of a curve
@@ -54,6 +56,26 @@ def steps_to(found: Curve, error: float) -> int | None:
     above = np.flatnonzero(~(found.error_Eh < error))
     first = 0 if above.size == 0 else int(above[-1]) + 1
     return round(found.step[first]) if first < len(found.step) else None
+
+
+def best_known(done: pd.DataFrame, references: Sequence[Reference]) -> dict[str, float]:
+    """The energy that errors are measured from, hartree, by geometry.
+
+    A published one, exact before others; else the lowest of the geometry's own inferences.
+
+    Args:
+        done: finished rows of the scan table.
+    """
+    ordered = sorted(references, key=lambda reference: reference.kind != "exact")
+    found = {}
+    for geometry, runs in done.groupby("geometry", sort=False):
+        published = [
+            float(runs[reference.column].iloc[0])
+            for reference in ordered
+            if runs[reference.column].notna().all()
+        ]
+        found[str(geometry)] = (published or [float(runs["energy_Eh"].min())])[0]
+    return found
 
 
 def advantages(traces: Sequence[Trace], references: Mapping[str, float]) -> pd.DataFrame:

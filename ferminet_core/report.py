@@ -1,22 +1,24 @@
 """Reads what a scan's runs have left; writes the scan's table, dataset, fits, plots and page."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ferminet_core import html_report, measurement, plots, runtime, store, verdict
+from ferminet_core.convergence import Trace, advantages, best_known
 from ferminet_core.errors import ArtefactError, RecomputeError
 from ferminet_core.run_state import STAGES, run_states
 from ferminet_core.scan import Scan
-from ferminet_core.summary import RunOutcome, Summary, summarise
+from ferminet_core.summary import RunOutcome, Summary, energies, summarise
 
 
 def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[str]:
     """Write scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html of a scan,
-    and quantities.csv where the system file declares any.
+    quantities.csv where the system file declares any, and where geometries were computed in several
+    variants convergence.svg and .csv, their optimisations side by side.
 
     Whatever is done is reported; runs that are not keep their row, with their state.
 
@@ -49,6 +51,7 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
                 file.write(summary.quantities.to_csv(index=False, lineterminator="\n").encode())
         runtime.write_json(folder / "summary.json", summary.derived)
         plots.plot_scan(summary, folder)
+        _write_convergence(summary, outcomes, folder)
         html_report.write_report(scan, summary, folder)
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
@@ -63,6 +66,35 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
         count = summary.derived["states"].get("done", 0)
         lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
     return lines
+
+
+def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path) -> None:
+    """Optimisations of the same geometry side by side, where there are any."""
+    done = energies(summary.table)
+    several = done.groupby("geometry").filter(lambda runs: len(runs) > 1)
+    runs = zip(several["run_id"], several["geometry"], several["variant"], strict=True)
+    traces = [
+        Trace(geometry, variant, series["energy_Eh"], seconds)
+        for run_id, geometry, variant in runs
+        if (series := outcomes[run_id].optimisation)
+        and (seconds := _seconds_per_update(folder / "runs" / run_id)) is not None
+    ]
+    limits = best_known(several, summary.references)
+    if not traces:
+        return
+    table = advantages(traces, limits)
+    with runtime.atomic_file(folder / "convergence.csv") as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+    plots.plot_convergence(traces, limits, folder)
+
+
+def _seconds_per_update(run: Path) -> float | None:
+    """Of the optimisation, the last process's compilation left out."""
+    record = runtime.read_json(run / "optimise.provenance.json")
+    if not record or not record.get("n_steps"):
+        return None
+    seconds = float(record["wall_s"]) - float(record.get("jax", {}).get("xla_compile_s", 0.0))
+    return seconds / float(record["n_steps"])
 
 
 def run_outcome(folder: Path, recompute: bool = False) -> RunOutcome:

@@ -1,13 +1,22 @@
 """Optimisers side by side, on energies whose approach to the limit is known."""
 
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 
-from ferminet_core.convergence import Trace, advantages, curve, steps_to
+from ferminet_core import plots
+from ferminet_core.convergence import Trace, advantages, best_known, curve, steps_to
+from ferminet_core.literature import Reference
 
 
 def decaying(steps: int, rate: float, limit: float = -1.0) -> np.ndarray:
     return np.asarray(limit + np.exp(-rate * np.arange(1, steps + 1)))
+
+
+def reference(name: str, kind: str) -> Reference:
+    return Reference(name, name, kind, "", {}, {}, np.zeros((0, 2)), ())
 
 
 def test_a_curve_is_the_error_between_its_points() -> None:
@@ -61,3 +70,24 @@ def test_what_was_not_reached_is_missing() -> None:
     table = advantages(traces, {"be": -1.0})
     reached = table.groupby("error_Eh")["steps"].count()
     assert reached.to_dict() == dict.fromkeys(sorted({0.1, 0.03, 0.01, 0.003, 0.0016}), 0)
+
+
+def test_errors_are_measured_from_the_exact_energy_where_it_is_known() -> None:
+    done = pd.DataFrame(
+        {
+            "geometry": ["be", "be", "h4", "h4", "ne", "ne"],
+            "energy_Eh": [-14.66, -14.64, -2.2, -2.1, -128.9, -128.8],
+            "ref_best_Eh": [-14.6, -14.6, np.nan, np.nan, -128.94, -128.94],
+            "ref_exact_Eh": [-14.667, -14.667, np.nan, np.nan, np.nan, np.nan],
+        }
+    )
+    references = [reference("best", "method"), reference("exact", "exact")]
+    assert best_known(done, references) == {"be": -14.667, "h4": -2.2, "ne": -128.94}
+
+
+def test_the_picture_has_a_line_per_optimiser_and_axis(tmp_path: Path) -> None:
+    traces = [Trace("be", name, decaying(500, 0.01), 0.1) for name in ("kfac", "adam")]
+    plots.plot_convergence(traces, {"be": -1.0}, tmp_path)
+    picture = (tmp_path / "convergence.svg").read_text()
+    for text in ("kfac", "adam", "be: error (mEh)", "iterations", "seconds"):
+        assert text in picture
