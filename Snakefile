@@ -12,6 +12,7 @@ include: "workflow/rules/reference.smk"
 include: "workflow/rules/pretrain.smk"
 include: "workflow/rules/optimise.smk"
 include: "workflow/rules/inference.smk"
+include: "workflow/rules/conventional.smk"
 include: "workflow/rules/summary.smk"
 
 
@@ -26,6 +27,7 @@ rule all:
         rules.summary.output,
         # Named as well because a table of an unfinished scan is newer than what is missing.
         expand(rules.inference.output, run_id=RUN_IDS),
+        expand(rules.conventional.output, run_id=CONVENTIONAL),
 
 
 # One broken run does not withhold the others: table and curve of what is done.

@@ -15,6 +15,8 @@ from ferminet_core.errors import InputError
 from ferminet_core.scan import RunSpec, check_bases, load_scan, load_spec
 
 if TYPE_CHECKING:
+    from xarray import Dataset
+
     from ferminet_core.driver import Parents
     from ferminet_core.job import Job
     from ferminet_core.run_state import StageState
@@ -120,16 +122,41 @@ def reference(
     wait: Wait = True,
 ) -> None:
     """Solve Hartree-Fock for one run."""
-    with _stop(wall_time, 1) as stop:
-        from ferminet_core.jax_setup import prepare_process
+    from ferminet_core.job import Job
 
-        prepare_process(devices=1)
-        from ferminet_core import driver
-        from ferminet_core import reference as stage
-        from ferminet_core.job import Job
+    def compute(run: RunSpec) -> "Dataset":
+        from ferminet_core.reference import run as solve
 
-        job = Job("reference", load_spec(spec), out, work, {}, force, attempt, wait)
-        driver.run_once(job, stage.run, stop)
+        return solve(run)
+
+    job = Job("reference", load_spec(spec), out, work, {}, force, attempt, wait)
+    _run_once(job, compute, wall_time)
+
+
+@app.command()
+def conventional(
+    spec: Annotated[
+        Path, typer.Argument(help="Spec of one run's conventional energies, spec/conventional/*.")
+    ],
+    out: OutFile,
+    work: WorkFolder,
+    devices: Devices = None,
+    wall_time: WallTime = None,
+    force: Force = False,
+    attempt: Attempt = 1,
+    wait: Wait = True,
+) -> None:
+    """Compute coupled cluster, NEVPT2, full CI and whatever else one run asks for."""
+    from ferminet_core.job import Job
+
+    def compute(run: RunSpec) -> "Dataset":
+        from ferminet_core.conventional import run as solve
+        from ferminet_core.jax_setup import available_cores
+
+        return solve(run, devices or available_cores())
+
+    job = Job("conventional", load_spec(spec), out, work, {}, force, attempt, wait)
+    _run_once(job, compute, wall_time)
 
 
 @app.command()
@@ -342,13 +369,15 @@ def stop(path: ResultsFolder) -> None:
 @app.command()
 def reset(
     run: Annotated[Path, typer.Argument(help="Folder of the run, results/<scan>/runs/<run_id>.")],
-    stage: Annotated[str, typer.Argument(help="reference, pretrain, optimise, inference or all.")],
+    stage: Annotated[
+        str, typer.Argument(help="reference, pretrain, optimise, inference, conventional or all.")
+    ],
 ) -> None:
     """Forget a stage of one run: its result, its checkpoints and its records."""
     from ferminet_core.housekeeping import reset as forget
-    from ferminet_core.run_state import STAGES
+    from ferminet_core.run_state import CONVENTIONAL, STAGES
 
-    for name in STAGES if stage == "all" else (stage,):
+    for name in (*STAGES, CONVENTIONAL) if stage == "all" else (stage,):
         for path in forget(run, name):
             typer.echo(f"deleted: {path}")
 
@@ -373,6 +402,17 @@ def _stop(wall_time: str | None, ranks: int | None) -> "Stop":
     if not distributed.start(ranks).is_root:
         return Stop()  # the ranks stop together; one question to the batch system is enough
     return Stop(slurm_seconds_left() if limit is None else limit)
+
+
+def _run_once(job: "Job", compute: "Callable[[RunSpec], Dataset]", wall_time: str | None) -> None:
+    """Run a stage that is one call of PySCF."""
+    with _stop(wall_time, 1) as stop:
+        from ferminet_core.jax_setup import prepare_process
+
+        prepare_process(devices=1)
+        from ferminet_core import driver
+
+        driver.run_once(job, compute, stop)
 
 
 def _run_loop(

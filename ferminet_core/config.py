@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from ferminet_core.basis import dunning, plain
 from ferminet_core.errors import InputError
 from ferminet_core.validation import Location, did_you_mean, dotted, error_lines, show
 
@@ -31,7 +40,7 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-Correlated = Literal["ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
+ConventionalMethod = Literal["rhf", "uhf", "ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
 
 
 class Resume(enum.Enum):
@@ -41,10 +50,12 @@ class Resume(enum.Enum):
     GROW: it may grow: the steps already made are the first ones of the longer loop
     ROUNDING: yes; results differ by rounding
     FREE: yes; results do not depend on it
+    ANEW: yes; the stage, which is one call, starts over, and what was there is set aside
     """
 
     NO = "no"
     GROW = "may grow"
+    ANEW = "yes (starts over)"
     ROUNDING = "yes (rounding)"
     FREE = "yes"
 
@@ -82,15 +93,55 @@ class NetworkConfig(Section):
 
 
 class ReferenceConfig(Section):
-    """Hartree-Fock, and what is drawn beside it."""
+    """The Hartree-Fock solution that a run starts from."""
 
     method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
         "auto", description="Hartree-Fock method; auto: stable solution of lowest energy."
     )
     basis: str = Field("cc-pvdz", min_length=1, description="Gaussian basis set, by PySCF's name.")
-    correlated: Annotated[tuple[Correlated, ...], Field(strict=False)] = Field(
-        (), description="Correlated methods to compute in the same basis, for the plot."
+
+
+class ConventionalConfig(Section):
+    """Conventional energies to set beside the curve; the Monte Carlo does not depend on them."""
+
+    methods: Annotated[tuple[ConventionalMethod, ...], Field(strict=False)] = Field(
+        (),
+        description="Methods; without any the stage is not run. For open shells rhf is ROHF.",
+        json_schema_extra=_resume(Resume.ANEW),
     )
+    basis: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        ("cc-pvdz",),
+        min_length=1,
+        description="Gaussian basis sets, by PySCF's names.",
+        json_schema_extra=_resume(Resume.ANEW),
+    )
+    extrapolate: bool = Field(
+        False,
+        description="Estimate the basis-set limit from the last two sets, neighbours in one of "
+        "Dunning's families.",
+        json_schema_extra=_resume(Resume.ANEW),
+    )
+
+    @field_validator("methods", "basis")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if plain(name) in map(plain, names[:index]):
+                raise ValueError(f"{name!r} is there twice; keep one")
+        return names
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> "ConventionalConfig":
+        if not self.extrapolate:
+            return self
+        small, large = (dunning(name) for name in ("", *self.basis)[-2:])
+        if small and large and small._replace(cardinal=small.cardinal + 1) == large:
+            return self
+        raise ValueError(
+            f"extrapolate is true with basis {show(list(self.basis))}; allowed: a basis whose last "
+            "two sets are neighbours, smaller first, in one of Dunning's families; "
+            "try [cc-pvtz, cc-pvqz]"
+        )
 
 
 class McmcConfig(Section):
@@ -262,6 +313,7 @@ class Config(Section):
     seed: Whole = Field(0, ge=0, description="Seed of all random numbers of the run.")
     network: NetworkConfig = NetworkConfig()
     reference: ReferenceConfig = ReferenceConfig()
+    conventional: ConventionalConfig = ConventionalConfig()
     mcmc: McmcConfig = McmcConfig()
     pretrain: PretrainConfig = PretrainConfig()
     optimise: OptimiseConfig = OptimiseConfig()
@@ -271,6 +323,8 @@ class Config(Section):
 
 
 _SECTIONS = tuple(name for name, value in Config() if isinstance(value, Section))
+# Where settings of earlier versions have gone.
+_MOVED = {"reference.correlated": "conventional.methods"}
 
 
 @cache
@@ -343,7 +397,7 @@ def _setting_hint(key: str) -> str:
     section, _, name = key.partition(".")
     last = key.rpartition(".")[2]
     # The right name in the wrong section, or in none.
-    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}")]
+    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}") or k == _MOVED.get(key)]
     if elsewhere:
         return f"; did you mean {elsewhere[0]!r}?"
     if name and section in _SECTIONS:

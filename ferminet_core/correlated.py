@@ -1,4 +1,4 @@
-"""Coupled cluster, NEVPT2 and full CI in the reference's basis, to draw beside the curve.
+"""Coupled cluster, NEVPT2 and full CI from a Hartree-Fock solution.
 
 All electrons are correlated, as in the quantum Monte Carlo they are compared with. Nothing here
 stops a run: a method that fails or is refused is recorded with its reason and without an energy.
@@ -6,11 +6,13 @@ stops a run: a method that fails or is refused is recorded with its reason and w
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
 from pyscf.mcscf import avas
+
+from ferminet_core.errors import FermiNetError
 
 # About 4 GB of trial vectors; the bound is on the product of up and down strings.
 MAX_DETERMINANTS = 2e7
@@ -22,9 +24,28 @@ _VALENCE_SHARE = 0.3
 _VALENCE_BASIS = "sto-3g"  # PySCF's own choice has no 2p orbitals of lithium and beryllium
 
 
-def _entry(energy: float | None, note: str = "", converged: bool = True) -> dict[str, Any]:
-    kept = energy if converged and energy is not None and math.isfinite(energy) else None
-    return {"energy_Eh": kept, "converged": converged and kept is not None, "note": note}
+class MethodEnergy(NamedTuple):
+    """What a method gives for a molecule.
+
+    energy: hartree, NaN where the method failed or was refused; note: the reason for that, or how
+    the energy is to be read
+    """
+
+    energy: float
+    note: str = ""
+
+
+def no_energy(reason: str) -> MethodEnergy:
+    """A method that failed or was refused."""
+    return MethodEnergy(math.nan, reason)
+
+
+def failed(error: Exception) -> MethodEnergy:
+    """A method that ended with an error; PySCF raises all kinds."""
+    line = str(error).split("\n")[0]
+    if not isinstance(error, FermiNetError):
+        line = f"{type(error).__name__}: {line}"
+    return no_energy(line)
 
 
 def _semicanonical(restricted: Any) -> Any:
@@ -51,13 +72,14 @@ def _semicanonical(restricted: Any) -> Any:
     return unrestricted
 
 
-def _coupled_cluster(mean_field: Any) -> dict[str, Any]:
+def _coupled_cluster(mean_field: Any) -> MethodEnergy:
     """CCSD(T) from an RHF, ROHF or UHF object."""
     mole: gto.Mole = mean_field.mol
     orbitals = np.asarray(mean_field.mo_coeff).shape[-1]
     empty = [orbitals - n for n in mole.nelec]
     if mole.nelectron == 1 or sum(empty) == 0:
-        return _entry(float(mean_field.e_tot), "no correlation: one electron or no empty orbital")
+        note = "no correlation: one electron or no empty orbital"
+        return MethodEnergy(float(mean_field.e_tot), note)
     if isinstance(mean_field, scf.rohf.ROHF):
         mean_field = _semicanonical(mean_field)
     if isinstance(mean_field, scf.hf.RHF):
@@ -72,24 +94,23 @@ def _coupled_cluster(mean_field: Any) -> dict[str, Any]:
     solver.verbose = 0
     solver.kernel()
     if not solver.converged:
-        return _entry(None, f"CCSD did not converge in {_MAX_CYCLES} cycles", converged=False)
+        return no_energy(f"CCSD did not converge in {_MAX_CYCLES} cycles")
     if solver.e_corr > 1e-7:  # another root, such as the triplet of a broken bond
-        return _entry(None, "CCSD converged to a state above its reference", converged=False)
-    return _entry(float(solver.e_tot + solver.ccsd_t()))
+        return no_energy("CCSD converged to a state above its reference")
+    return MethodEnergy(float(solver.e_tot + solver.ccsd_t()))
 
 
-def _full_ci(restricted: Any) -> dict[str, Any]:
+def _full_ci(restricted: Any) -> MethodEnergy:
     """Full CI of the molecule's spin from restricted orbitals."""
     mole: gto.Mole = restricted.mol
     c = np.asarray(restricted.mo_coeff)
     orbitals, (n_up, n_down) = c.shape[1], mole.nelec
     determinants = math.comb(orbitals, n_up) * math.comb(orbitals, n_down)
     if determinants > MAX_DETERMINANTS:
-        note = (
+        return no_energy(
             f"FCI refused: {determinants:.2e} determinants, at most {MAX_DETERMINANTS:.0e}; "
-            "choose a smaller reference.basis"
+            "choose a smaller basis set"
         )
-        return _entry(None, note, converged=False)
     integrals = ao2mo.kernel(mole, c)
     core = c.T @ restricted.get_hcore() @ c
     half = 0.5 * mole.spin
@@ -106,9 +127,10 @@ def _full_ci(restricted: Any) -> dict[str, Any]:
         )
     s2 = float(fci.spin_square(vector, orbitals, mole.nelec)[0])
     if not solver.converged or abs(s2 - exact) > 1e-2:
-        note = f"FCI did not converge to the wanted spin (<S^2> = {s2:.3f}, wanted {exact:.3f})"
-        return _entry(None, note, converged=False)
-    return _entry(float(energy))
+        return no_energy(
+            f"FCI did not converge to the wanted spin (<S^2> = {s2:.3f}, wanted {exact:.3f})"
+        )
+    return MethodEnergy(float(energy))
 
 
 def _valence_shells(mole: gto.Mole) -> list[str] | None:
@@ -123,7 +145,7 @@ def _valence_shells(mole: gto.Mole) -> list[str] | None:
     return sorted(labels)
 
 
-def _nevpt2(restricted: Any) -> dict[str, Any]:
+def _nevpt2(restricted: Any) -> MethodEnergy:
     """Strongly contracted NEVPT2 (Angeli et al. 2001, doi:10.1063/1.1361246) on a CASSCF.
 
     The active space is the valence shell, found by its overlap with the atoms' valence orbitals
@@ -131,17 +153,16 @@ def _nevpt2(restricted: Any) -> dict[str, Any]:
     """
     mole: gto.Mole = restricted.mol
     if mole.nelectron == 1:
-        return _entry(float(restricted.e_tot), "no correlation: one electron")
+        return MethodEnergy(float(restricted.e_tot), "no correlation: one electron")
     labels = _valence_shells(mole)
     if labels is None:
-        return _entry(None, "NEVPT2 refused: atoms beyond argon", converged=False)
+        return no_energy("NEVPT2 refused: atoms beyond argon")
     orbitals, electrons, start = avas.avas(
         restricted, labels, threshold=_VALENCE_SHARE, minao=_VALENCE_BASIS, canonicalize=False
     )
     space = f"active space of {electrons} electrons in {orbitals} orbitals"
     if orbitals > MAX_ACTIVE:
-        note = f"NEVPT2 refused: {space}, at most {MAX_ACTIVE} orbitals"
-        return _entry(None, note, converged=False)
+        return no_energy(f"NEVPT2 refused: {space}, at most {MAX_ACTIVE} orbitals")
     half = 0.5 * mole.spin
     solver = mcscf.CASSCF(restricted, orbitals, electrons)
     solver.fix_spin_(ss=half * (half + 1.0))
@@ -149,36 +170,42 @@ def _nevpt2(restricted: Any) -> dict[str, Any]:
     solver.conv_tol, solver.max_cycle_macro = 1e-9, _MAX_CYCLES
     solver.kernel(start)
     if not solver.converged:
-        note = f"CASSCF with an {space} did not converge in {_MAX_CYCLES} cycles"
-        return _entry(None, note, converged=False)
+        return no_energy(f"CASSCF with an {space} did not converge in {_MAX_CYCLES} cycles")
     perturbation = mrpt.NEVPT(solver)
     perturbation.verbose = 0
-    return _entry(float(solver.e_tot + perturbation.kernel()), space)
+    return MethodEnergy(float(solver.e_tot + perturbation.kernel()), space)
+
+
+_METHODS = {
+    "ccsd(t)": _coupled_cluster,
+    "uccsd(t)": _coupled_cluster,
+    "nevpt2": _nevpt2,
+    "fci": _full_ci,
+}
 
 
 def correlated_energies(
     methods: Sequence[str], restricted: Any | None, unrestricted: Any | None
-) -> dict[str, dict[str, Any]]:
-    """Energies of correlated methods.
+) -> dict[str, MethodEnergy]:
+    """Energies of correlated methods, by method.
 
     Args:
         methods: any of "ccsd(t)", "nevpt2", "fci" (from RHF or ROHF) and "uccsd(t)" (from UHF).
         restricted: converged PySCF RHF or ROHF object, or None where there is none.
         unrestricted: converged PySCF UHF object, or None.
-
-    Returns:
-        By method: energy_Eh (hartree or None), converged, and a note: the reason for a None, or the
-        active space.
     """
-    results = {}
-    for method in methods:
-        base = unrestricted if method == "uccsd(t)" else restricted
-        if base is None:
-            results[method] = _entry(None, "its Hartree-Fock did not converge", converged=False)
-        elif method == "fci":
-            results[method] = _full_ci(base)
-        elif method == "nevpt2":
-            results[method] = _nevpt2(base)
-        else:
-            results[method] = _coupled_cluster(base)
-    return results
+    fields = {method: unrestricted if method == "uccsd(t)" else restricted for method in methods}
+    return {method: _energy(method, fields[method]) for method in methods}
+
+
+def _energy(method: str, mean_field: Any | None) -> MethodEnergy:
+    """What a method gives, whatever happens on the way."""
+    if mean_field is None:
+        return no_energy("its Hartree-Fock did not converge")
+    try:
+        found = _METHODS[method](mean_field)
+    except Exception as error:  # noqa: BLE001  (recorded as the reason)
+        return failed(error)
+    if math.isinf(found.energy) or (math.isnan(found.energy) and not found.note):
+        return no_energy("its energy is not a finite number")
+    return found

@@ -312,7 +312,8 @@ def _lost_rank_told(job: Job) -> Iterator[None]:
 
 
 def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset], stop: Stop) -> str:
-    """Run a stage that is one call and has no parents (the reference); returns the digest."""
+    """Run a stage that is one call and has no parents (reference, conventional energies); returns
+    the digest."""
     with ExitStack() as stack:
         record = _open_record(job, {}, stop, stack)
         if digest := record.finished_before():

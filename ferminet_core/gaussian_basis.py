@@ -3,22 +3,30 @@
 import numpy as np
 from pyscf import gto
 
-from ferminet_core.basis import check_basis
+from ferminet_core.basis import check_basis, element_basis
 from ferminet_core.errors import InputError
 from ferminet_core.system import Molecule
 
 
-def build_mole(molecule: Molecule, basis: str, cartesian: bool = False) -> gto.Mole:
+def build_mole(
+    molecule: Molecule, basis: str, cartesian: bool = False, key: str = "reference.basis"
+) -> gto.Mole:
     """PySCF's molecule, with coordinates in bohr as given.
+
+    Args:
+        molecule: nuclei (bohr), charge and spin.
+        basis: name of the basis set.
+        cartesian: Cartesian instead of spherical d, f, ... functions.
+        key: the setting that named the basis, for error lines.
 
     Raises:
         InputError: bad basis (`check_basis`), or fewer orbitals than electrons of one spin.
     """
-    check_basis(basis, molecule.symbols)
+    check_basis(basis, molecule.symbols, key)
     mole = gto.M(
         atom=list(zip(molecule.symbols, molecule.positions, strict=True)),
         unit="Bohr",
-        basis=basis,
+        basis={symbol: element_basis(basis, symbol) for symbol in molecule.symbols},
         charge=molecule.charge,
         spin=molecule.spin,
         cart=cartesian,
@@ -27,7 +35,7 @@ def build_mole(molecule: Molecule, basis: str, cartesian: bool = False) -> gto.M
     )
     if mole.nao < molecule.n_up:
         raise InputError(
-            f"reference.basis: {basis!r} gives {mole.nao} orbitals for {molecule.n_up} spin-up "
+            f"{key}: {basis!r} gives {mole.nao} orbitals for {molecule.n_up} spin-up "
             "electrons; choose a larger basis"
         )
     return mole

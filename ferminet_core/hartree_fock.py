@@ -19,7 +19,6 @@ from pyscf import gto, lib, scf
 from pyscf.data import elements
 
 from ferminet_core.config import ReferenceConfig
-from ferminet_core.correlated import correlated_energies
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.gaussian_basis import build_mole, shell_variables
 from ferminet_core.system import Molecule
@@ -265,12 +264,12 @@ def _unrestricted_guesses(
     return guesses or [("minao", lambda: None)]
 
 
-def _all_solutions(mole: gto.Mole, method: str, unrestricted: bool) -> list[Solution]:
-    """Every solution tried: the restricted one first, then UHF from several starts."""
-    label = "rhf" if mole.spin == 0 else "rohf"
-    restricted = _solve_once(mole, label, "minao")
+def all_solutions(mole: gto.Mole, unrestricted: bool) -> list[Solution]:
+    """Every solution tried: the restricted one (RHF, or ROHF of an open shell) first, then, where
+    asked for, UHF from several starts."""
+    restricted = _solve_once(mole, "rhf" if mole.spin == 0 else "rohf", "minao")
     solutions = [restricted]
-    if method in ("auto", "uhf") or unrestricted:
+    if unrestricted:
         solutions += [
             _solve_once(mole, "uhf", name, density())
             for name, density in _unrestricted_guesses(mole, restricted)
@@ -278,7 +277,7 @@ def _all_solutions(mole: gto.Mole, method: str, unrestricted: bool) -> list[Solu
     return solutions
 
 
-def _lowest(solutions: list[Solution], method: str) -> Solution | None:
+def lowest(solutions: list[Solution], method: str) -> Solution | None:
     """The lowest converged solution of a method; of equal ones the first."""
     found = [s for s in solutions if s.method == method and s.converged]
     if not found:
@@ -290,7 +289,7 @@ def _lowest(solutions: list[Solution], method: str) -> Solution | None:
 def _choose(solutions: list[Solution], method: str, system: str) -> tuple[Solution, str]:
     """The reference and the reason for it, or BrokenRunError where nothing converged."""
     label = solutions[0].method
-    restricted, unrestricted = _lowest(solutions, label), _lowest(solutions, "uhf")
+    restricted, unrestricted = lowest(solutions, label), lowest(solutions, "uhf")
     name = label.upper()
     wanted = {"auto": restricted or unrestricted, "uhf": unrestricted}.get(method, restricted)
     if wanted is None:
@@ -408,7 +407,7 @@ def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) 
 
     Args:
         molecule: nuclei (bohr), charge and spin.
-        config: method ("auto", "rhf", "rohf", "uhf"), basis set, and correlated methods asked for.
+        config: method ("auto", "rhf", "rohf", "uhf") and basis set.
         cartesian: Cartesian instead of spherical d, f, ... functions.
 
     Returns:
@@ -418,7 +417,7 @@ def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) 
         (nucleus, xyz), nuclear_charge; and the basis as shell_centre, shell_momentum (shell),
         primitive_shell, primitive_exponent, primitive_coefficient (primitive). Attributes: method,
         reason, e_hf (hartree), s2, basis, cartesian, and as JSON: energies (lowest by method),
-        stability (of the chosen), solutions (all tried), correlated.
+        stability (of the chosen), solutions (all tried).
 
     Raises:
         InputError: unusable basis, or RHF asked for an open shell.
@@ -430,14 +429,10 @@ def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) 
         )
     mole = build_mole(molecule, config.basis, cartesian)
     with lib.with_omp_threads(1):
-        solutions = _all_solutions(mole, config.method, "uccsd(t)" in config.correlated)
+        solutions = all_solutions(mole, unrestricted=config.method in ("auto", "uhf"))
         system = "".join(molecule.symbols) + f" in {config.basis}"
         chosen, reason = _choose(solutions, config.method, system)
-        best = {
-            name: _lowest(solutions, name) for name in dict.fromkeys(s.method for s in solutions)
-        }
-        fields = [s.mean_field if s else None for s in (best[solutions[0].method], best.get("uhf"))]
-        correlated = correlated_energies(config.correlated, fields[0], fields[1])
+    best = {name: lowest(solutions, name) for name in dict.fromkeys(s.method for s in solutions)}
     fixed = _standard_form(chosen, mole.intor_symmetric("int1e_ovlp"))
     dataset = _dataset(molecule, mole, fixed)
     dataset.attrs.update(
@@ -451,7 +446,6 @@ def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) 
         energies=json.dumps({name: s.energy for name, s in best.items() if s is not None}),
         stability=json.dumps({"internal": chosen.stable, "rhf_to_uhf": chosen.stable_uhf}),
         solutions=json.dumps([{**s.record(), "chosen": s is chosen} for s in solutions]),
-        correlated=json.dumps(correlated),
         pyscf=pyscf.__version__,
     )
     return dataset

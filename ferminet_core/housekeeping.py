@@ -9,12 +9,13 @@ from pathlib import Path
 from ferminet_core import lease, runtime, store
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.lease import Lease
-from ferminet_core.run_state import STAGES, run_folders, stage_state
+from ferminet_core.run_state import CONVENTIONAL, STAGES, run_folders, run_states, stages_of
 from ferminet_core.stopping import REQUEST
 
 # What an archive holds of a scan; work folders with their checkpoints stay outside.
 _ARCHIVED = (
     "spec/*.json",
+    "spec/conventional/*.json",
     "runs/*/*.zarr.zip",
     "runs/*/*.provenance.json",
     "logs/**/*.log",
@@ -39,7 +40,7 @@ def request_stop(path: Path) -> list[str]:
     """
     asked = []
     for run in run_folders(path):
-        for stage in STAGES:
+        for stage in stages_of(run):
             work = run / f"{stage}.work"
             holder = lease.holder_of(work)
             if holder is not None:
@@ -57,13 +58,16 @@ def reset(run: Path, stage: str) -> list[Path]:
         InputError: no such run or stage.
         LockedError: a process works on it.
     """
-    if stage not in STAGES:
-        raise InputError(f"stage: found {stage!r}; allowed: {', '.join(STAGES)}")
+    known = (*STAGES, CONVENTIONAL)
+    if stage not in known:
+        raise InputError(f"stage: found {stage!r}; allowed: {', '.join(known)}")
     if run.parent.name != "runs" or not run.is_dir():
         raise InputError(f"{run}: no folder of a run, such as results/h2/runs/r_1.4")
     work = run / f"{stage}.work"
     candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
     found = [path for path in candidates if path.exists()]
+    if not found:
+        return []
     with Lease(work).acquire(lambda: "end it first (stop)", lambda line: None):
         for path in found:
             if path.is_dir():
@@ -91,17 +95,18 @@ def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:
     unfinished = [
         f"{state.run} ({state.stage}: {state.state})"
         for run in runs
-        if (state := stage_state(run, STAGES[-1])).state != "done"
+        for state in run_states(run)
+        if state.stage in (STAGES[-1], CONVENTIONAL) and state.state != "done"
     ]
     if unfinished:
         raise InputError(f"{scan}: not finished: {', '.join(unfinished)}")
-    files = sorted({path for pattern in _ARCHIVED for path in scan.glob(pattern)})
+    manifest = scan / "MANIFEST.json"  # of an earlier archive, if there is one
+    files = sorted({path for pattern in _ARCHIVED for path in scan.glob(pattern)} - {manifest})
     for number, path in enumerate(files, 1):
         if path.name.endswith(".zarr.zip"):
             tell(f"verifying {number} of {len(files)}: {path}")
             store.load(path)
     sums = {str(path.relative_to(scan)): _sha256(path) for path in files}
-    manifest = scan / "MANIFEST.json"
     runtime.write_json(manifest, {"schema": 1, "written": runtime.utc_now(), "sha256": sums})
     try:
         with (

@@ -14,12 +14,14 @@ from types import TracebackType
 from typing import Any, Self
 
 import xarray as xr
+from pydantic import ValidationError
 
 from ferminet_core import checkpoint, runtime, store
 from ferminet_core.errors import ArtefactError, BrokenRunError, ResumeError
 from ferminet_core.job import Job
 from ferminet_core.lease import Lease
 from ferminet_core.progress import Reading, say
+from ferminet_core.scan import RunSpec
 from ferminet_core.stopping import REQUEST
 
 STATUS_INTERVAL = 5.0  # seconds between two writes of status.json
@@ -184,13 +186,27 @@ class Record:
             kept = checkpoint.set_aside(path, self.job.aside)
             self.tell(f"result left out, kept as {kept}: {error}")
             return None
-        wanted = common_attributes(self.job, self.identity)
-        if any(attrs.get(key) != wanted[key] for key in ("stage_hash", "parents", "seed")):
+        if not self._is_this_calculation(attrs):
             return None
         self._publish()
         self._write_status("done", self._status.step, "done")
         self.tell("finished before; its result is in place again")
         return str(attrs["digest"])
+
+    def _is_this_calculation(self, attrs: Mapping[str, Any]) -> bool:
+        """Whether a result has the settings, parents and seed of this job.
+
+        By the spec that it was made from, for the hash beside it covers the settings that there
+        were in the version that wrote it.
+        """
+        wanted = common_attributes(self.job, self.identity)
+        if any(attrs.get(key) != wanted[key] for key in ("parents", "seed")):
+            return False
+        try:
+            made_from = RunSpec.model_validate_json(str(attrs.get("spec")))
+        except ValidationError:
+            return False
+        return made_from.stage_hash(self.job.stage) == wanted["stage_hash"]
 
     def finish(self, ds: xr.Dataset, n_steps: int, extra: Mapping[str, Any]) -> str:
         """Save the result, write the provenance, put the artefact in place; returns its digest."""

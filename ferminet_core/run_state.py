@@ -8,8 +8,12 @@ from typing import Any, NamedTuple
 
 from ferminet_core import lease, runtime
 from ferminet_core.checkpoint import steps_in
+from ferminet_core.scan import conventional_spec
 
+# Each needs the one before; a run is done with the last.
 STAGES = ("reference", "pretrain", "optimise", "inference")
+# Beside these, in runs that ask for it.
+CONVENTIONAL = "conventional"
 
 
 class StageState(NamedTuple):
@@ -90,9 +94,16 @@ def _checkpoint_age(work: Path) -> float | None:
     return None
 
 
+def stages_of(run: Path) -> tuple[str, ...]:
+    """The stages of the run whose folder is `run`, with the conventional energies last if it asks
+    for any."""
+    asked = conventional_spec(run.parent.parent, run.name).exists()
+    return (*STAGES, CONVENTIONAL) if asked else STAGES
+
+
 def run_states(run: Path) -> list[StageState]:
     """The states of all stages of a run."""
-    return [stage_state(run, stage) for stage in STAGES]
+    return [stage_state(run, stage) for stage in stages_of(run)]
 
 
 def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[StageState]]:

@@ -4,15 +4,17 @@ A run is a geometry in one variant of the settings. The Snakefile expands the ta
 so neither JAX nor PySCF is imported here.
 """
 
+import contextlib
+import copy
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from ferminet_core import basis
 from ferminet_core.config import Config, Resume, resume_rules, setting_keys
@@ -28,22 +30,24 @@ __all__ = [
     "RunSpec",
     "Scan",
     "check_bases",
+    "conventional_spec",
     "load_scan",
     "load_spec",
     "write_specs",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Positions (bohr) that differ by less are the same request: a constant's next CODATA value, or
 # another order of additions, is no reason to compute a geometry again.
 SAME_POSITION = 1e-8
 
-# Sections of the settings that a stage adds to those of the stages before it.
-_SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "reference": ("reference",),
-    "pretrain": ("seed", "network", "mcmc", "pretrain", "runtime"),
-    "optimise": ("optimise",),
-    "inference": ("inference",),
+# The stage before each, whose settings count as well, and the sections that the stage adds to them.
+_SECTIONS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
+    "reference": (None, ("reference",)),
+    "conventional": (None, ("conventional",)),
+    "pretrain": ("reference", ("seed", "network", "mcmc", "pretrain", "runtime")),
+    "optimise": ("pretrain", ("optimise",)),
+    "inference": ("optimise", ("inference",)),
 }
 
 
@@ -67,6 +71,11 @@ class RunSpec(BaseModel):
     # preset's value does.
     request: dict[str, Any] = {}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, data: Any) -> Any:
+        return _of_this_version(data) if isinstance(data, dict) else data
+
     def stage_seed(self, stage: str) -> int:
         """Seed (32 bits) of a stage of this run."""
         text = json.dumps([self.config.seed, self.run_id, stage])
@@ -84,6 +93,27 @@ class RunSpec(BaseModel):
         return hashlib.sha256(_json(content).encode()).hexdigest()
 
 
+def _of_this_version(spec: dict[str, Any]) -> dict[str, Any]:
+    """A spec as it is stored now; version 1 had conventional energies among the reference's."""
+    if spec.get("schema_version") != 1:
+        return spec
+    spec = {**copy.deepcopy(spec), "schema_version": SCHEMA_VERSION}
+    for owner, section, key in (
+        ("config", "reference", "correlated"),
+        ("request", "overrides", "reference.correlated"),
+    ):
+        with contextlib.suppress(KeyError, TypeError, AttributeError):
+            spec[owner][section].pop(key)
+    return spec
+
+
+def _sections(stage: str | None) -> Iterator[str]:
+    """The sections of the settings that a stage and those before it use."""
+    while stage is not None:
+        stage, sections = _SECTIONS[stage]
+        yield from sections
+
+
 def flat_settings(
     config: Config | Mapping[str, Any], stage: str, defaults: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
@@ -95,9 +125,7 @@ def flat_settings(
         defaults: values of settings that an older version did not store.
     """
     stored = config.model_dump(mode="json") if isinstance(config, Config) else config
-    stages = list(_SECTIONS)
-    used = {s for name in stages[: stages.index(stage) + 1] for s in _SECTIONS[name]}
-    found = {}
+    used, found = set(_sections(stage)), {}
     for key in setting_keys():
         section, _, name = key.partition(".")
         if section not in used:
@@ -187,14 +215,28 @@ def check_bases(runs: Iterable[RunSpec], where: str) -> None:
     Raises:
         InputError: unknown basis set or element missing; the line begins with `where`.
     """
-    symbols: dict[str, set[str]] = {}
+    symbols: dict[tuple[str, str], set[str]] = {}
     for run in runs:
-        symbols.setdefault(run.config.reference.basis, set()).update(run.molecule.symbols)
-    for name in symbols:
+        named = [("reference.basis", run.config.reference.basis)]
+        if run.config.conventional.methods:
+            named += [("conventional.basis", name) for name in run.config.conventional.basis]
+        for pair in named:
+            symbols.setdefault(pair, set()).update(run.molecule.symbols)
+    for (key, name), elements in symbols.items():
         try:
-            basis.check_basis(name, symbols[name])
+            basis.check_basis(name, elements, key)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
+
+
+def conventional_spec(scan: Path, run_id: str) -> Path:
+    """The spec file of a run's conventional energies; it is there if the run asks for any.
+
+    Args:
+        scan: folder of the scan.
+        run_id: of the run.
+    """
+    return scan / "spec" / "conventional" / f"{run_id}.json"
 
 
 def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
@@ -203,31 +245,71 @@ def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
     A file is rewritten only if its run's request changed. A run thus keeps the settings that it was
     made with when newer code brings other defaults, and the files of runs that need no work keep
     their times; it also keeps the neighbour that it started from when another, nearer one comes.
-    Basis sets of new or changed runs are checked before anything is written.
+    Conventional energies have a file of their own (`conventional_spec`), so that asking for others
+    touches nothing that the Monte Carlo waits on. Basis sets of new or changed runs are checked
+    before anything is written.
 
     Raises:
         InputError: unknown basis set.
     """
-    folder = Path(results_dir) / scan.name / "spec"
-    paths = [folder / f"{run.run_id}.json" for run in scan.runs]
-    pairs = list(zip(scan.runs, paths, strict=True))
+    folder = Path(results_dir) / scan.name
+    paths = [folder / "spec" / f"{run.run_id}.json" for run in scan.runs]
+    changed = [*_changed_chains(scan, paths), *_changed_conventional(scan, folder)]
+    if changed:
+        names = {part.run_id for part, _ in changed}
+        check_bases((run for run in scan.runs if run.run_id in names), str(scan.path))
+    for part, path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        left_out = set(Config.model_fields) - part.config.model_fields_set
+        text = part.model_dump_json(indent=1, exclude={"config": left_out})
+        _write_atomically(path, text + "\n")
+    for run in scan.runs:
+        if not run.config.conventional.methods:
+            conventional_spec(folder, run.run_id).unlink(missing_ok=True)
+    return paths
+
+
+def _part(run: RunSpec, conventional: bool) -> RunSpec:
+    """What is stored in one of a run's two spec files, with the settings of its stages alone: those
+    of the conventional energies, or those of all other stages."""
+    section = "conventional"
+    config = Config(**{k: v for k, v in run.config if (k == section) is conventional})
+    overrides = {
+        key: value
+        for key, value in run.request["overrides"].items()
+        if key.startswith(f"{section}.") is conventional
+    }
+    request = {**run.request, "overrides": overrides}
+    if conventional:
+        request.pop("share", None)
+        run = run.model_copy(update={"neighbour": ""})
+    return run.model_copy(update={"config": config, "request": request})
+
+
+def _changed_chains(scan: Scan, paths: list[Path]) -> list[tuple[RunSpec, Path]]:
+    """What the spec files of the chain should hold and do not."""
+    pairs = [(_part(run, False), path) for run, path in zip(scan.runs, paths, strict=True)]
     stored = {run.run_id: _stored_neighbour(path, run) for run, path in pairs}
     planned = {run.run_id: run.neighbour for run in scan.runs}
     kept = {name: n for name, n in stored.items() if n is not None and n in {"", *planned}}
     neighbours = {**planned, **kept}
     if not is_forest(neighbours):
         neighbours = planned
-    changed = [
+    return [
         (run.model_copy(update={"neighbour": neighbours[run.run_id]}), path)
         for run, path in pairs
         if stored[run.run_id] != neighbours[run.run_id]
     ]
-    if changed:
-        check_bases((run for run, _ in changed), str(scan.path))
-        folder.mkdir(parents=True, exist_ok=True)
-    for run, path in changed:
-        _write_atomically(path, run.model_dump_json(indent=1) + "\n")
-    return paths
+
+
+def _changed_conventional(scan: Scan, folder: Path) -> list[tuple[RunSpec, Path]]:
+    """The same for the spec files of the conventional energies of runs that ask for them."""
+    pairs = [
+        (_part(run, True), conventional_spec(folder, run.run_id))
+        for run in scan.runs
+        if run.config.conventional.methods
+    ]
+    return [(run, path) for run, path in pairs if _stored_neighbour(path, run) is None]
 
 
 def load_spec(path: Path | str) -> RunSpec:
@@ -257,10 +339,10 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     """The neighbour in a spec file, empty without one; None where the file is missing, damaged, or
     does not answer this request."""
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = _of_this_version(json.loads(path.read_text(encoding="utf-8")))
         stored = spec["request"]
         molecule = Molecule.model_validate(stored.pop("molecule"))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     # Through JSON, as the stored one went: tuples become lists.
     request = json.loads(_json(run.request))

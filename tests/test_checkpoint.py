@@ -220,6 +220,29 @@ def test_with_all_checkpoints_damaged_it_starts_over_and_says_so(
     assert len(notes(job)) == 3
 
 
+def test_a_result_of_a_version_with_other_settings_is_put_in_place_again(
+    tmp_path: Path, whole: str
+) -> None:
+    """Its hash went over settings that are no longer there; its spec says what it was made from."""
+    job = job_for(spec_of(tmp_path), tmp_path)
+    drive(job)
+    ds = store.load(job.result_path)
+    spec = json.loads(ds.attrs["spec"])
+    spec["schema_version"] = 1
+    spec["config"]["reference"]["correlated"] = ["fci"]
+    older = {"spec": json.dumps(spec), "schema_version": 1, "stage_hash": "another"}
+    digest = store.save(ds.assign_attrs(older), job.result_path)
+    job.out.unlink()
+    assert drive(job, Oscillator(failing(10, PowerCutError()))) == digest
+    assert "finished before; its result is in place again" in notes(job)[-1]
+    # With other settings it is another calculation's all the same.
+    spec["config"]["optimise"]["clip"] = 3.0
+    store.save(ds.assign_attrs({**older, "spec": json.dumps(spec)}), job.result_path)
+    job.out.unlink()
+    assert drive(job) == whole
+    assert "continues from step 40" in notes(job)[-1]
+
+
 def test_a_damaged_result_is_made_again(tmp_path: Path, whole: str) -> None:
     job = job_for(spec_of(tmp_path), tmp_path)
     drive(job)
@@ -248,7 +271,6 @@ def test_another_geometry_is_refused_though_all_shapes_fit(tmp_path: Path) -> No
 
 KEYS = [key for key, rule in resume_rules().items() if rule is Resume.NO]
 OTHER_VALUES = {
-    "reference.correlated": ["fci"],
     "reference.method": "rhf",
     "reference.basis": "sto-3g",
     "network.determinant_form": "block",

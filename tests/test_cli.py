@@ -267,7 +267,16 @@ def test_every_command_has_help() -> None:
         "    print(done.output)\n"
         "print({'jax', 'pyscf', 'pandas', 'xarray', 'numpy'} & set(sys.modules))\n"
     )
-    names = ["check", "reference", "pretrain", "optimise", "inference", "summary", "digest"]
+    names = [
+        "check",
+        "reference",
+        "pretrain",
+        "optimise",
+        "inference",
+        "conventional",
+        "summary",
+        "digest",
+    ]
     done = subprocess.run(
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True
     )

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ferminet_core.config import (
     Config,
+    ConventionalConfig,
     McmcConfig,
     OptimiseConfig,
     PretrainConfig,
@@ -26,7 +27,7 @@ def where(key: str) -> str:
 
 
 def test_round_trip_through_json() -> None:
-    config = resolve("smoke", {"reference.correlated": ["fci"], "runtime.chunk": 16}, where)
+    config = resolve("smoke", {"conventional.methods": ["fci"], "runtime.chunk": 16}, where)
     assert Config.model_validate_json(config.model_dump_json()) == config
     assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
@@ -96,7 +97,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"optimise.walkers": 3}, "unknown setting; did you mean 'mcmc.walkers'?"),
         (
             {"nonsense": 3},
-            "nonsense: unknown setting; allowed: checkpoint, inference, mcmc",
+            "nonsense: unknown setting; allowed: checkpoint, conventional, inference, mcmc",
         ),
         ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
         ({3: 4}, "3: unknown setting"),
@@ -123,10 +124,21 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
             {"optimise.optimiser": "KFAC"},
             "found 'KFAC'; did you mean 'kfac'? allowed: adam, kfac, spring",
         ),
-        ({"reference.correlated": "fci"}, "correlated: found 'fci'; allowed: a list"),
+        ({"conventional.methods": "fci"}, "methods: found 'fci'; allowed: a list"),
         (
-            {"reference.correlated": ["ccsd"]},
-            "correlated[0]: found 'ccsd'; did you mean 'ccsd(t)'?",
+            {"conventional.methods": ["ccsd"]},
+            "methods[0]: found 'ccsd'; did you mean 'ccsd(t)'?",
+        ),
+        ({"conventional.methods": ["fci", "fci"]}, "methods: 'fci' is there twice; keep one"),
+        (
+            {"conventional.basis": ["cc-pvdz", "ccpVDZ"]},
+            "conventional.basis: 'ccpVDZ' is there twice; keep one",
+        ),
+        ({"conventional.basis": []}, "conventional.basis: found []"),
+        ({"conventional.basis": "cc-pvdz"}, "basis: found 'cc-pvdz'; allowed: a list"),
+        (
+            {"reference.correlated": ["fci"]},
+            "reference.correlated: unknown setting; did you mean 'conventional.methods'?",
         ),
         ({"runtime.precision": "double"}, "found 'double'; allowed: float32, float64"),
         ({"seed": -1}, "seed: found -1; allowed: at least 0"),
@@ -173,8 +185,47 @@ def test_unknown_preset() -> None:
         resolve("smal", {}, lambda key: f"h2.yaml: {key}")
 
 
-def test_correlated_takes_a_list() -> None:
-    config = ReferenceConfig.model_validate({"correlated": ["fci", "ccsd(t)"]})
-    assert config.correlated == ("fci", "ccsd(t)")
-    assert hash(config) == hash(ReferenceConfig(correlated=("fci", "ccsd(t)")))
+def test_methods_take_a_list() -> None:
+    config = ConventionalConfig.model_validate({"methods": ["fci", "ccsd(t)"]})
+    assert config.methods == ("fci", "ccsd(t)")
+    assert hash(config) == hash(ConventionalConfig(methods=("fci", "ccsd(t)")))
     assert get_args(ReferenceConfig.model_fields["method"].annotation)[0] == "auto"
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        ["cc-pvdz", "cc-pvtz"],
+        ["sto-3g", "aug-cc-pVTZ", "augccpvqz"],
+        ["cc-pcv5z", "cc-pcv6z"],
+        ["cc-pwcvdz", "cc-pwcvtz"],
+    ],
+)
+def test_neighbours_of_one_family_give_a_limit(basis: list[str]) -> None:
+    flat = {"conventional.basis": basis, "conventional.extrapolate": True}
+    assert resolve("smoke", flat, where).conventional.extrapolate
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        ["cc-pvtz"],
+        ["cc-pvdz", "cc-pvqz"],
+        ["cc-pvqz", "cc-pvtz"],
+        ["cc-pvtz", "aug-cc-pvqz"],
+        ["cc-pvtz", "cc-pcvqz"],
+        ["cc-pcvtz", "cc-pwcvqz"],
+        ["def2-tzvp", "def2-qzvp"],
+        ["cc-pvtz", "cc-pvqz", "sto-3g"],
+    ],
+)
+def test_other_basis_sets_give_none(basis: list[str]) -> None:
+    flat = {"conventional.basis": basis, "conventional.extrapolate": True}
+    # The level that sets one of the two may leave the other to another level.
+    assert flatten(flat, where) == flat
+    with pytest.raises(InputError) as caught:
+        resolve("smoke", flat, where)
+    text = str(caught.value)
+    assert text.startswith("h2.yaml: overrides.conventional: extrapolate is true with basis ['")
+    assert text.endswith("in one of Dunning's families; try [cc-pvtz, cc-pvqz]")
+    assert "\n" not in text

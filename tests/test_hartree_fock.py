@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import scipy.linalg
 import xarray as xr
-from pyscf import fci, gto, lib, scf
+from pyscf import gto, lib, scf
 
-from ferminet_core import correlated, hartree_fock
-from ferminet_core.basis import check_basis
+from ferminet_core import hartree_fock
+from ferminet_core.basis import basis_label, check_basis, dunning
 from ferminet_core.config import ReferenceConfig
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.gaussian_basis import build_mole
@@ -179,12 +179,9 @@ def test_open_shells_take_the_lower_of_rohf_and_uhf() -> None:
 
 
 def test_no_orbital_is_left_to_rotate() -> None:
-    # One AO and two electrons: stability analysis and coupled cluster have nothing to work on.
-    config = ReferenceConfig(basis="sto-3g", correlated=("ccsd(t)", "fci"))
-    dataset = solve(atom("He"), config)
+    # One AO and two electrons: stability analysis has nothing to work on.
+    dataset = solve(atom("He"), ReferenceConfig(basis="sto-3g"))
     assert read(dataset, "stability")["internal"] is True
-    for entry in read(dataset, "correlated").values():
-        assert entry["energy_Eh"] == pytest.approx(dataset.attrs["e_hf"], abs=1e-10)
 
 
 def test_orbitals_are_orthonormal_and_occupied_ones_are_the_determinant_s() -> None:
@@ -340,6 +337,37 @@ def test_all_electron_basis_sets_pass(basis: str) -> None:
     check_basis(basis, ("H", "Li", "N"))
 
 
+def test_hydrogen_has_no_core_to_correlate() -> None:
+    # Beside a core-valence set it has the valence set, as in all published work.
+    check_basis("cc-pCVTZ", ("H", "He", "Li"))
+    molecule = diatomic("Li", "H", 3.0)
+    mole = build_mole(molecule, "cc-pCVTZ")
+    parts = [
+        gto.M(atom=f"{a} 0 0 0", basis=b, spin=1, verbose=0, parse_arg=False).nao
+        for a, b in (("Li", "ccpcvtz"), ("H", "ccpvtz"))
+    ]
+    assert mole.nao == sum(parts)
+    assert build_mole(diatomic("Li", "H", 3.0), "cc-pVTZ").nao < mole.nao
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "label"),
+    [
+        ("ccpvdz", (False, "p", 2), "cc-pVDZ"),
+        ("AUG-cc-pVTZ", (True, "p", 3), "aug-cc-pVTZ"),
+        ("cc-pcvqz", (False, "pc", 4), "cc-pCVQZ"),
+        ("aug-cc-pwcv5z", (True, "pwc", 5), "aug-cc-pwCV5Z"),
+        ("6-31g*", None, "6-31g*"),
+        ("cc-pvtz-dk", None, "cc-pvtz-dk"),  # contracted for relativity: a family of its own
+    ],
+)
+def test_families_of_dunning_s_sets(
+    name: str, place: tuple[bool, str, int] | None, label: str
+) -> None:
+    assert dunning(name) == place
+    assert basis_label(name) == label
+
+
 def test_too_small_a_basis_and_rhf_of_an_open_shell_are_refused() -> None:
     with pytest.raises(InputError, match="1 orbitals for 2 spin-up electrons"):
         solve(atom("He", spin=2), ReferenceConfig(basis="sto-3g"))
@@ -352,121 +380,3 @@ def test_cartesian_functions_are_cartesian() -> None:
     mole = gto.M(atom="Ne", basis="6-31g*", cart=True, verbose=0, parse_arg=False)
     assert dataset.sizes["ao"] == 15
     assert dataset.attrs["e_hf"] == pytest.approx(scf.RHF(mole).run().e_tot, abs=SCF_ROUNDING)
-
-
-def full_ci(molecule: Molecule, basis: str, method: Any) -> float:
-    mean_field = directly(molecule, basis, method)
-    return float(fci.FCI(mean_field).kernel()[0])
-
-
-def test_correlated_methods_agree_where_they_are_exact() -> None:
-    # Two electrons: CCSD is full CI, and there are no triples.
-    molecule = diatomic("H", "H", 1.4)
-    config = ReferenceConfig(basis="cc-pvdz", correlated=("ccsd(t)", "uccsd(t)", "fci"))
-    found = read(solve(molecule, config), "correlated")
-    exact = full_ci(molecule, "cc-pvdz", scf.RHF)
-    assert list(found) == ["ccsd(t)", "uccsd(t)", "fci"]
-    for entry in found.values():
-        assert entry["converged"] is True
-        assert entry["energy_Eh"] == pytest.approx(exact, abs=1e-7)  # CCSD's convergence
-
-
-@pytest.mark.parametrize(
-    ("molecule", "basis"),
-    [
-        (atom("Li", spin=1), "cc-pvdz"),
-        (diatomic("H", "H", 2.0, spin=2), "cc-pvdz"),
-        (atom("N", spin=3), "sto-3g"),  # no empty up orbital
-        (atom("H", spin=1), "cc-pvdz"),
-    ],
-    ids=["Li", "triplet H2", "N", "H"],
-)
-def test_correlated_methods_of_open_shells(molecule: Molecule, basis: str) -> None:
-    config = ReferenceConfig(basis=basis, correlated=("ccsd(t)", "uccsd(t)", "fci"))
-    found = read(solve(molecule, config), "correlated")
-    for method in ("ccsd(t)", "uccsd(t)"):
-        # Triples of the three electrons of Li are worth less than 1e-6 hartree.
-        assert found[method]["energy_Eh"] == pytest.approx(found["fci"]["energy_Eh"], abs=1e-6)
-
-
-def nevpt2(molecule: Molecule, basis: str) -> dict[str, Any]:
-    config = ReferenceConfig(basis=basis, correlated=("nevpt2",))
-    return dict(read(solve(molecule, config), "correlated")["nevpt2"])
-
-
-def test_nevpt2_of_a_whole_basis_of_valence_orbitals_is_full_ci() -> None:
-    # Nothing is left to perturb.
-    chain = tuple((0.0, 0.0, 1.8 * i) for i in range(4))
-    h4 = Molecule(symbols=("H",) * 4, positions=chain, charge=0, spin=0)
-    for molecule in (diatomic("H", "H", 6.0), h4):
-        exact = full_ci(molecule, "sto-3g", scf.RHF)
-        # CASSCF's convergence is 1e-9.
-        assert nevpt2(molecule, "sto-3g")["energy_Eh"] == pytest.approx(exact, abs=1e-8)
-
-
-def test_nevpt2_of_molecules_far_apart_adds_up() -> None:
-    # It is strictly separable, where (T) on a broken bond is not.
-    positions = [(0.0, 0.0, z) for z in (0.0, 2.5, 100.0, 102.5)]
-    both = Molecule(symbols=("H",) * 4, positions=tuple(positions), charge=0, spin=0)
-    one = diatomic("H", "H", 2.5)
-    # 1e-7: what CASSCF's convergence (1e-9) and multipoles at 100 bohr leave.
-    assert nevpt2(both, "cc-pvdz")["energy_Eh"] == pytest.approx(
-        2 * nevpt2(one, "cc-pvdz")["energy_Eh"], abs=1e-7
-    )
-
-
-def test_nevpt2_breaks_the_bond_of_nitrogen_to_its_atoms() -> None:
-    molecule, free = (
-        nevpt2(diatomic("N", "N", 20.0), "cc-pvdz"),
-        nevpt2(atom("N", spin=3), "cc-pvdz"),
-    )
-    assert molecule["note"] == "active space of 10 electrons in 8 orbitals"
-    # 1.3e-6 was seen: the wavefunctions converge less tightly than their variational energies.
-    assert molecule["energy_Eh"] == pytest.approx(2 * free["energy_Eh"], abs=1e-5)
-
-
-def test_the_near_degeneracy_of_beryllium_is_in_the_active_space() -> None:
-    found = nevpt2(atom("Be"), "cc-pvdz")
-    assert found["note"] == "active space of 2 electrons in 4 orbitals"  # 2s2 and 2p2
-
-
-def test_nevpt2_that_would_take_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correlated, "MAX_ACTIVE", 3)
-    found = nevpt2(diatomic("Li", "H", 3.015), "sto-3g")
-    assert found["energy_Eh"] is None
-    assert "NEVPT2 refused" in found["note"]
-
-
-def test_perturbative_triples_of_rohf_do_not_depend_on_the_choice_of_orbitals() -> None:
-    # Semicanonical orbitals are unique, ROHF's own are not: turn them, keep the determinant.
-    mean_field = directly(atom("C", spin=2), "cc-pvdz", scf.ROHF)
-    first = correlated.correlated_energies(["ccsd(t)"], mean_field, None)["ccsd(t)"]
-    rng = np.random.default_rng(3)
-    turned = mean_field.mo_coeff.copy()
-    for block in (mean_field.mo_occ == 2, mean_field.mo_occ == 0):
-        rotation = np.linalg.qr(rng.normal(size=(block.sum(), block.sum())))[0]
-        turned[:, block] = turned[:, block] @ rotation
-    mean_field.mo_coeff = turned
-    second = correlated.correlated_energies(["ccsd(t)"], mean_field, None)["ccsd(t)"]
-    assert second["energy_Eh"] == pytest.approx(first["energy_Eh"], abs=1e-7)
-
-
-def test_full_ci_has_the_molecule_s_spin() -> None:
-    # Singlet carbon lies above the triplet, whose M = 0 component plain FCI would find.
-    config = ReferenceConfig(method="rhf", basis="sto-3g", correlated=("fci",))
-    singlet = read(solve(atom("C"), config), "correlated")["fci"]
-    config = ReferenceConfig(basis="sto-3g", correlated=("fci",))
-    triplet = read(solve(atom("C", spin=2), config), "correlated")["fci"]
-    assert singlet["energy_Eh"] > triplet["energy_Eh"] + 0.01
-
-
-def test_refused_and_unconverged_methods_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(correlated, "MAX_DETERMINANTS", 100)
-    monkeypatch.setattr(correlated, "_MAX_CYCLES", 1)
-    config = ReferenceConfig(basis="cc-pvdz", correlated=("ccsd(t)", "fci"))
-    found = read(solve(diatomic("Li", "H", 3.015), config), "correlated")
-    assert found["fci"]["energy_Eh"] is None
-    assert "FCI refused: 2.92e+04 determinants" in found["fci"]["note"]
-    assert found["ccsd(t)"]["energy_Eh"] is None
-    assert found["ccsd(t)"]["converged"] is False
-    assert "did not converge" in found["ccsd(t)"]["note"]

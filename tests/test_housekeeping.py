@@ -13,6 +13,7 @@ from ferminet_core import cli, housekeeping, run_state, runtime
 from ferminet_core.errors import InputError, LockedError
 from ferminet_core.job import Job
 from ferminet_core.lease import Lease
+from ferminet_core.scan import conventional_spec
 
 
 def in_results(folder: Path) -> Job:
@@ -114,6 +115,34 @@ def test_stop_asks_those_that_run(tmp_path: Path) -> None:
         (line,) = housekeeping.request_stop(tmp_path / "results")
         assert line.startswith(f"r_1.4 optimise: asked process {os.getpid()} on ")
     assert (job.work / "stop.json").exists()
+
+
+def test_conventional_energies_are_known_where_they_are_asked_for(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    scan, folder = job.out.parents[2], job.out.parent
+    assert "conventional" not in states(job)
+    job.out.with_name("inference.zarr.zip").write_bytes(job.out.read_bytes())
+    (scan / "runs.txt").write_text(f"{job.spec.run_id}\n")
+    housekeeping.archive(scan, tmp_path / "h2.tar", print)
+    path = conventional_spec(scan, job.spec.run_id)
+    path.parent.mkdir()
+    path.write_text("{}")
+    assert states(job)["conventional"] == "waiting"
+    with pytest.raises(InputError, match=r"not finished: r_1\.4 \(conventional: waiting\)"):
+        housekeeping.archive(scan, tmp_path / "h2.tar", print)
+    with Lease(folder / "conventional.work").acquire(lambda: "no", print):
+        assert states(job)["conventional"] == "running"
+        (line,) = housekeeping.request_stop(scan)
+        assert line.startswith("r_1.4 conventional: asked")
+    (folder / "conventional.zarr.zip").write_bytes(job.out.read_bytes())
+    housekeeping.archive(scan, tmp_path / "h2.tar", print)
+    with tarfile.open(tmp_path / "h2.tar") as tar:
+        names = set(tar.getnames())
+    assert {"h2/spec/conventional/r_1.4.json", "h2/runs/r_1.4/conventional.zarr.zip"} <= names
+    assert len(housekeeping.reset(folder, "conventional")) == 2
+    assert housekeeping.reset(folder, "conventional") == []
+    assert not list(folder.glob("conventional*"))
 
 
 def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> None:

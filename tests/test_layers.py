@@ -51,6 +51,7 @@ LAYERS = {
     "walkers": 2,
     # stages
     "artefacts": 3,
+    "conventional": 3,
     "convergence": 3,
     "electron_density": 3,
     "inference": 3,

@@ -20,7 +20,15 @@ from ferminet_core import config as config_module
 from ferminet_core.config import Config
 from ferminet_core.errors import InputError
 from ferminet_core.literature import read_references
-from ferminet_core.scan import RunSpec, Scan, check_bases, load_scan, load_spec, write_specs
+from ferminet_core.scan import (
+    RunSpec,
+    Scan,
+    check_bases,
+    conventional_spec,
+    load_scan,
+    load_spec,
+    write_specs,
+)
 from ferminet_core.system_file import json_schema
 from ferminet_core.units import ANGSTROM_IN_BOHR
 
@@ -259,14 +267,14 @@ def test_command_line_overrides(load: Load) -> None:
             "mcmc.walkers=32",
             "optimise.learning_rate = 1e-3",
             "reference.basis=6-31g",
-            "reference.correlated=[fci, ccsd(t)]",
+            "conventional.methods=[fci, ccsd(t)]",
             "runtime.chunk=null",
         ],
     ).runs[0]
     assert run.config.mcmc.walkers == 32
     assert run.config.optimise.learning_rate == 1e-3
     assert run.config.reference.basis == "6-31g"
-    assert run.config.reference.correlated == ("fci", "ccsd(t)")
+    assert run.config.conventional.methods == ("fci", "ccsd(t)")
     assert load(H2, overrides={"mcmc": {"walkers": 32}}).runs[0].config.mcmc.walkers == 32
 
 
@@ -320,18 +328,19 @@ def test_stage_seeds_differ_by_seed_run_and_stage(load: Load) -> None:
 
 
 def test_stage_hashes_see_what_a_stage_depends_on(load: Load) -> None:
-    stages = ("reference", "pretrain", "optimise", "inference")
+    stages = ("reference", "pretrain", "optimise", "inference", "conventional")
 
     def changed(*overrides: str) -> list[bool]:
         before, after = load(H2).runs[0], load(H2, overrides=overrides).runs[0]
         return [before.stage_hash(stage) != after.stage_hash(stage) for stage in stages]
 
-    assert changed() == [False, False, False, False]
-    assert changed("inference.thin=3") == [False, False, False, True]
-    assert changed("optimise.clip=3") == [False, False, True, True]
-    assert changed("network.layers=1") == [False, True, True, True]
-    assert changed("seed=1") == [False, True, True, True]
-    assert changed("reference.basis=sto-3g") == [True, True, True, True]
+    assert changed() == [False, False, False, False, False]
+    assert changed("inference.thin=3") == [False, False, False, True, False]
+    assert changed("optimise.clip=3") == [False, False, True, True, False]
+    assert changed("network.layers=1") == [False, True, True, True, False]
+    assert changed("seed=1") == [False, True, True, True, False]
+    assert changed("reference.basis=sto-3g") == [True, True, True, True, False]
+    assert changed("conventional.methods=[fci]") == [False, False, False, False, True]
     one, two, _ = load(H2).runs
     assert all(one.stage_hash(stage) != two.stage_hash(stage) for stage in stages)
 
@@ -590,7 +599,7 @@ def test_several_problems_have_a_line_each(load: Load) -> None:
         ({"overrides": ["mcmc.walkers="]}, "--set: found 'mcmc.walkers='; allowed: KEY=VALUE"),
         ({"overrides": ["mcmc.walkers=x"]}, "--set mcmc.walkers: found 'x'; allowed: a valid int"),
         ({"overrides": ["seed=1", "seed=2"]}, "--set seed: given twice"),
-        ({"overrides": ["reference.correlated=[fci"]}, "--set reference.correlated:1: .*expected"),
+        ({"overrides": ["conventional.methods=[fci"]}, "--set conventional.methods:1: .*expected"),
         ({"overrides": {"mcmc": {"walkers": 0}}}, "--set mcmc.walkers: found 0"),
     ],
 )
@@ -683,11 +692,19 @@ def test_basis_sets_are_checked_for_every_element(load: Load) -> None:
             check(H2 + f"overrides: {{reference.basis: {name}}}\n")
     core = "overrides: {reference.basis: cc-pcvdz}\n"  # made of two files in PySCF
     check("units: bohr\natoms: [Ne 0 0 0]\n" + core)
-    with pytest.raises(InputError, match="'cc-pcvdz' has no functions for H"):
-        check(H2 + core)
+    with pytest.raises(InputError, match="'cc-pcvdz' has no functions for K"):
+        check("units: bohr\natoms: [K 0 0 0]\nspin: 1\n" + core)
     chlorine = "units: bohr\natoms: [Cl 0 0 0]\nspin: 1\noverrides: {reference.basis: lanl2dz}\n"
     with pytest.raises(InputError, match="effective core potential for Cl"):
         check(chlorine)
+
+
+def test_basis_sets_of_conventional_energies_are_checked_where_asked_for(load: Load) -> None:
+    sets = "conventional.basis: [cc-pvtz, cc-pvdzz]"
+    check_bases(load(H2 + f"overrides: {{{sets}}}\n").runs, "h2.yaml")
+    asked = load(H2 + f"overrides: {{{sets}, conventional.methods: [fci]}}\n")
+    with pytest.raises(InputError, match=r"^h2\.yaml: conventional\.basis: unknown .*'cc-pvdzz'"):
+        check_bases(asked.runs, "h2.yaml")
 
 
 def test_an_unknown_basis_stops_before_any_spec_is_written(load: Load, tmp_path: Path) -> None:
@@ -726,7 +743,8 @@ def test_spec_files_hold_the_whole_run(load: Load, tmp_path: Path) -> None:
     assert [load_spec(path) for path in paths] == scan.runs
     assert sorted(paths[0].parent.iterdir()) == sorted(paths)  # no leftovers
     stored = json.loads(paths[0].read_text())
-    assert stored["schema_version"] == 1
+    assert stored["schema_version"] == 2
+    assert "conventional" not in stored["config"]
     assert stored["config"]["network"] == scan.runs[0].config.network.model_dump()
 
 
@@ -809,6 +827,66 @@ def test_older_specs_lack_keys_and_load(load: Load, tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
+def test_specs_of_version_1_had_conventional_energies_in_the_reference(
+    load: Load, tmp_path: Path
+) -> None:
+    scan = load(H2)
+    path = write_specs(scan, tmp_path)[0]
+    stored = json.loads(path.read_text())
+    stored["schema_version"] = 1
+    stored["config"]["reference"]["correlated"] = ["uccsd(t)", "fci"]
+    stored["request"]["overrides"]["reference.correlated"] = ["uccsd(t)", "fci"]
+    path.write_text(json.dumps(stored))
+    os.utime(path, ns=(OLD, OLD))
+    spec = load_spec(path)
+    assert spec == scan.runs[0]
+    assert spec.stage_hash("inference") == scan.runs[0].stage_hash("inference")
+    # Nothing is computed again, not even where the system file says the same in today's words.
+    write_specs(scan, tmp_path)
+    write_specs(load(H2 + "overrides: {conventional.methods: [uccsd(t), fci]}\n"), tmp_path)
+    assert path.stat().st_mtime_ns == OLD
+    stored["schema_version"] = 2
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"config\.reference\.correlated: unknown key"):
+        load_spec(path)
+
+
+def test_conventional_energies_have_spec_files_of_their_own(load: Load, tmp_path: Path) -> None:
+    def written(text: str) -> tuple[set[str], set[str]]:
+        """Which files of the chain and of the branch were written; their times are set back."""
+        scan = load(text)
+        paths = write_specs(scan, tmp_path)
+        beside = sorted((paths[0].parent / "conventional").glob("*.json"))
+        found = [
+            {p.stem for p in group if p.stat().st_mtime_ns != OLD} for group in (paths, beside)
+        ]
+        for path in (*paths, *beside):
+            os.utime(path, ns=(OLD, OLD))
+        return found[0], found[1]
+
+    every = {run.run_id for run in load(H2).runs}
+    asked = H2 + "overrides: {conventional: {methods: [fci], basis: [%s]}%s}\n"
+    assert written(H2) == (every, set())
+    assert written(asked % ("sto-3g", "")) == (set(), every)
+    assert written(asked % ("sto-3g", "")) == (set(), set())
+    assert written(asked % ("cc-pvdz", "")) == (set(), every)
+    assert written(asked % ("cc-pvdz", ", optimise.clip: 3")) == (every, set())
+    path = conventional_spec(tmp_path / "h2", "r_5")
+    spec = load_spec(path)
+    assert spec.config.conventional.methods == ("fci",)
+    assert list(json.loads(path.read_text())["config"]) == ["conventional"]
+    # Another geometry is another molecule for both.
+    assert written((asked % ("cc-pvdz", ", optimise.clip: 3")).replace("-R/2", "-R/2-0.1")) == (
+        every,
+        every,
+    )
+    case = "cases: [{where: R > 4, overrides: {conventional.methods: [fci]}}]\n"
+    assert written(H2 + case)[1] == {"r_5"}
+    assert [p.stem for p in path.parent.iterdir()] == ["r_5"]
+    written(H2)
+    assert list(path.parent.iterdir()) == []
+
+
 def test_last_digits_of_positions_do_not_matter(load: Load, tmp_path: Path) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
@@ -837,8 +915,8 @@ def test_specs_that_cannot_be_read(load: Load, tmp_path: Path) -> None:
         load_spec(tmp_path / "none.json")
     path = write_specs(load(H2), tmp_path)[0]
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps({**stored, "schema_version": 2}))
-    with pytest.raises(InputError, match="schema_version: found 2; allowed: at most 1"):
+    path.write_text(json.dumps({**stored, "schema_version": 3}))
+    with pytest.raises(InputError, match="schema_version: found 3; allowed: at most 2"):
         load_spec(path)
     stored["config"]["network"]["future"] = 1
     path.write_text(json.dumps(stored))

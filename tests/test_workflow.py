@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,11 +63,11 @@ class Workflow:
         rows = (line.split() for line in table[1].splitlines())
         return {name: int(count) for name, count in rows if name != "all"}
 
-    def pretend_done(self, *run_ids: str) -> None:
+    def pretend_done(self, *run_ids: str, stages: Sequence[str] = STAGES) -> None:
         """Put empty files in the place of all artefacts, newer than what they are made from."""
         scan = self.results / "test"
-        clock = max(path.stat().st_mtime for path in (scan / "spec").iterdir()) + 1
-        files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in STAGES]
+        clock = max(path.stat().st_mtime for path in (scan / "spec").rglob("*")) + 1
+        files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in stages]
         names = ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png", "report.html")
         files += [scan / name for name in names]
         for path in files:
@@ -161,6 +161,24 @@ def test_an_override_of_one_geometry_recomputes_that_one_only(finished: Workflow
     case = "cases: [{where: R > 2.5, overrides: {reference.method: uhf}}]\n"
     finished.system.write_text(SYSTEM + case)
     assert finished.jobs() == all_stages(1)
+
+
+def test_conventional_energies_are_a_branch_beside_the_chain(finished: Workflow) -> None:
+    """They come and change without touching the chain, and the chain without touching them."""
+    asked = "overrides: {conventional.methods: [%s]%s}\n"
+    finished.system.write_text(SYSTEM + asked % ("fci", ""))
+    assert finished.jobs() == {"conventional": 3, "summary": 1}
+    finished.pretend_done("r_1.4", "r_2", "r_3", stages=[*STAGES, "conventional"])
+    assert finished.jobs() == {}
+    finished.system.write_text(SYSTEM + asked % ("fci, uhf", ""))
+    assert finished.jobs() == {"conventional": 3, "summary": 1}
+    finished.pretend_done("r_1.4", "r_2", "r_3", stages=[*STAGES, "conventional"])
+    finished.system.write_text(SYSTEM + asked % ("fci, uhf", ", optimise.clip: 3"))
+    assert finished.jobs() == all_stages(3)
+    case = "cases: [{where: R > 2.5, overrides: {conventional.methods: [fci]}}]\n"
+    finished.system.write_text(SYSTEM.replace("[1.4, ", "[1.4, 1.6, ") + case)
+    (finished.results / "test" / "runs" / "r_3" / "conventional.zarr.zip").unlink()
+    assert finished.jobs()["conventional"] == 1
 
 
 def test_a_table_of_an_unfinished_scan_holds_nothing_back(finished: Workflow) -> None:

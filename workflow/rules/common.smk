@@ -37,6 +37,8 @@ except FermiNetError as error:
     sys.exit(error.exit_code)
 
 RUN_IDS = [run.run_id for run in SCAN.runs]
+# Those that ask for conventional energies.
+CONVENTIONAL = [run.run_id for run in SCAN.runs if run.config.conventional.methods]
 FOLDER = f"{RESULTS}/{SCAN.name}"
 SPEC = f"{FOLDER}/spec/{{run_id}}.json"
 RUN = f"{FOLDER}/runs/{{run_id}}"

@@ -7,7 +7,7 @@ rule inference:
         f"{RUN}/inference.zarr.zip",
     log:
         f"{LOGS}/inference.log",
-    priority: 2
+    priority: 3
     conda:
         "../../environment.yml"
     threads: cores

@@ -7,7 +7,7 @@ rule optimise:
     log:
         f"{LOGS}/optimise.log",
     # Finish what is begun before the next geometry is started.
-    priority: 1
+    priority: 2
     conda:
         "../../environment.yml"
     threads: cores

@@ -7,6 +7,7 @@ rule pretrain:
         f"{RUN}/pretrain.zarr.zip",
     log:
         f"{LOGS}/pretrain.log",
+    priority: 1
     conda:
         "../../environment.yml"
     threads: cores

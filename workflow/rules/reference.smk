@@ -5,6 +5,8 @@ rule reference:
         f"{RUN}/reference.zarr.zip",
     log:
         f"{LOGS}/reference.log",
+    # Before the conventional energies, which nothing waits for.
+    priority: 1
     conda:
         "../../environment.yml"
     resources:

@@ -11,6 +11,7 @@ rule summary:
     input:
         RUN_LIST,
         expand(rules.inference.output, run_id=RUN_IDS),
+        expand(rules.conventional.output, run_id=CONVENTIONAL),
     output:
         report(f"{FOLDER}/scan.csv", caption="../report/table.rst", category="Scan"),
         report(f"{FOLDER}/curve.svg", caption="../report/curve.rst", category="Scan"),
