@@ -1,11 +1,12 @@
 """What to cite for a set of runs, chosen by their settings; the entries lie in `citations.bib`."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ferminet_core.basis import element_basis, plain
 from ferminet_core.scan import RunSpec
 from ferminet_core.system import ELEMENTS
 
@@ -45,7 +46,7 @@ def _pretrained_by(optimiser: str) -> Callable[[RunSpec], bool]:
 
 def _methods(run: RunSpec) -> Collection[str]:
     """Conventional methods that the run's settings ask for."""
-    return run.config.reference.correlated
+    return run.config.conventional.methods
 
 
 def _asked_for(*methods: str) -> Callable[[RunSpec], bool]:
@@ -56,6 +57,20 @@ def _open_shell_triples(run: RunSpec) -> bool:
     """Whether a (T) correction is made on other orbitals than RHF's."""
     methods = _methods(run)
     return "uccsd(t)" in methods or ("ccsd(t)" in methods and run.molecule.spin > 0)
+
+
+def _extrapolated(run: RunSpec) -> bool:
+    return bool(_methods(run)) and run.config.conventional.extrapolate
+
+
+def _bases(run: RunSpec) -> Iterator[tuple[str, str]]:
+    """The basis sets of a run, each with an element that is in it."""
+    names = [run.config.reference.basis]
+    if _methods(run):
+        names += run.config.conventional.basis
+    for name in names:
+        for symbol in run.molecule.symbols:
+            yield element_basis(name, symbol), symbol
 
 
 def _as_in_the_later_code(run: RunSpec) -> bool:
@@ -95,6 +110,8 @@ USES: tuple[Use, ...] = (
     Use("NEVPT2", ("Angeli2001",), _asked_for("nevpt2")),
     Use("CASSCF and its active space", ("Sun2017", "Sayfutyarova2017"), _asked_for("nevpt2")),
     Use("full CI", ("Knowles1984",), _asked_for("fci")),
+    Use("Hartree-Fock at the basis-set limit", ("Halkier1999",), _extrapolated),
+    Use("correlation at the basis-set limit", ("Helgaker1997", "Halkier1998"), _extrapolated),
     Use("automatic differentiation and compilation", ("JAX2018",), _always),
     Use("optax's optimisers", ("DeepMind2020",), _pretrained),
     Use("optax's optimisers", ("DeepMind2020",), _optimised_by("adam")),
@@ -110,7 +127,7 @@ def _row(first: str, last: str) -> tuple[str, ...]:
     return ELEMENTS[ELEMENTS.index(first) : ELEMENTS.index(last) + 1]
 
 
-# Of basis sets: the names (see `_plain`), the elements, and the reference.
+# Of basis sets: the names (see `basis.plain`), the elements, and the reference.
 BASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (_ANY, ("H", *_FIRST_ROW), "Dunning1989"),
     (_ANY, ("He",), "Woon1994"),
@@ -121,6 +138,7 @@ BASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (r"augcc.*", ("H", *_FIRST_ROW), "Kendall1992"),
     (r"(aug)?ccpcv.*", _FIRST_ROW, "Woon1995"),
     (r"(aug)?ccpcv.*", _SECOND_ROW, "Peterson2002"),
+    (r"(aug)?ccpwcv.*", (*_FIRST_ROW, *_SECOND_ROW), "Peterson2002"),
     (r"sto3g", _row("H", "Ne"), "Hehre1969"),
     (r"631g", ("H", "C", "N", "O", "F"), "Hehre1972"),
     (r"def2(svp|tzvpp?|qzvpp?)", ELEMENTS, "Weigend2005"),
@@ -151,8 +169,7 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
         if any(use.applies(run) for run in runs):
             for key in use.keys:
                 found.setdefault(key, []).append(use.purpose)
-    bases = {(run.config.reference.basis, s) for run in runs for s in run.molecule.symbols}
-    for name, symbol in sorted(bases):
+    for name, symbol in sorted({pair for run in runs for pair in _bases(run)}):
         keys = _basis_keys(name, symbol)
         for key in keys:
             found.setdefault(key, []).append(f"basis set {name}")
@@ -167,15 +184,11 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
     return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}, missing
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[-_\s]", "", name.lower())
-
-
 def _basis_keys(name: str, symbol: str) -> list[str]:
     return [
         key
         for pattern, symbols, key in BASES
-        if symbol in symbols and re.fullmatch(pattern, _plain(name))
+        if symbol in symbols and re.fullmatch(pattern, plain(name))
     ]
 
 

@@ -12,7 +12,7 @@ import typer
 
 from ferminet_core import distributed, listing
 from ferminet_core.errors import InputError
-from ferminet_core.scan import RunSpec, check_bases, load_scan, load_spec
+from ferminet_core.scan import RunSpec, check_bases, load_run, load_scan, load_spec
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -338,7 +338,7 @@ def cite(
         from ferminet_core.report import literature_sources
 
         folders = _runs_in(path)
-        runs = [load_spec(f.parents[1] / "spec" / f"{f.name}.json") for f in folders]
+        runs = [load_run(folder.parents[1], folder.name) for folder in folders]
         sources = literature_sources({f.parents[1] for f in folders})
     typer.echo(bibliography(runs, sources, str(path)), nl=False)
 

@@ -28,12 +28,13 @@ from ferminet_core.html_charts import (
 )
 from ferminet_core.literature import Reference
 from ferminet_core.plots import (
-    CORRELATED,
     DENSE,
     HF_COLOUR,
     REFERENCE_COLOURS,
     RUN_COLOURS,
-    correlated,
+    ConventionalCurve,
+    along,
+    conventional,
     parameter_label,
     primary_reference,
     residual_limits,
@@ -46,6 +47,8 @@ from ferminet_core.summary import Summary, energies
 
 _SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up"}  # as in plots
 _DASHES = ("solid", "dash", "dashdot", "dot")
+_BASIS_DASHES = ("dot", "dashdot", "dash", "solid")  # as in plots
+_BASIS_SYMBOLS = ("cross-thin", "x-thin", "y-down", "y-up")
 _UNITS = {"mEh": MILLI, "kcal/mol": units.HARTREE_IN_KCAL_PER_MOL}
 _BAND = "rgba(0, 114, 178, 0.14)"
 _ROW_PIXELS, _FRAME_PIXELS = 26, 130
@@ -112,9 +115,9 @@ def _curve_chart(summary: Summary) -> Chart:
             data.append(trace | few | {"line": {**trace["line"], "dash": dash}})
     first = table.drop_duplicates(parameter).sort_values(parameter)
     if first["hf_Eh"].notna().any():
-        data.append(_conventional("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
-    for name, colour, computed in _conventional_energies(summary, first):
-        data.append(_conventional(name, first[parameter], computed, colour))
+        data.append(_beside("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
+    for method in conventional(summary):
+        data.append(_conventional(method, *along(table[parameter], method.values)))
     for name, points, colour, symbol in _computed(summary):
         trace = markers(
             name, numbers(points[parameter]), numbers(points["energy_Eh"]), colour, symbol=symbol
@@ -131,17 +134,20 @@ def _curve_chart(summary: Summary) -> Chart:
     )
 
 
-def _conventional(name: str, x: pd.Series, y: "pd.Series | np.ndarray", colour: str) -> Figure:
-    trace = line(label(name), numbers(x), numbers(y), colour, dash="dot", width=1.2)
-    marker = {"symbol": "x-thin", "size": 7, "line": {"width": 1.5, "color": colour}}
-    return trace | {"mode": "lines+markers", "marker": marker}
+def _beside(name: str, x: pd.Series, y: pd.Series, colour: str, basis: int = 1) -> Figure:
+    """A curve of a conventional method, with dash and symbol of its basis set."""
+    dash = _BASIS_DASHES[basis % len(_BASIS_DASHES)]
+    trace = line(label(name), numbers(x), numbers(y), colour, dash=dash, width=1.2)
+    return trace | {"mode": "lines+markers", "marker": _symbol(colour, basis)}
 
 
-def _conventional_energies(
-    summary: Summary, rows: pd.DataFrame
-) -> list[tuple[str, str, np.ndarray]]:
-    """(label, colour, energies in hartree) of each conventional method for rows of the table."""
-    return [(*CORRELATED[m], values) for m, values in correlated(summary.dataset, rows).items()]
+def _symbol(colour: str, basis: int) -> Figure:
+    symbol = _BASIS_SYMBOLS[basis % len(_BASIS_SYMBOLS)]
+    return {"symbol": symbol, "size": 7, "line": {"width": 1.5, "color": colour}}
+
+
+def _conventional(curve: ConventionalCurve, x: pd.Series, y: pd.Series) -> Figure:
+    return _beside(curve.label, x, y, curve.colour, curve.basis)
 
 
 def _computed(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
@@ -178,9 +184,9 @@ def _curve_text(summary: Summary) -> str:
 def _curve_table(summary: Summary) -> Table:
     """What the curve shows, row by row."""
     done = energies(summary.table)
-    conventional = _conventional_energies(summary, done)
+    curves = conventional(summary._replace(table=done))
     columns = [str(summary.parameter), "energy (Eh)", "error (Eh)", "Hartree-Fock (Eh)"]
-    columns += [f"{name} (Eh)" for name, _, _ in conventional]
+    columns += [f"{curve.label} (Eh)" for curve in curves]
     columns += [f"{r.label} (Eh)" for r in summary.references]
     names = [str(summary.parameter), "energy_Eh", "error_Eh", "hf_Eh"]
     published = [r.column for r in summary.references]
@@ -188,7 +194,7 @@ def _curve_table(summary: Summary) -> Table:
         [
             row["run_id"],
             *(_number(row[name]) for name in names),
-            *(_number(values[place]) for _, _, values in conventional),
+            *(_number(curve.values.iloc[place]) for curve in curves),
             *(_number(row[name]) for name in published),
         ]
         for place, (_, row) in enumerate(done.iterrows())
@@ -232,12 +238,13 @@ def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estima
             )
             mode = "lines" if other is base.reference else "lines+markers"
             data.append(trace | {"mode": mode, "marker": {"size": 4}})
-    for name, colour, values in _conventional_energies(summary, first):
-        data.append(
-            _conventional(name, first[parameter], factor * (values - first[base.column]), colour)
-        )
+    beside = []
+    for method in conventional(summary):
+        difference = method.values - table[base.column]
+        beside.append(MILLI * difference)
+        data.append(_conventional(method, *along(table[parameter], factor * difference)))
     hartree_fock = factor * (first["hf_Eh"] - first[base.column])
-    trace = _conventional("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
+    trace = _beside("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
     data.append(trace | {"visible": False})
     for name, points, colour, symbol in _computed(summary):
         x = numbers(points[parameter])
@@ -261,7 +268,7 @@ def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estima
             )
     y_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
     if base.reference:
-        limits = residual_limits(energies(summary.table), base.reference)  # in mEh
+        limits = residual_limits(energies(summary.table), base.reference, beside)  # in mEh
         y_axis["range"] = [factor / MILLI * limit for limit in limits]
     shapes = _accuracy_band("y", factor) if base.reference else []
     x_axis = axis(label(parameter_label(summary)))
@@ -347,7 +354,7 @@ def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
 
 def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:
     table, factor = summary.table, _UNITS[unit]
-    done = energies(table)
+    done, names = energies(table), [label(run_id) for run_id in table["run_id"]]
     data = []
     for index, other in enumerate(summary.references):
         if other.values:
@@ -355,12 +362,17 @@ def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:
             rows = [label(run_id) for run_id in done["run_id"]]
             style = {"symbol": "line-ns-open", "size": 12, "line": {"width": 2}}
             data.append(markers(label(other.label), x, rows, reference_colour(index), **style))
+    beside = []
+    for method in conventional(summary):
+        deviation = method.values - table[base.column]
+        beside.append(MILLI * deviation)
+        x, style = numbers(factor * deviation), _symbol(method.colour, method.basis)
+        data.append(markers(label(method.label), x, names, method.colour, **style))
     difference = factor * (done["energy_Eh"] - done[base.column])
     data += _row_markers(done, "run_id", difference, factor * done["error_Eh"])
-    names = [label(run_id) for run_id in table["run_id"]]
     x_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
     if base.reference:
-        limits = residual_limits(done, base.reference)
+        limits = residual_limits(done, base.reference, beside)
         x_axis["range"] = [factor / MILLI * limit for limit in limits]
     return _rows(data, names, x_axis, _accuracy_band("x", factor) if base.reference else [])
 

@@ -3,12 +3,11 @@
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -39,13 +38,32 @@ _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "ferminet_core",  # the same picture gives the same file
 }
-# Label and colour (Tol's muted palette) of the reference stage's correlated methods.
-CORRELATED = {
-    "ccsd_t": ("CCSD(T)", "#882255"),
-    "uccsd_t": ("UCCSD(T)", "#332288"),
-    "nevpt2": ("NEVPT2", "#999933"),
-    "fci": ("FCI", "#117733"),
+# Colours of the conventional methods (Tol's muted palette), which the basis does not change.
+_METHOD_COLOURS = {
+    "rhf": "#cc6677",
+    "uhf": "#44aa99",
+    "ccsd(t)": "#882255",
+    "uccsd(t)": "#332288",
+    "nevpt2": "#999933",
+    "fci": "#117733",
 }
+# Marker and line of their basis sets.
+_BASIS_STYLES = (("+", ":"), ("x", "-."), ("1", "--"), ("2", "-"))
+# Conventional energies further (mEh) from the reference do not widen the picture of the residuals.
+_FAR = 16.0 * _CHEMICAL_ACCURACY
+
+
+class ConventionalCurve(NamedTuple):
+    """Energies of one conventional method in one basis set.
+
+    label: such as "FCI/cc-pVDZ"; basis: number of the basis set among those of the scan; values:
+    hartree, by the index of the table's rows, NaN where there is none
+    """
+
+    label: str
+    colour: str
+    basis: int
+    values: pd.Series
 
 
 def plot_scan(summary: Summary, folder: Path) -> None:
@@ -131,7 +149,7 @@ def _curve_figure(summary: Summary) -> Figure:
 
 
 def _draw_energies(axes: Axes, summary: Summary) -> None:
-    """Literature curves, Hartree-Fock, correlated methods, then what was computed on top."""
+    """Literature curves, Hartree-Fock, conventional methods, then what was computed on top."""
     table, parameter = summary.table, str(summary.parameter)
     low, high = span(table[parameter])
     for index, reference in enumerate(summary.references):
@@ -145,9 +163,9 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
     first = table.drop_duplicates(parameter).sort_values(parameter)
     if first["hf_Eh"].notna().any():
         axes.plot(first[parameter], first["hf_Eh"], "x--", color=HF_COLOUR, lw=1, ms=4, label="HF")
-    for method, values in correlated(summary.dataset, first).items():
-        label, colour = CORRELATED[method]
-        axes.plot(first[parameter], values, "+:", lw=1, ms=5, color=colour, label=label)
+    for method in conventional(summary):
+        drawn = along(table[parameter], method.values)
+        axes.plot(*drawn, label=method.label, **_style(method))
     for variant, points, colour, marker in variants(summary):
         axes.errorbar(
             points[parameter],
@@ -162,8 +180,8 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
         )
     _focus(axes, summary)
     axes.set_ylabel("energy (hartree)")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+    if entries := axes.get_legend_handles_labels()[0]:
+        axes.legend(ncols=1 + len(entries) // 10)
     if energies(table).empty:
         axes.text(0.5, 0.5, "no finished runs yet", transform=axes.transAxes, ha="center")
 
@@ -185,6 +203,10 @@ def _draw_residuals(axes: Axes, summary: Summary, reference: Reference) -> None:
     _accuracy_band(axes.axhspan)
     axes.axhline(0.0, color="black", lw=1)
     _draw_other_references(axes, summary, reference)
+    beside = []
+    for method in conventional(summary):
+        beside.append(_MILLI * (method.values - summary.table[reference.column]))
+        axes.plot(*along(summary.table[parameter], beside[-1]), **_style(method))
     for _, points, colour, marker in variants(summary):
         axes.errorbar(
             points[parameter],
@@ -196,7 +218,7 @@ def _draw_residuals(axes: Axes, summary: Summary, reference: Reference) -> None:
             capsize=2,
             zorder=5,
         )
-    axes.set_ylim(residual_limits(energies(summary.table), reference))
+    axes.set_ylim(residual_limits(energies(summary.table), reference, beside))
     axes.set_ylabel(f"E − {short_label(reference.label)}\n(mEh)")
     axes.legend(loc="best")
 
@@ -225,14 +247,19 @@ def _rows_figure(summary: Summary) -> Figure:
     axes = figure.subplots()
     done = energies(table)
     if reference:
-        base, label = done[reference.column], f"E − {short_label(reference.label)} (mEh)"
+        base, label = table[reference.column], f"E − {short_label(reference.label)} (mEh)"
         _accuracy_band(axes.axvspan)
     else:
-        base, label = done["hf_Eh"], "E − E(HF) (mEh)"
+        base, label = table["hf_Eh"], "E − E(HF) (mEh)"
     axes.axvline(0.0, color="black", lw=1)
+    beside = []
+    for method in conventional(summary):
+        beside.append(_MILLI * (method.values - base))
+        style = {**_style(method), "ls": "", "label": method.label}
+        axes.plot(beside[-1], range(len(table)), **style)
     rows = np.array([table.index.get_loc(index) for index in done.index], dtype=int)
     axes.errorbar(
-        _MILLI * (done["energy_Eh"] - base),
+        _MILLI * (done["energy_Eh"] - base[done.index]),
         rows,
         xerr=_MILLI * done["error_Eh"],
         fmt="o",
@@ -250,7 +277,7 @@ def _rows_figure(summary: Summary) -> Figure:
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     if reference:
-        axes.set_xlim(residual_limits(done, reference))
+        axes.set_xlim(residual_limits(done, reference, beside))
     axes.set_xlabel(label)
     axes.set_title(_title(summary), loc="left", fontsize=11)
     figure.legend(loc="outside lower right", ncols=3)
@@ -263,14 +290,18 @@ def _accuracy_band(draw: Callable[..., object]) -> None:
     draw(-_CHEMICAL_ACCURACY, _CHEMICAL_ACCURACY, color="#0072b2", alpha=0.12, lw=0, label=label)
 
 
-def residual_limits(done: pd.DataFrame, reference: Reference) -> tuple[float, float]:
-    """Limits in mEh that hold all computed residuals with their errors, and the band."""
+def residual_limits(
+    done: pd.DataFrame, reference: Reference, beside: list[pd.Series]
+) -> tuple[float, float]:
+    """Limits in mEh that hold all computed residuals with their errors, the band, and those
+    residuals of conventional methods (mEh) that are not far."""
     residual = _MILLI * (done["energy_Eh"] - done[reference.column])
     error = _MILLI * done["error_Eh"]
     band = 1.25 * _CHEMICAL_ACCURACY
+    near = [value for values in beside for value in values if abs(value) < _FAR]
     # Runs without a reference value give NaN, which the maximum leaves out.
-    low = float(np.nanmin([-band, *(residual - error)]))
-    high = float(np.nanmax([band, *(residual + error)]))
+    low = float(np.nanmin([-band, *(residual - error), *near]))
+    high = float(np.nanmax([band, *(residual + error), *near]))
     margin = 0.06 * (high - low)
     return low - margin, high + margin
 
@@ -295,13 +326,33 @@ def variants(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
     return groups
 
 
-def correlated(ds: xr.Dataset, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-    """Correlated energies in the reference's basis, by method, for these rows of the table."""
-    return {
-        method: ds[f"{method}_Eh"].values[rows.index.to_numpy()]
-        for method in CORRELATED
-        if f"{method}_Eh" in ds
-    }
+def conventional(summary: Summary) -> list[ConventionalCurve]:
+    """The conventional energies of a scan in the rows of its table."""
+    table, variables = summary.table, summary.dataset.data_vars.values()
+    found = [variable for variable in variables if "method" in variable.attrs]
+    bases = list(dict.fromkeys(variable.attrs["basis"] for variable in found))
+    return [
+        ConventionalCurve(
+            label=variable.attrs["label"],
+            colour=_METHOD_COLOURS[variable.attrs["method"]],
+            basis=bases.index(variable.attrs["basis"]),
+            values=pd.Series(variable.values[table.index], table.index),
+        )
+        for variable in found
+    ]
+
+
+def _style(method: ConventionalCurve) -> dict[str, Any]:
+    """How matplotlib draws a conventional curve."""
+    marker, line = _BASIS_STYLES[method.basis % len(_BASIS_STYLES)]
+    return {"color": method.colour, "marker": marker, "ls": line, "lw": 1, "ms": 5}
+
+
+def along(parameter: pd.Series, values: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """The points of a curve in order; of several variants the first that has a value."""
+    points = pd.DataFrame({"x": parameter, "y": values}).dropna()
+    points = points.drop_duplicates("x").sort_values("x")
+    return points["x"], points["y"]
 
 
 def span(values: pd.Series) -> tuple[float, float]:

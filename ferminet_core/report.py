@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from ferminet_core import html_report, measurement, plots, runtime, store, verdict
 from ferminet_core.convergence import Trace, advantages, best_known
 from ferminet_core.errors import ArtefactError, RecomputeError
-from ferminet_core.run_state import STAGES, run_states
+from ferminet_core.run_state import CONVENTIONAL, STAGES, stage_state, stages_of
 from ferminet_core.scan import Scan
 from ferminet_core.summary import RunOutcome, Summary, energies, summarise
 
@@ -101,7 +102,15 @@ def run_outcome(folder: Path, recompute: bool = False) -> RunOutcome:
     """State and results of one run from the files in its folder.
 
     A damaged artefact makes its run failed, with the reason; the others are reported all the same.
+    A run is done without its conventional energies.
     """
+    found, reason = _conventional(folder)
+    outcome = _chain_outcome(folder, recompute)
+    return outcome._replace(conventional=found, conventional_reason=reason)
+
+
+def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
+    """What the stages from the reference to the inference have left."""
     wall_s = _wall_seconds(folder)
     reference: dict[str, Any] = {}
     inference: dict[str, Any] = {}
@@ -155,9 +164,22 @@ def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any]
     return stored.attrs | derived, measurement.differences(stored.attrs, derived)
 
 
+def _conventional(folder: Path) -> tuple[xr.Dataset | None, str]:
+    """The conventional energies of a run that asks for any, or why there are none."""
+    if CONVENTIONAL not in stages_of(folder):
+        return None, ""
+    found = stage_state(folder, CONVENTIONAL)
+    if found.state != "done":
+        return None, found.reason
+    try:
+        return store.load(folder / f"{CONVENTIONAL}.zarr.zip"), ""
+    except ArtefactError as error:
+        return None, str(error)
+
+
 def _unfinished_state(folder: Path) -> tuple[str, str]:
     """State and reason of a run without a result: those of the latest stage that has begun."""
-    for found in reversed(run_states(folder)):
+    for found in (stage_state(folder, stage) for stage in reversed(STAGES)):
         if found.state == "done":
             break
         if found.state == "running":
@@ -168,7 +190,7 @@ def _unfinished_state(folder: Path) -> tuple[str, str]:
 
 
 def _wall_seconds(folder: Path) -> float | None:
-    """Seconds spent in the finished stages; None before the first."""
+    """Seconds spent in the finished stages of the chain; None before the first."""
     records = [runtime.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
     times = [float(record["wall_s"]) for record in records if record and record.get("wall_s")]
     return sum(times) if times else None

@@ -31,6 +31,7 @@ __all__ = [
     "Scan",
     "check_bases",
     "conventional_spec",
+    "load_run",
     "load_scan",
     "load_spec",
     "write_specs",
@@ -333,6 +334,24 @@ def load_spec(path: Path | str) -> RunSpec:
             lambda location: ": ".join(filter(None, (str(path), dotted(location)))),
         )
         raise InputError("\n".join(line for _, line in lines)) from None
+
+
+def load_run(scan: Path, run_id: str) -> RunSpec:
+    """A run as its two spec files have it together.
+
+    Args:
+        scan: folder of the scan.
+        run_id: of the run.
+
+    Raises:
+        InputError: as `load_spec`.
+    """
+    run = load_spec(scan / "spec" / f"{run_id}.json")
+    path = conventional_spec(scan, run_id)
+    if not path.exists():
+        return run
+    update = {"conventional": load_spec(path).config.conventional}
+    return run.model_copy(update={"config": run.config.model_copy(update=update)})
 
 
 def _stored_neighbour(path: Path, run: RunSpec) -> str | None:

@@ -6,6 +6,7 @@ the files.
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import pandas as pd
 import xarray as xr
 
 from ferminet_core import units
+from ferminet_core.basis import basis_label
 from ferminet_core.literature import Reference, read_references
 from ferminet_core.potential_curve import (
     CurveMinimum,
@@ -76,6 +78,8 @@ class RunOutcome(NamedTuple):
     node_h: float | None = None
     optimisation: Mapping[str, np.ndarray] = {}  # `verdict.SERIES` of the optimise artefact
     differences: Sequence[str] = ()  # what recomputing found to be stored wrongly
+    conventional: xr.Dataset | None = None  # the artefact of the conventional energies
+    conventional_reason: str = ""  # why there is none, if an attempt was made
 
 
 class Summary(NamedTuple):
@@ -102,6 +106,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     """
     references, warnings = read_references(scan)
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
+    warnings += _missing_conventional(outcomes)
     parameters = list(scan.parameters)
     flags = {
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, references) for run in scan.runs
@@ -478,8 +483,8 @@ def _dataset(
     for name in _MORE_NUMBERS:
         numbers = [float(outcomes[i].inference.get(name, np.nan)) for i in table["run_id"]]
         ds[name] = ("run", np.array(numbers), _unit(name))
-    for method, numbers in _correlated(table, outcomes).items():
-        ds[f"{method}_Eh"] = ("run", np.array(numbers), _unit("_Eh"))
+    found = [outcomes[run_id].conventional for run_id in table["run_id"]]
+    ds = ds.assign({variable.name: variable for variable in _conventional(found)})
     for reference in references:
         ds[reference.column].attrs |= {"label": reference.label, "kind": reference.kind}
         errors = [reference.errors.get(i, np.nan) for i in table["run_id"]]
@@ -487,21 +492,59 @@ def _dataset(
     return ds.set_coords([*_NAMES, *parameters, "state"])
 
 
-def _correlated(table: pd.DataFrame, outcomes: Mapping[str, RunOutcome]) -> dict[str, list[float]]:
-    """Correlated energies in the reference's basis, by method, in the table's order."""
-    found = [_correlated_energies(outcomes[run_id].reference) for run_id in table["run_id"]]
-    methods = sorted({method for energies_ in found for method in energies_})
-    return {m: [energies_.get(m, float("nan")) for energies_ in found] for m in methods}
+def _conventional(found: list[xr.Dataset | None]) -> list[xr.DataArray]:
+    """Conventional energies over the dimension `run`, one variable for each method and basis.
+
+    Its name is such as "uccsd_t_ccpvtz_Eh"; its attributes are method, basis and label. What no run
+    has an energy for is left out.
+
+    Args:
+        found: the artefacts of all runs in the table's order, None where there is none.
+    """
+    by_run = [{} if ds is None else _energies_by_method(ds) for ds in found]
+    variables = []
+    for method, basis in dict.fromkeys(pair for energies_ in by_run for pair in energies_):
+        numbers = np.array([energies_.get((method, basis), np.nan) for energies_ in by_run])
+        if np.isnan(numbers).all():
+            continue
+        words = (method.replace("(t)", "_t"), re.sub("[^a-z0-9+*]", "", basis.lower()), "Eh")
+        label = f"{method.upper()}/{basis_label(basis)}"
+        attributes = {"units": "hartree", "method": method, "basis": basis, "label": label}
+        variables.append(xr.DataArray(numbers, dims="run", name="_".join(words), attrs=attributes))
+    return variables
 
 
-def _correlated_energies(reference: Mapping[str, Any]) -> dict[str, float]:
-    """{method: hartree} of a reference artefact; methods that did not converge are left out."""
-    stored = json.loads(reference.get("correlated", "{}"))
+def _energies_by_method(ds: xr.Dataset) -> dict[tuple[str, str], float]:
+    """{(method, basis): hartree} of a run's conventional energies."""
     return {
-        method.replace("(", "_").replace(")", ""): float(entry["energy_Eh"])
-        for method, entry in stored.items()
-        if entry["energy_Eh"] is not None
+        (str(method), str(basis)): float(ds["energy"].loc[method, basis])
+        for basis in ds["basis"].values
+        for method in ds["method"].values
     }
+
+
+def _missing_conventional(outcomes: Mapping[str, RunOutcome]) -> list[str]:
+    """A line for each reason why conventional energies are missing, with the runs concerned."""
+    runs: dict[tuple[str, str], list[str]] = {}
+    for run_id, outcome in outcomes.items():
+        if outcome.conventional_reason:
+            runs.setdefault(("energies", outcome.conventional_reason), []).append(run_id)
+        if outcome.conventional is None:
+            continue
+        notes = json.loads(outcome.conventional.attrs["notes"])
+        for (method, basis), energy in _energies_by_method(outcome.conventional).items():
+            if math.isnan(energy):
+                what = f"{method.upper()}/{basis_label(basis)}"
+                runs.setdefault((what, notes[basis][method]), []).append(run_id)
+    return [
+        f"no conventional {what} of {_some(run_ids)}: {reason}"
+        for (what, reason), run_ids in runs.items()
+    ]
+
+
+def _some(run_ids: list[str]) -> str:
+    """The first of some runs, and how many there are."""
+    return run_ids[0] if len(run_ids) == 1 else f"{len(run_ids)} runs, {run_ids[0]} first"
 
 
 def _unit(name: str) -> dict[str, str]:

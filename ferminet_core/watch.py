@@ -11,7 +11,7 @@ from rich.live import Live
 
 from ferminet_core.listing import states_table
 from ferminet_core.progress import LONGEST_INTERVAL
-from ferminet_core.run_state import StageState
+from ferminet_core.run_state import CONVENTIONAL, StageState
 from ferminet_core.units import format_duration
 
 States = Mapping[Path, list[StageState]]
@@ -52,10 +52,14 @@ def _looks(
 
 
 def _present(stages: list[StageState]) -> StageState:
-    """The stage that a run is at: the last that has begun, or the one after it, which waits."""
-    last = max((i for i, stage in enumerate(stages) if stage.state != "waiting"), default=0)
-    finished = stages[last].state == "done" and last + 1 < len(stages)
-    return stages[last + finished]
+    """The stage that a run is at: the last that has begun, or the one after it, which waits; the
+    conventional energies only after the others."""
+    chain = [stage for stage in stages if stage.stage != CONVENTIONAL]
+    last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
+    finished = chain[last].state == "done" and last + 1 < len(chain)
+    present = chain[last + finished]
+    left = present.state == "done" and stages[-1].state != "done"
+    return stages[-1] if left else present
 
 
 def _counts(runs: Mapping[Path, StageState]) -> str:

@@ -129,7 +129,11 @@ def test_every_entry_is_reached(tmp_path: Path) -> None:
     for settings in (
         {"optimise__optimiser": "adam", "network__jastrow": True},
         {"optimise__optimiser": "spring", "pretrain__optimiser": "lamb"},
-        {"reference__correlated": correlated},
+        {
+            "conventional__methods": correlated,
+            "conventional__basis": ["cc-pvtz", "cc-pvqz"],
+            "conventional__extrapolate": True,
+        },
     ):
         found |= set(cited(runs_of(tmp_path, H2, **settings)))
     found |= set(cited(runs_of(tmp_path, H2 + "warm_start: neighbours\n")))
@@ -168,9 +172,13 @@ def test_only_what_was_used_is_cited(tmp_path: Path) -> None:
     assert "Spencer2020" in plain
     assert "Spencer2020" not in paper
     # Of a closed shell (T) on RHF's orbitals is the first paper's; on other orbitals it is not.
-    assert "Watts1993" not in keys(reference__correlated=["ccsd(t)"])
-    assert "Watts1993" in keys(reference__correlated=["uccsd(t)"])
-    assert "Watts1993" in keys(ATOM % ("Li", 1), reference__correlated=["ccsd(t)"])
+    assert "Watts1993" not in keys(conventional__methods=["ccsd(t)"])
+    assert "Watts1993" in keys(conventional__methods=["uccsd(t)"])
+    assert "Watts1993" in keys(ATOM % ("Li", 1), conventional__methods=["ccsd(t)"])
+    limit = {"conventional__basis": ["cc-pcvdz", "cc-pcvtz"], "conventional__extrapolate": True}
+    assert not keys(ATOM % ("C", 2), **limit) & {"Halkier1998", "Woon1995"}  # no method asked for
+    found = keys(ATOM % ("C", 2), **limit, conventional__methods=["uhf"])
+    assert {"Halkier1999", "Halkier1998", "Woon1995"} <= found
     # One electron, no curve: no exchange in S^2, nothing to fit.
     assert not keys(ATOM % ("H", 1)) & {"Pauncz1979", "Simons1973", "Jay2021"}
 

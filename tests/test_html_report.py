@@ -23,7 +23,17 @@ from finished_scan import (
     save_finished_scan,
 )
 from plotly.offline import get_plotlyjs
-from test_summary import LITERATURE, LITHIUM, QUANTITIES, make_scan, save_run, write_literature
+from test_summary import (
+    ATOMS,
+    LITERATURE,
+    LITHIUM,
+    QUANTITIES,
+    make_scan,
+    morse,
+    save_conventional,
+    save_run,
+    write_literature,
+)
 
 from ferminet_core import html_report, report, units
 from ferminet_core.html_charts import binned, numbers, plus_minus, running_mean
@@ -181,11 +191,30 @@ def test_conventional_energies_are_drawn_with_both(tmp_path: Path) -> None:
     write_literature(tmp_path)
     scan = make_scan(tmp_path, SYSTEM + LITERATURE)
     for run in scan.runs:
-        save_run(tmp_path / "results" / "h2" / "runs" / run.run_id, -1.0)
+        folder = tmp_path / "results" / "h2" / "runs" / run.run_id
+        save_run(folder, -1.0)
+        if run is not scan.runs[-1]:
+            save_conventional(folder, {("fci", "cc-pvdz"): -1.0, ("uccsd(t)", "cbs(t,q)"): -1.1})
     page = read_page(written(scan, tmp_path / "results"))
     for chart in ("curve", "residuals"):
-        names = [trace["name"] for trace in page.figures[chart][0]["data"]]
-        assert any(name.startswith("FCI") for name in names)
+        found = {trace["name"]: trace for trace in page.figures[chart][0]["data"]}
+        assert len(found["FCI/cc-pVDZ"]["x"]) == len(scan.runs) - 1
+        assert found["UCCSD(T)/CBS(T,Q)"]["marker"] != found["FCI/cc-pVDZ"]["marker"]
+    np.testing.assert_allclose(found["exact (test)"]["y"], 0.0)  # what the residuals are against
+    first = scan.runs[0].parameters["R"]
+    np.testing.assert_allclose(found["FCI/cc-pVDZ"]["y"][0], 1e3 * (-1.0 - morse(first)))
+
+
+def test_conventional_energies_of_single_runs_are_drawn(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, ATOMS, "lih")
+    folder = tmp_path / "results" / "lih" / "runs" / scan.runs[0].run_id
+    save_run(folder, -8.07)
+    save_conventional(folder, {("fci", "cc-pvdz"): -8.01})
+    page = read_page(written(scan, tmp_path / "results"))
+    (trace,) = [t for t in page.figures["rows"][0]["data"] if t["name"] == "FCI/cc-pVDZ"]
+    assert (trace["mode"], trace["y"]) == ("markers", [run.run_id for run in scan.runs])
+    # Against Hartree-Fock at -8.03 hartree, for want of a published energy.
+    assert trace["x"] == [pytest.approx(20.0, abs=1e-9), None, None]
 
 
 def test_every_figure_is_valid_for_plotly(page: Page) -> None:

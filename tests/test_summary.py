@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from ferminet_core import report, runtime, store
+from ferminet_core import plots, report, runtime, store
 from ferminet_core.errors import InputError
 from ferminet_core.lease import Lease
-from ferminet_core.scan import Scan, load_scan
+from ferminet_core.scan import Scan, conventional_spec, load_scan
 from ferminet_core.summary import RunOutcome, Summary, summarise
 from ferminet_core.units import BOHR_IN_ANGSTROM
 
@@ -119,7 +119,7 @@ def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
 
 
 def done(energy: float, **changes: Any) -> RunOutcome:
-    reference = {"e_hf": energy + 0.04, "method": "rhf", "correlated": "{}"}
+    reference = {"e_hf": energy + 0.04, "method": "rhf"}
     attributes = inference_attributes(energy, **changes)
     return RunOutcome("done", "", attributes, reference, 60.0, 1 / 60, settled(energy))
 
@@ -412,14 +412,29 @@ def save_run(folder: Path, energy: float) -> None:
     """The artefacts of a finished run, as far as the summary reads them."""
     folder.mkdir(parents=True, exist_ok=True)
     reference = {"stage": "reference", "e_hf": energy + 0.04, "method": "rhf"}
-    fci = {"fci": {"energy_Eh": energy + 0.01, "converged": True, "note": ""}}
-    failed = {"ccsd(t)": {"energy_Eh": None, "converged": False, "note": "no"}}
-    attributes = {**reference, "correlated": json.dumps(fci | failed)}
-    store.save(xr.Dataset(attrs=attributes), folder / "reference.zarr.zip")
+    store.save(xr.Dataset(attrs=reference), folder / "reference.zarr.zip")
     store.save(xr.Dataset(attrs=inference_attributes(energy)), folder / "inference.zarr.zip")
     for stage, seconds in (("reference", 1.0), ("optimise", 30.0), ("inference", 5.0)):
         record = runtime.provenance(stage, runtime.utc_now(), seconds)
         runtime.write_json(folder / f"{stage}.provenance.json", record)
+
+
+def save_conventional(folder: Path, energies: dict[tuple[str, str], float]) -> None:
+    """The spec and the artefact of a run's conventional energies, as far as the summary reads them;
+    methods that have no energy in one of the sets were refused there."""
+    methods, bases = (list(dict.fromkeys(names)) for names in zip(*energies, strict=True))
+    values = [[energies.get((m, b), np.nan) for b in bases] for m in methods]
+    missing = {b: {m: "refused" for m in methods if (m, b) not in energies} for b in bases}
+    ds = xr.Dataset(
+        {"energy": (("method", "basis"), np.array(values))},
+        coords={"method": methods, "basis": bases},
+        attrs={"notes": json.dumps(missing)},
+    )
+    spec = conventional_spec(folder.parents[1], folder.name)
+    spec.parent.mkdir(parents=True, exist_ok=True)
+    spec.write_text("{}")
+    folder.mkdir(parents=True, exist_ok=True)
+    store.save(ds, folder / "conventional.zarr.zip")
 
 
 def write_status(folder: Path, stage: str, state: str, age: timedelta, reason: str = "") -> None:
@@ -470,14 +485,84 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     assert ds["variance_Eh2"].attrs["units"] == "hartree^2"
     assert ds["ref_exact_Eh"].attrs["kind"] == "exact"
     assert ds["R"].attrs["units"] == "bohr"
-    assert float(ds["fci_Eh"][3]) == morse(1.4) + 0.01
-    assert "ccsd_t_Eh" not in ds
     assert np.isnan(ds["energy_Eh"].values[5:]).all()
     derived = runtime.read_json(folder / "summary.json")
     assert derived is not None
     assert derived["states"] == dict.fromkeys(("broken", "failed", "resumable", "running"), 1) | {
         "done": 5
     }
+
+
+def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "h2"
+    runs = {run.parameters["R"]: folder / "runs" / run.run_id for run in scan.runs}
+    for r, run in runs.items():
+        save_run(run, morse(r))
+        if r < 3.0:  # two runs do not ask for any
+            energies = {("uccsd(t)", "ccpvtz"): morse(r) + 0.02, ("fci", "cbs(t,q)"): morse(r)}
+            save_conventional(run, energies)
+    # What is wrong here leaves the run done.
+    damaged = runs[0.8] / "conventional.zarr.zip"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    lines = report.write_summary(scan, tmp_path / "results")
+    assert lines[0] == "h2: 9 runs (9 done)"
+    (fault, *refused) = [line for line in lines if line.startswith("warning: no conventional ")]
+    assert fault.startswith(f"warning: no conventional energies of {runs[0.8].name}: {damaged}: ")
+    first = runs[1.0].name
+    assert refused == [
+        f"warning: no conventional {method} of 6 runs, {first} first: refused"
+        for method in ("FCI/cc-pVTZ", "UCCSD(T)/CBS(T,Q)")
+    ]
+    ds = store.load(folder / "scan.zarr.zip")
+    found = {name for name, variable in ds.data_vars.items() if "method" in variable.attrs}
+    assert found == {"uccsd_t_ccpvtz_Eh", "fci_cbstq_Eh"}  # and none that no run has
+    asked = np.array([1.0 <= r < 3.0 for r in GRID])
+    expected = np.where(asked, [morse(r) + 0.02 for r in GRID], np.nan)
+    np.testing.assert_array_equal(ds["uccsd_t_ccpvtz_Eh"], expected)
+    assert ds["uccsd_t_ccpvtz_Eh"].attrs["units"] == "hartree"
+    svg = (folder / "curve.svg").read_text()
+    for text in ("UCCSD(T)/cc-pVTZ", "FCI/CBS(T,Q)", "HF", "FermiNet"):
+        assert svg.count(f">{text}<") == 1
+    assert svg.count("UCCSD(T)") == svg.count("FCI") == 1
+
+
+def test_residuals_of_conventional_methods_are_drawn(scan: Scan, tmp_path: Path) -> None:
+    """Against the reference; those that are not far widen the picture, others do not."""
+    outcomes = outcomes_on_the_curve(scan)
+    for run in scan.runs:
+        folder = tmp_path / "results" / "h2" / "runs" / run.run_id
+        energy = morse(run.parameters["R"])
+        save_conventional(
+            folder, {("uhf", "cc-pvdz"): energy + 0.2, ("fci", "cc-pvdz"): energy + 0.01}
+        )
+        conventional = store.load(folder / "conventional.zarr.zip")
+        outcomes[run.run_id] = outcomes[run.run_id]._replace(conventional=conventional)
+    figure = plots._curve_figure(summarise(scan, outcomes))
+    upper, lower = figure.axes
+    heights = [np.asarray(line.get_ydata(), dtype=float) for line in lower.lines]
+    flat = [y[0] for y in heights if len(y) == len(GRID) and np.ptp(y) < 1e-9]
+    far_up = sorted(y for y in flat if y > 1.0)  # mEh; others are of the results, and their bars
+    np.testing.assert_allclose(far_up, np.array([10.0, 200.0]), atol=1e-9)
+    assert 10.0 < lower.get_ylim()[1] < 20.0
+    labels = upper.get_legend_handles_labels()[1]
+    assert [label for label in labels if "/" in label] == ["UHF/cc-pVDZ", "FCI/cc-pVDZ"]
+
+
+def test_conventional_energies_of_single_runs_are_markers(tmp_path: Path) -> None:
+    atoms = make_scan(tmp_path, ATOMS, "lih")
+    outcomes = {}
+    for run in atoms.runs[:2]:
+        folder = tmp_path / "results" / "lih" / "runs" / run.run_id
+        save_conventional(folder, {("fci", "cc-pvtz"): -7.03})
+        conventional = store.load(folder / "conventional.zarr.zip")
+        outcomes[run.run_id] = done(-7.04)._replace(conventional=conventional)
+    (axes,) = plots._rows_figure(summarise(atoms, outcomes)).axes
+    (line,) = [line for line in axes.lines if line.get_label() == "FCI/cc-pVTZ"]
+    # Against Hartree-Fock at -7.00 hartree, for want of a published energy; none of the third run.
+    shown = np.asarray(line.get_xdata(), dtype=float)
+    np.testing.assert_allclose(shown, np.array([-30.0, -30.0, np.nan]))
+    np.testing.assert_array_equal(line.get_ydata(), [0, 1, 2])
+    assert line.get_linestyle() == "None"
 
 
 def test_the_dataset_holds_nothing_that_changes_from_host_to_host(scan: Scan) -> None:
@@ -491,7 +576,7 @@ def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> N
         save_run(tmp_path / "results" / "h2" / "runs" / run.run_id, morse(run.parameters["R"]))
     report.write_summary(scan, tmp_path / "results")
     svg = (tmp_path / "results" / "h2" / "curve.svg").read_text()
-    for text in ("R (bohr)", "energy (hartree)", "exact (test)", "HF", "FCI", "FermiNet"):
+    for text in ("R (bohr)", "energy (hartree)", "exact (test)", "HF", "FermiNet"):
         assert f">{text}<" in svg
     assert "chemical accuracy (±1.6 mEh)" in svg
     png = (tmp_path / "results" / "h2" / "curve.png").read_bytes()

@@ -18,6 +18,7 @@ from ferminet_core import cli, run_state, runtime, watch
 from ferminet_core.errors import InputError
 from ferminet_core.job import Job
 from ferminet_core.run_state import StageState
+from ferminet_core.scan import conventional_spec
 
 
 def terminal(height: int = 20) -> Console:
@@ -63,6 +64,28 @@ def scan_that_goes_on(job: Job) -> Callable[[float], None]:
         lambda: finish(other),
         lambda: finish(job.out.parent),
     )
+
+
+def test_conventional_energies_come_after_the_chain(tmp_path: Path) -> None:
+    """Wherever they are earlier, a run is at a stage of the chain; it ends with both."""
+    job, console = in_results(tmp_path), log()
+    scan, folder = job.out.parents[2], job.out.parent
+    (scan / "runs.txt").write_text(f"{job.spec.run_id}\n")
+    path = conventional_spec(scan, job.spec.run_id)
+    path.parent.mkdir()
+    path.write_text("{}")
+    artefact = folder / "conventional.zarr.zip"
+    folder.mkdir(parents=True, exist_ok=True)
+    artefact.touch()
+    steps = (lambda: (artefact.unlink(), finish(folder)), artefact.touch)
+    watch.follow(reader(job), 5.0, console, acts(*steps))
+    lines = written(console).splitlines()
+    assert [line.partition(" h2 r_1.4 ")[2] for line in lines[:-1]] == [
+        "reference: waiting",
+        "conventional: waiting",
+        "inference: done",
+    ]
+    assert lines[-1] == "runs: 1 done"
 
 
 def test_a_log_gets_a_line_for_each_change(tmp_path: Path) -> None:
