@@ -25,6 +25,7 @@ from ferminet_core.scan import (
     Scan,
     check_bases,
     conventional_spec,
+    load_run,
     load_scan,
     load_spec,
     write_specs,
@@ -875,6 +876,8 @@ def test_conventional_energies_have_spec_files_of_their_own(load: Load, tmp_path
     spec = load_spec(path)
     assert spec.config.conventional.methods == ("fci",)
     assert list(json.loads(path.read_text())["config"]) == ["conventional"]
+    both = load_run(tmp_path / "h2", "r_5").config
+    assert (both.conventional.methods, both.optimise.clip) == (("fci",), 3.0)
     # Another geometry is another molecule for both.
     assert written((asked % ("cc-pvdz", ", optimise.clip: 3")).replace("-R/2", "-R/2-0.1")) == (
         every,
