@@ -101,6 +101,7 @@ USES: tuple[Use, ...] = (
     Use("autocorrelation times", ("Sokal1997",), _always),
     Use("R-hat over walkers", ("Gelman2013",), _always),
     Use("the bootstrap over walkers", ("Efron1979",), _always),
+    Use("the estimate at zero variance", ("Fu2024",), _always),
     Use("the estimator of <S^2>", ("Pauncz1979",), lambda run: run.molecule.n_down > 0),
     Use("bond length and frequency of a diatomic", ("Simons1973", "Jay2021"), _point_of_a_curve),
     Use("Hartree-Fock and its integrals", ("Sun2020", "Sun2018", "Sun2015"), _always),

@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ferminet_core.units import CHEMICAL_ACCURACY
+
 # With fewer blocks the error's own relative error, 1/sqrt(2 (n - 1)), exceeds a quarter.
 MIN_BLOCKS = 8
 # Sokal's c: the window is at least c times tau_int (= 1/2 + sum of rho); for an exponential
@@ -26,6 +28,8 @@ BOOTSTRAP_RATIO_LIMIT = 2.0
 # Part of the error by which one local energy may move the mean. A spike that dominates its series
 # gives an error about as large as its own pull; in a healthy series a value's part is 1/100.
 PULL_LIMIT = 0.5
+# By less than a tenth of chemical accuracy it may do so unsaid: nobody sees that in a curve.
+PULL_MATTERS = 0.1 * CHEMICAL_ACCURACY
 # Below this spread (relative to |median|) E_L is constant to float32 rounding, as it is for an
 # exact eigenstate, and an unchanged value says nothing about the walker.
 ROUNDING_SPREAD = 1e-6
@@ -316,7 +320,7 @@ def _error_flags(
             f"error from walkers ({1e3 * result.error_bootstrap:.3g} mEh) exceeds the reblocked "
             f"one ({1e3 * result.error:.3g} mEh): walkers are stuck in different regions"
         )
-    if largest_pull > PULL_LIMIT * result.error > 0.0:
+    if result.error > 0.0 and largest_pull > max(PULL_LIMIT * result.error, PULL_MATTERS):
         flags.append("one outlying local energy makes up much of the error; the mean hangs on it")
     return tuple(flags)
 

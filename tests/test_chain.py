@@ -82,8 +82,7 @@ def test_numbers_follow_from_the_raw_series(scan: Path) -> None:
 def test_twenty_updates_are_no_convergence(scan: Path) -> None:
     table = pd.read_csv(scan / "scan.csv").set_index("run_id")
     assert table["verdict"]["r_1.4"].startswith("not converged: run ")
-    # Of the broken bond the walkers may not even be in equilibrium, by chance of the processor.
-    assert table["verdict"]["r_4"].startswith(("not converged: run ", "suspect: "))
+    assert table["verdict"]["r_2"].startswith("not converged: run ")
 
 
 def test_artefacts_name_their_parents(scan: Path) -> None:

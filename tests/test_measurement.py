@@ -47,7 +47,7 @@ def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
         "dipole": ("call", "xyz"),
     }
     variables: dict[str, Any] = {name: (dims[name], values) for name, values in series.items()}
-    variables["walkers"] = ("walker", np.zeros(64))
+    variables["walkers"] = (("kept", "walker", "electron", "xyz"), np.zeros((1, 64, 2, 3)))
     energy = float(attrs["energy_Eh"]) + 1e-3 * np.random.default_rng(2).standard_normal(400)
     steps = {name: ("step", values) for name, values in optimisation(energy).items()}
     folder.mkdir(parents=True)

@@ -228,6 +228,15 @@ def test_outliers_are_counted_and_stay_in() -> None:
     assert any("one outlying local energy" in flag for flag in result.flags)
 
 
+def test_an_outlier_that_moves_the_mean_by_next_to_nothing_is_no_flag() -> None:
+    energies = -1.0 + 1e-2 * (healthy() + 1.0)
+    energies[100, 5] = -1.0 - 8.0  # 0.125 mEh of the mean over 64 walkers and 1000 samples
+    result = statistics.summarise_energy(energies, seed=1)
+    assert result.n_outliers == 1
+    assert result.error < 2 * 8.0 / energies.size  # so that it does make up much of the error
+    assert not any("outlying" in flag for flag in result.flags)
+
+
 def test_frozen_walkers_are_those_whose_energy_stays_over_a_whole_window() -> None:
     energies = np.random.default_rng(0).normal(size=(40, 5))
     energies[10:20, 1] = 0.5  # ten equal records in a row
