@@ -12,7 +12,7 @@ from test_statistics import healthy
 from test_summary import make_scan
 from test_verdict import optimisation, raw_series
 
-from ferminet_core import measurement, report, store
+from ferminet_core import measurement, optimise, report, store
 from ferminet_core.errors import RecomputeError
 from ferminet_core.measurement import Conditions, figures
 from ferminet_core.scan import RunSpec, Scan
@@ -49,7 +49,8 @@ def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
     variables: dict[str, Any] = {name: (dims[name], values) for name, values in series.items()}
     variables["walkers"] = (("kept", "walker", "electron", "xyz"), np.zeros((1, 64, 2, 3)))
     energy = float(attrs["energy_Eh"]) + 1e-3 * np.random.default_rng(2).standard_normal(400)
-    steps = {name: ("step", values) for name, values in optimisation(energy).items()}
+    optimised = dict.fromkeys(optimise.Stats._fields, np.zeros(400)) | optimisation(energy)
+    steps = {name: ("step", values) for name, values in optimised.items()}
     folder.mkdir(parents=True)
     store.save(xr.Dataset(variables, attrs=attrs | changes), folder / "inference.zarr.zip")
     before = {"n_rollbacks": 0, "pretrain_converged": 1}
