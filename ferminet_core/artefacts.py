@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from ferminet_core import networks, parameters
+from ferminet_core import cost, networks, parameters
 from ferminet_core.config import Config
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.hamiltonian import Nuclei
@@ -19,10 +19,6 @@ from ferminet_core.networks import Params, Spins
 from ferminet_core.scan import RunSpec
 from ferminet_core.system import Molecule
 
-# Bytes of Jacobians that one pass of the forward Laplacian may hold: on a CPU they should stay in a
-# core's second-level cache, on an accelerator a pass should fill the device.
-CHUNK_BYTES = {"cpu": 2**20, "gpu": 2**31, "tpu": 2**31}
-
 
 def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
     """Positions (bohr) and charges as arrays; always from the spec, never from an artefact."""
@@ -30,14 +26,8 @@ def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
 
 
 def chunk_size(config: Config, spins: Spins) -> int:
-    """Walkers per pass of the local energy: the setting, else what fits `CHUNK_BYTES`."""
-    if config.runtime.chunk is not None:
-        return config.runtime.chunk
-    n = sum(spins)
-    itemsize = jnp.dtype(config.runtime.precision).itemsize
-    widest = max(config.network.one_electron_width, config.network.determinants * n)
-    budget = CHUNK_BYTES.get(jax.default_backend(), CHUNK_BYTES["gpu"])
-    return max(1, budget // (3 * n * n * widest * itemsize))
+    """Walkers per pass of the local energy on this process's devices."""
+    return cost.chunk_size(config, sum(spins), jax.default_backend())
 
 
 def network_dataset(

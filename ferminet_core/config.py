@@ -32,6 +32,9 @@ Where = Callable[[str], str]
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 DEFAULT_PRESET = "paper"
+# No settings: what the stages do in fixed numbers.
+RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
+CHECK_SWEEPS = 10  # sets of walkers over which the pretraining averages its criterion's energy
 
 
 def _whole(value: object) -> object:
@@ -247,8 +250,8 @@ class InferenceConfig(Section):
 
     samples: Whole = Field(
         10_000,
-        ge=10,
-        multiple_of=10,
+        ge=RECORDS_PER_CALL,
+        multiple_of=RECORDS_PER_CALL,
         description="Recorded steps.",
         json_schema_extra=_resume(Resume.GROW),
     )
@@ -257,7 +260,10 @@ class InferenceConfig(Section):
         2000, ge=100, description="Records after which measuring begins even if still drifting."
     )
     keep_every: Whole = Field(
-        100, ge=10, multiple_of=10, description="Records between two stored sets of walkers."
+        100,
+        ge=RECORDS_PER_CALL,
+        multiple_of=RECORDS_PER_CALL,
+        description="Records between two stored sets of walkers.",
     )
 
 

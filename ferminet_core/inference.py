@@ -16,6 +16,7 @@ import xarray as xr
 from jax.sharding import PartitionSpec
 
 from ferminet_core import artefacts, collectives, mcmc, measurement, networks, observables
+from ferminet_core.config import RECORDS_PER_CALL
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.mesh import REPLICATED, SPLIT, compiled, fetch, per_device, place, walker_mesh
@@ -23,7 +24,6 @@ from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import Step
 
-RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
 WINDOW = 50  # records in each of the two windows that the equilibration compares
 EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in standard errors
 

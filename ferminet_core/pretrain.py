@@ -21,7 +21,7 @@ import optax
 import xarray as xr
 
 from ferminet_core import artefacts, collectives, mcmc, networks, orbitals
-from ferminet_core.config import PretrainConfig
+from ferminet_core.config import CHECK_SWEEPS, PretrainConfig
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.hamiltonian import Nuclei, local_energy
 from ferminet_core.loss import clip_energies
@@ -39,8 +39,6 @@ from ferminet_core.networks import Params
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import BlockLength, Series, Step
 from ferminet_core.walkers import start_walkers
-
-CHECK_SWEEPS = 10  # sets of walkers over which the criterion's energy is averaged
 
 
 class State(NamedTuple):

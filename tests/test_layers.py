@@ -14,12 +14,15 @@ LAYERS = {
     "basis": 0,
     "citations": 0,
     "config": 0,
+    "cost": 0,
     "errors": 0,
     "expansion": 0,
     "expressions": 0,
     "geometry": 0,
     "job": 0,
+    "machines": 0,
     "neighbours": 0,
+    "plan": 0,
     "scan": 0,
     "scan_lock": 0,
     "system": 0,
@@ -71,6 +74,7 @@ LAYERS = {
     "verdict": 3,
     "warm_start": 3,
     # the outside world
+    "calibration": 4,
     "checkpoint": 4,
     "html_charts": 4,
     "html_density_charts": 4,
@@ -97,6 +101,7 @@ LAYERS = {
     "driver": 5,
     "listing": 5,
     "watch": 5,
+    "plan_tables": 5,
 }
 
 # Packages that one module alone may import; nothing may import Snakemake.
