@@ -13,12 +13,14 @@ import typer
 from ferminet_core import distributed, listing
 from ferminet_core.errors import InputError
 from ferminet_core.scan import RunSpec, check_bases, load_run, load_scan, load_spec
+from ferminet_core.validation import did_you_mean
 
 if TYPE_CHECKING:
     from xarray import Dataset
 
     from ferminet_core.driver import Parents
     from ferminet_core.job import Job
+    from ferminet_core.machines import Machine
     from ferminet_core.run_state import StageState
     from ferminet_core.stage import Stage
     from ferminet_core.stopping import Stop
@@ -109,6 +111,40 @@ def check(
         listing.print_resolved(scan)
     else:
         listing.print_runs(scan)
+
+
+@app.command()
+def plan(
+    system: SystemFile,
+    preset: Preset = None,
+    overrides: Overrides = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            help="h100 or a100 (estimates from data sheets), cpu (rates of this machine), or "
+            "measure (a few iterations on this machine)."
+        ),
+    ] = "cpu",
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Nodes of each optimisation; as many as it can use by default."),
+    ] = None,
+    devices_per_node: Annotated[
+        int, typer.Option(min=1, help="GPUs or cores of a node that an optimisation uses.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Estimate time, node-hours, memory and disk space of a scan; nothing is computed."""
+    from ferminet_core import plan_tables
+    from ferminet_core.plan import scan_plan
+
+    scan = load_scan(system, preset=preset, overrides=overrides or ())
+    machine = _machine(device, scan.runs[0])
+    found = scan_plan(scan.runs, machine, devices_per_node, nodes)
+    if as_json:
+        plan_tables.print_plan_json(scan, found)
+    else:
+        plan_tables.print_plan(scan, found)
 
 
 @app.command()
@@ -392,6 +428,28 @@ def archive(
 
     target = out or scan.with_name(f"{scan.resolve().name}.tar")
     typer.echo(f"written and verified: {pack(scan, target, typer.echo)}")
+
+
+def _machine(device: str, run: RunSpec) -> "Machine":
+    """The device that a plan is made for; this machine is measured.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    from ferminet_core.machines import GPUS
+
+    if device in GPUS:
+        return GPUS[device]
+    if device not in ("cpu", "measure"):
+        allowed = (*GPUS, "cpu", "measure")
+        raise InputError(f"--device: found {device!r}{did_you_mean(device, allowed)}")
+    from ferminet_core.jax_setup import configure_jax, prepare_process
+
+    prepare_process(devices=1)
+    configure_jax(run.config.runtime.precision)
+    from ferminet_core import calibration
+
+    return calibration.cpu_machine() if device == "cpu" else calibration.stages_machine(run)
 
 
 def _stop(wall_time: str | None, ranks: int | None) -> "Stop":

@@ -269,6 +269,7 @@ def test_every_command_has_help() -> None:
     )
     names = [
         "check",
+        "plan",
         "reference",
         "pretrain",
         "optimise",
