@@ -17,25 +17,30 @@ MIN_SECONDS = 3.0  # of repetitions of each part
 MIN_REPEATS = 5
 
 
-def repeated(call: Callable[[], Any], count: int | None = None) -> list[float]:
+Clock = Callable[[], float]
+
+
+def repeated(
+    call: Callable[[], Any], count: int | None = None, clock: Clock = time.perf_counter
+) -> list[float]:
     """Seconds of single calls after one that compiles: `count`, or for some seconds if None."""
     import jax
 
     jax.block_until_ready(call())
     times: list[float] = []
     while len(times) < (count or MIN_REPEATS) or (count is None and sum(times) < MIN_SECONDS):
-        began = time.perf_counter()
+        began = clock()
         jax.block_until_ready(call())
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return times
 
 
-def iteration_seconds(stage: Any, state: Any) -> list[float]:
+def iteration_seconds(stage: Any, state: Any, clock: Clock = time.perf_counter) -> list[float]:
     """Seconds an iteration in blocks of the stage's own loop, the compiling one left out."""
     times, step = [], int(state.step)
-    began = time.perf_counter()
+    began = clock()
     for done in stage.steps(state):
-        now = time.perf_counter()
+        now = clock()
         times.append((now - began) / (done.step - step))
         step, began = done.step, now
     return times[1:]
