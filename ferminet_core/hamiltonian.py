@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ferminet_core.cost import even_passes
 from ferminet_core.features import distance
 from ferminet_core.forward_laplacian import log_psi_derivatives
 from ferminet_core.networks import Params, Spins
@@ -46,16 +47,15 @@ def local_energy(
         electrons: (walker, electron, 3), bohr
         nuclei: positions and charges
         spins: (n_up, n_down)
-        chunk: walkers per pass of the forward Laplacian; all at once if None. Small chunks keep the
-            Jacobians, (3n, n, width) per walker, in the cache or within the device's memory.
+        chunk: walkers per pass of the forward Laplacian, at most; all at once if None. Small passes
+            keep the Jacobians, (3n, n, width) per walker, in the cache or the device's memory.
     """
 
     def kinetic(walkers: jax.Array) -> jax.Array:
         return -0.5 * log_psi_derivatives(params, walkers, nuclei.positions, spins).laplacian_ratio
 
     n = electrons.shape[0]
-    size = min(chunk or n, n)
     # The last chunk is filled up with walkers of the first.
-    chunks = jnp.resize(electrons, (-(-n // size), size, *electrons.shape[1:]))
+    chunks = jnp.resize(electrons, (*even_passes(n, chunk or n), *electrons.shape[1:]))
     energies = jax.lax.map(kinetic, chunks).reshape(-1)[:n]
     return energies + potential_energy(electrons, nuclei)

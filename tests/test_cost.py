@@ -265,8 +265,22 @@ def test_chunks_do_not_change_the_work_but_their_number() -> None:
     whole, parted = cost.local_energy(net, 64, 64), cost.local_energy(net, 64, 16)
     assert cost.flops(parted) == pytest.approx(cost.flops(whole))
     assert sum(k.launches for k in parted) == 4 * sum(k.launches for k in whole)
-    # The last chunk is filled up with walkers of the first.
-    assert cost.flops(cost.local_energy(net, 65, 16)) == pytest.approx(1.25 * cost.flops(whole))
+    # Five passes of 14, since all are of one size.
+    assert cost.flops(cost.local_energy(net, 67, 16)) == pytest.approx(70 / 64 * cost.flops(whole))
+
+
+@pytest.mark.parametrize(
+    ("walkers", "chunk", "passes"),
+    [
+        (128, 85, (2, 64)),
+        (128, 128, (1, 128)),
+        (128, 500, (1, 128)),
+        (7, 3, (3, 3)),
+        (5, 1, (5, 1)),
+    ],
+)
+def test_passes_are_even(walkers: int, chunk: int, passes: tuple[int, int]) -> None:
+    assert cost.even_passes(walkers, chunk) == passes
 
 
 def test_settings_change_the_work_as_they_say() -> None:
