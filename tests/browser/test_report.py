@@ -191,6 +191,26 @@ def test_numbers_shown_are_those_of_the_csv(page: Page, folder: Path) -> None:
     assert base64.b64decode(content) == (folder / "scan.csv").read_bytes()
 
 
+def test_the_page_of_a_scan_that_was_computed(browser: Chrome) -> None:
+    """Of a scan named by REPORT, as that of `make scan`: every picture is drawn."""
+    name = os.environ.get("REPORT")
+    if not name:
+        pytest.skip("REPORT names no page")
+    path = Path(name).resolve()
+    assert path.stat().st_size < 5e6
+    page = Page(browser, path)
+    assert page.all("section:not(#runs) .chart")
+    runs = page.all("#runs details.run")
+    assert len(runs) == len(csv_rows(path.parent))
+    for run in runs:
+        run.find_element(By.TAG_NAME, "summary").click()
+    count = len(page.all(".chart"))
+    page.until(lambda: len(page.all(".chart.drawn, section:not(#runs) .chart")) == count, "charts")
+    for chart in page.all(".chart"):
+        assert chart.find_elements(By.CSS_SELECTOR, ".plot .trace, .plot .hm"), chart.text
+    assert page.problems() == []
+
+
 def csv_rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "scan.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
