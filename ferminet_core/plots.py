@@ -117,6 +117,8 @@ def _draw_convergence(axes: Axes, traces: list[Trace], energy: float, timed: boo
         axes.plot(across, error, color=colour, lw=1.5, label=trace.variant or "base")
     axes.set_xscale("log")
     axes.set_yscale("log")
+    # What lies below is noise that happens to be small.
+    axes.set_ylim(bottom=_MILLI * 1e-4)
 
 
 def primary_reference(references: list[Reference]) -> Reference | None:
