@@ -174,6 +174,11 @@ def test_a_broken_run_ends_the_watch(tmp_path: Path) -> None:
     ]
 
 
+def heeds_sigint() -> None:
+    """Whoever starts the tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_no_failure(tmp_path: Path) -> None:
     job = in_results(tmp_path)
     scan = job.out.parents[2]
@@ -187,7 +192,9 @@ def test_ctrl_c_is_no_failure(tmp_path: Path) -> None:
         "--every",
         "60",
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heeds_sigint
+    ) as process:
         assert process.stdout is not None
         # The second of two runs has been told: the first look is over.
         assert "r_1.4" in process.stdout.readline()
