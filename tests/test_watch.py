@@ -174,27 +174,18 @@ def test_a_broken_run_ends_the_watch(tmp_path: Path) -> None:
     ]
 
 
-def heeds_sigint() -> None:
-    """Whoever starts the tests in the background has its children ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+# Whoever starts the tests in the background has its children ignore Ctrl-C.
+HEEDS_CTRL_C = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("ferminet_core", run_name="__main__", alter_sys=True)
+"""
 
 
 def test_ctrl_c_is_no_failure(tmp_path: Path) -> None:
-    job = in_results(tmp_path)
-    scan = job.out.parents[2]
-    command = [
-        sys.executable,
-        "-m",
-        "ferminet_core",
-        "status",
-        str(scan),
-        "--watch",
-        "--every",
-        "60",
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ, preexec_fn=heeds_sigint
-    ) as process:
+    scan = in_results(tmp_path).out.parents[2]
+    command = [sys.executable, "-c", HEEDS_CTRL_C, "status", str(scan), "--watch", "--every", "60"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
         assert process.stdout is not None
         # The second of two runs has been told: the first look is over.
         assert "r_1.4" in process.stdout.readline()
