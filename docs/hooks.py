@@ -67,11 +67,15 @@ def on_page_content(content: str, page: Page, **_: Any) -> str:
         tex, block = html.unescape(match[2]).strip(), match[1] == "div"
         try:
             mathml = tex2mathml(tex, as_block=block)
-        except Exception as error:
+        except Exception as error:  # docutils raises whatever its parser trips over
             raise PluginError(f"{page.file.src_uri}: {tex}: {error}") from error
         return f'<div class="equation">{mathml}</div>' if block else mathml
 
     return _EQUATION.sub(equation, content)
+
+
+def _section(heading: str, model: type[BaseModel]) -> Iterator[str]:
+    yield from (heading, "", _text(str(model.__doc__)), "")
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -134,10 +138,7 @@ def settings() -> Iterator[str]:
             yield ""
             continue
         model = type(value)
-        yield f"## `{name}`"
-        yield ""
-        yield _text(str(model.__doc__))
-        yield ""
+        yield from _section(f"## `{name}`", model)
         rows = []
         for field, details in model.model_fields.items():
             key = f"{name}.{field}"
@@ -154,10 +155,7 @@ def settings() -> Iterator[str]:
 def keys() -> Iterator[str]:
     """A table of the keys of each mapping of a system file."""
     for place, model in _MODELS:
-        yield f"### {place}"
-        yield ""
-        yield _text(str(model.__doc__))
-        yield ""
+        yield from _section(f"### {place}", model)
         rows = []
         for key, field in model.model_fields.items():
             default = "required" if field.is_required() else _code(field.get_default())

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from ferminet_core import cost, networks, parameters
+from ferminet_core import networks, parameters, sizes
 from ferminet_core.config import Config
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.hamiltonian import Nuclei
@@ -27,7 +27,7 @@ def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
 
 def chunk_size(config: Config, spins: Spins) -> int:
     """Walkers per pass of the local energy on this process's devices."""
-    return cost.chunk_size(config, sum(spins), jax.default_backend())
+    return sizes.chunk_size(config, sum(spins), jax.default_backend())
 
 
 def network_dataset(

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ferminet_core import cost, hartree_fock, runtime
+from ferminet_core import cost, hartree_fock, runtime, sizes
 from ferminet_core.inference import Inference
 from ferminet_core.machines import CPU_LATENCY, CPU_LINK, GPUS, SINGLE, Machine, Rates
 from ferminet_core.optimise import Optimise
@@ -228,7 +228,7 @@ def stages_machine(run: RunSpec) -> Machine:
     pretrain = Pretrain(run, reference)
     optimise = Optimise(run, pretrain.result(pretrain.initial(), {}))
     inference = Inference(run, optimise.result(optimise.initial(), {}), reference)
-    net = cost.network(config.network, run.molecule)
+    net = sizes.network(config.network, run.molecule)
     load = cost.Load(walkers, pretrain.chunk, devices)
     reached = {}
     for stage in (pretrain, optimise, inference):

@@ -13,7 +13,7 @@ from typing import Any
 
 from ferminet_core.config import DEFAULT_PRESET, Config, flatten, presets, resolve
 from ferminet_core.errors import InputError
-from ferminet_core.expressions import RESERVED, Expression, known_names, parse_condition
+from ferminet_core.expressions import Expression, known_names, parse_condition
 from ferminet_core.geometry import (
     Atom,
     parameter_values,
@@ -24,8 +24,8 @@ from ferminet_core.geometry import (
 )
 from ferminet_core.neighbours import central, spanning_tree
 from ferminet_core.system import Molecule
+from ferminet_core.system_checks import check_literature, check_parameter_names, check_quantities
 from ferminet_core.system_file import (
-    IDENTIFIER,
     NAME,
     Case,
     CorrelationSpec,
@@ -37,20 +37,12 @@ from ferminet_core.system_file import (
     WarmStart,
     parse_system,
 )
-from ferminet_core.validation import did_you_mean, show
+from ferminet_core.validation import did_you_mean
 from ferminet_core.yaml_reader import YamlFile, parse_value, read_yaml
 
 MAX_RUNS = 10_000
 # The variant that is computed without overrides, and has no part in a run's name.
 PLAIN_VARIANT = "base"
-# Columns of the scan table, which no parameter may have as its name.
-# fmt: off
-COLUMNS = frozenset({
-    "run_id", "geometry", "variant", "state", "energy_Eh", "error_Eh", "variance_Eh2", "tau",
-    "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt",
-    "n_samples", "wall_s", "node_h", "verdict", "neighbour",
-})
-# fmt: on
 
 
 @dataclass(frozen=True)
@@ -128,14 +120,14 @@ def expand(
     if preset is not None:
         _check_preset(preset, "--preset")
     name = _scan_name(system, file)
-    _check_parameter_names(system, file)
+    check_parameter_names(system, file)
     command_line = _command_line(overrides)
     used = preset or own_preset
     runs = list(_runs(system, file, name, used, command_line))
     _check_runs(runs, file)
     runs = _warm_starts(runs, system, file)
-    _check_literature(system, file)
-    _check_quantities(system, file, {run.geometry for run in runs})
+    check_literature(system, file)
+    check_quantities(system, file, {run.geometry for run in runs})
     return ScanPlan(
         name=name if used == own_preset else f"{name}-{used}",
         title=system.title,
@@ -467,72 +459,9 @@ def _check_used(
         )
 
 
-def _check_parameter_names(system: SystemFile, file: YamlFile) -> None:
-    places: list[tuple[tuple[str | int, ...], Iterable[str]]] = [
-        (("parameters",), system.parameters),
-        *((("geometries", i, "parameters"), g.parameters) for i, g in enumerate(system.geometries)),
-    ]
-    seen: dict[str, str] = {}
-    for location, names in places:
-        for name in names:
-            where = file.where((*location, name))
-            if not re.match(IDENTIFIER, name):
-                raise InputError(
-                    f"{where}: found {show(name)}; allowed: names of the form {IDENTIFIER}"
-                )
-            if name in RESERVED or name in COLUMNS:
-                what = "a word of expressions" if name in RESERVED else "a column of the scan table"
-                raise InputError(f"{where}: {name!r} is {what}; choose another name, such as 'R'")
-            other = seen.setdefault(name.lower(), name)
-            if other != name:
-                raise InputError(
-                    f"{where}: differs from {other!r} only in case; run names are lower case"
-                )
-
-
 def _check_runs(runs: list[RunPlan], file: YamlFile) -> None:
     seen: set[str] = set()
     for run in runs:
         if run.run_id in seen:
             raise InputError(f"{file.path}: two runs are named {run.run_id!r}; rename a geometry")
         seen.add(run.run_id)
-
-
-def _check_literature(system: SystemFile, file: YamlFile) -> None:
-    names: set[str] = set()
-    known = {"geometry", *system.parameters}
-    known |= {p for geometry in system.geometries for p in geometry.parameters}
-    for i, entry in enumerate(system.literature):
-        if entry.name in names:
-            where = file.where(("literature", i, "name"))
-            raise InputError(f"{where}: literature {entry.name!r} is there twice; rename one")
-        names.add(entry.name)
-        for column, target in entry.match.items():
-            if target not in known:
-                where = file.where(("literature", i, "match", column))
-                raise InputError(
-                    f"{where}: unknown parameter {target!r}{did_you_mean(target, known)}"
-                )
-
-
-def _check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -> None:
-    names: set[str] = set()
-    for i, quantity in enumerate(system.quantities):
-        if quantity.name in names:
-            where = file.where(("quantities", i, "name"))
-            raise InputError(f"{where}: quantity {quantity.name!r} is there twice; rename one")
-        names.add(quantity.name)
-        for geometry in quantity.of:
-            if geometry not in geometries:
-                raise InputError(
-                    f"{file.where(('quantities', i, 'of', geometry))}: unknown geometry "
-                    f"{geometry!r}{did_you_mean(geometry, geometries)}"
-                )
-    if system.correlation is not None:
-        known = {entry.name for entry in system.literature}
-        for key, name in system.correlation.model_dump().items():
-            if name not in known:
-                raise InputError(
-                    f"{file.where(('correlation', key))}: unknown literature "
-                    f"{name!r}{did_you_mean(name, known)}"
-                )

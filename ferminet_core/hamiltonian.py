@@ -9,10 +9,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ferminet_core.cost import even_passes
 from ferminet_core.features import distance
 from ferminet_core.forward_laplacian import log_psi_derivatives
 from ferminet_core.networks import Params, Spins
+from ferminet_core.sizes import even_passes
 
 
 class Nuclei(NamedTuple):

@@ -213,8 +213,15 @@ def _residual_chart(summary: Summary, estimates: Estimates) -> Chart:
     views = [
         _residual_figure(summary, base, unit, estimates) for base in choices for unit in _UNITS
     ]
+    return _difference_chart("residuals", summary, choices, views, estimates)
+
+
+def _difference_chart(
+    name: str, summary: Summary, choices: list[_Base], views: list[Figure], estimates: Estimates
+) -> Chart:
+    """Views of differences from each base in each unit, with text and table."""
     return Chart(
-        name="residuals",
+        name=name,
         title="Difference from a reference",
         text=_residual_text(summary.table, choices[0]),
         views=views,
@@ -341,15 +348,7 @@ def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
     """One row per run, with the difference from a base."""
     choices = bases(summary)
     views = [_rows_figure(summary, base, unit) for base in choices for unit in _UNITS]
-    return Chart(
-        name="rows",
-        title="Difference from a reference",
-        text=_residual_text(summary.table, choices[0]),
-        views=views,
-        choices={"Reference": [base.label for base in choices], "Unit": list(_UNITS)},
-        note=_band_note(choices),
-        table=_residual_table(summary, choices, estimates),
-    )
+    return _difference_chart("rows", summary, choices, views, estimates)
 
 
 def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:

@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from ferminet_core.cost import ITEMSIZE, Kernel, Work
+from ferminet_core.cost import Kernel, Work
+from ferminet_core.sizes import ITEMSIZE
 
 SINGLE = ITEMSIZE["float32"]
 # Arrays beyond a core's share of the last cache travel to the memory and back.

@@ -9,11 +9,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ferminet_core import cost
-from ferminet_core.cost import ITEMSIZE, Load, Network, Work
+from ferminet_core import cost, sizes
+from ferminet_core.cost import Load, Work
 from ferminet_core.errors import InputError
 from ferminet_core.machines import Layout, Machine, Rates, collective_seconds, seconds
 from ferminet_core.scan import RunSpec
+from ferminet_core.sizes import ITEMSIZE, Network
 
 PARTS = {
     "pretrain": cost.pretrain_parts,
@@ -103,7 +104,7 @@ def check_layout(runs: Sequence[RunSpec], layout: Layout) -> None:
 def _load(run: RunSpec, machine: Machine, layout: Layout) -> Load:
     walkers = run.config.mcmc.walkers // layout.devices
     electrons = run.molecule.n_electrons
-    return Load(walkers, cost.chunk_size(run.config, electrons, machine.platform), layout.devices)
+    return Load(walkers, sizes.chunk_size(run.config, electrons, machine.platform), layout.devices)
 
 
 def _messages(run: RunSpec, net: Network, layout: Layout) -> list[float]:
@@ -145,7 +146,7 @@ def _part_seconds(
 
 def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> Stage:
     """What a stage of a run takes on some devices."""
-    net = cost.network(run.config.network, run.molecule)
+    net = sizes.network(run.config.network, run.molecule)
     load = _load(run, machine, layout)
     itemsize = ITEMSIZE[run.config.runtime.precision]
 
@@ -173,7 +174,7 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
 
 def run_plan(run: RunSpec, machine: Machine, layout: Layout) -> RunPlan:
     """What a run takes: the optimisation on all devices, the other stages on one each."""
-    net = cost.network(run.config.network, run.molecule)
+    net = sizes.network(run.config.network, run.molecule)
     return RunPlan(
         spec=run,
         network=net,

@@ -390,10 +390,11 @@ def _write_atomically(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-def neighbours(paths: Iterable[Path]) -> dict[str, str]:
-    """Which run the runs of these spec files start from, where they start from one."""
-    specs = [load_spec(path) for path in paths]
-    return {spec.run_id: spec.neighbour for spec in specs if spec.neighbour}
+def neighbours(scan: Scan, results_dir: Path) -> dict[str, str]:
+    """Which run each one starts from by its spec file, of those that start from another."""
+    folder = results_dir / scan.name / "spec"
+    warm = [run.run_id for run in scan.runs if run.neighbour]
+    return {run_id: load_spec(folder / f"{run_id}.json").neighbour for run_id in warm}
 
 
 def electrons(spec: Path) -> int:

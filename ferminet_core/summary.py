@@ -6,7 +6,6 @@ the files.
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from ferminet_core.potential_curve import (
 )
 from ferminet_core.quantities import correlation, quantities
 from ferminet_core.scan import RunSpec, Scan
+from ferminet_core.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.smoothness import Deviation, deviations
 from ferminet_core.verdict import Verdict, judge
 
@@ -55,16 +55,6 @@ _FROM_INFERENCE = (
 _COUNTS = ("n_nonfinite", "n_outliers", "n_opt", "n_samples")
 _TEXTS = ("hf_method", "neighbour")
 _TAIL = ("wall_s", "node_h", "verdict")
-_DIPOLE = tuple(f"dipole_{axis}{end}" for axis in "xyz" for end in ("", "_error"))
-# In the dataset but not in the table, whose columns are fixed.
-_MORE_NUMBERS = (
-    "error_bootstrap_Eh",
-    *_DIPOLE,
-    "n_walkers",
-    "n_equilibration",
-)
-_UNITS = {"Eh": "hartree", "Eh2": "hartree^2", "s": "s", "h": "h"}
-_OTHER_UNITS = {"tau": "recorded samples"} | dict.fromkeys(_DIPOLE, "e bohr")
 
 
 class RunOutcome(NamedTuple):
@@ -137,7 +127,13 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         "correlation": correlation(scan.correlation, energies(table)),
         "warnings": warnings,
     }
-    dataset = _dataset(scan, table, outcomes, references, parameters)
+    dataset = scan_dataset(
+        scan,
+        table,
+        [outcome.inference for outcome in outcomes.values()],
+        [outcome.conventional for outcome in outcomes.values()],
+        references,
+    )
     unit = _parameter_unit(scan, single)
     if unit:
         dataset[single].attrs["units"] = unit
@@ -459,70 +455,6 @@ def _parameter_unit(scan: Scan, parameter: str | None) -> str:
     return ""
 
 
-def _dataset(
-    scan: Scan,
-    table: pd.DataFrame,
-    outcomes: Mapping[str, RunOutcome],
-    references: list[Reference],
-    parameters: list[str],
-) -> xr.Dataset:
-    """The scan as a dataset over the dimension `run`, with what does not change from host to host.
-
-    Missing numbers are NaN, counts included.
-    """
-    ds = xr.Dataset(attrs={"stage": "summary", "scan": scan.name, "title": scan.title or scan.name})
-    ds.attrs["parents"] = json.dumps(
-        {run_id: str(outcome.inference.get("digest", "")) for run_id, outcome in outcomes.items()}
-    )
-    for name in table.columns:
-        if name in ("wall_s", "node_h"):
-            continue
-        is_text = name in (*_NAMES, *_TEXTS, "state", "verdict")
-        values = table[name].to_numpy(dtype=np.str_ if is_text else np.float64)
-        ds[name] = ("run", values, _unit(name))
-    for name in _MORE_NUMBERS:
-        numbers = [float(outcomes[i].inference.get(name, np.nan)) for i in table["run_id"]]
-        ds[name] = ("run", np.array(numbers), _unit(name))
-    found = [outcomes[run_id].conventional for run_id in table["run_id"]]
-    ds = ds.assign({variable.name: variable for variable in _conventional(found)})
-    for reference in references:
-        ds[reference.column].attrs |= {"label": reference.label, "kind": reference.kind}
-        errors = [reference.errors.get(i, np.nan) for i in table["run_id"]]
-        ds[f"ref_{reference.name}_error_Eh"] = ("run", np.array(errors), _unit("_Eh"))
-    return ds.set_coords([*_NAMES, *parameters, "state"])
-
-
-def _conventional(found: list[xr.Dataset | None]) -> list[xr.DataArray]:
-    """Conventional energies over the dimension `run`, one variable for each method and basis.
-
-    Its name is such as "uccsd_t_ccpvtz_Eh"; its attributes are method, basis and label. What no run
-    has an energy for is left out.
-
-    Args:
-        found: the artefacts of all runs in the table's order, None where there is none.
-    """
-    by_run = [{} if ds is None else _energies_by_method(ds) for ds in found]
-    variables = []
-    for method, basis in dict.fromkeys(pair for energies_ in by_run for pair in energies_):
-        numbers = np.array([energies_.get((method, basis), np.nan) for energies_ in by_run])
-        if np.isnan(numbers).all():
-            continue
-        words = (method.replace("(t)", "_t"), re.sub("[^a-z0-9+*]", "", basis.lower()), "Eh")
-        label = f"{method.upper()}/{basis_label(basis)}"
-        attributes = {"units": "hartree", "method": method, "basis": basis, "label": label}
-        variables.append(xr.DataArray(numbers, dims="run", name="_".join(words), attrs=attributes))
-    return variables
-
-
-def _energies_by_method(ds: xr.Dataset) -> dict[tuple[str, str], float]:
-    """{(method, basis): hartree} of a run's conventional energies."""
-    return {
-        (str(method), str(basis)): float(ds["energy"].loc[method, basis])
-        for basis in ds["basis"].values
-        for method in ds["method"].values
-    }
-
-
 def _missing_conventional(outcomes: Mapping[str, RunOutcome]) -> list[str]:
     """A line for each reason why conventional energies are missing, with the runs concerned."""
     runs: dict[tuple[str, str], list[str]] = {}
@@ -532,7 +464,7 @@ def _missing_conventional(outcomes: Mapping[str, RunOutcome]) -> list[str]:
         if outcome.conventional is None:
             continue
         notes = json.loads(outcome.conventional.attrs["notes"])
-        for (method, basis), energy in _energies_by_method(outcome.conventional).items():
+        for (method, basis), energy in energies_by_method(outcome.conventional).items():
             if math.isnan(energy):
                 what = f"{method.upper()}/{basis_label(basis)}"
                 runs.setdefault((what, notes[basis][method]), []).append(run_id)
@@ -545,9 +477,3 @@ def _missing_conventional(outcomes: Mapping[str, RunOutcome]) -> list[str]:
 def _some(run_ids: list[str]) -> str:
     """The first of some runs, and how many there are."""
     return run_ids[0] if len(run_ids) == 1 else f"{len(run_ids)} runs, {run_ids[0]} first"
-
-
-def _unit(name: str) -> dict[str, str]:
-    """The `units` attribute that follows from a variable's name; empty for pure numbers."""
-    unit = _OTHER_UNITS.get(name) or _UNITS.get(name.rpartition("_")[2] if "_" in name else "")
-    return {"units": unit} if unit else {}

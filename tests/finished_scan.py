@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from test_summary import inference_attributes, morse
+from test_summary import LITERATURE, inference_attributes, make_scan, morse, write_literature
 
-from ferminet_core import runtime, store
+from ferminet_core import report, runtime, store
 from ferminet_core.scan import RunSpec, Scan
 from ferminet_core.statistics import summarise_energy
 
@@ -21,6 +21,15 @@ preset: smoke
 N_WALKERS = 16
 RESTART, ROLLBACK = 100, 180  # iterations of the optimisation
 N_EQUILIBRATION = 50
+
+
+def finished_scan_with_page(here: Path) -> Path:
+    """A finished scan in a folder of its own, with literature and its page; returns its folder."""
+    write_literature(here)
+    scan = make_scan(here, SYSTEM + LITERATURE)
+    folder = save_finished_scan(scan, here / "results")
+    report.write_summary(scan, here / "results")
+    return folder
 
 
 def save_finished_scan(

@@ -18,6 +18,7 @@ from ferminet_core import (
     mcmc,
     networks,
     optimise,
+    sizes,
 )
 from ferminet_core.config import Config, NetworkConfig, presets, resolve
 from ferminet_core.cost import Kernel, Load, Work
@@ -57,7 +58,7 @@ def test_parameters_are_those_of_the_network(
 ) -> None:
     settings = {"network.determinant_form": form, "network.envelope": envelope}
     config = resolve(preset, settings, str).network
-    found = cost.network(config, molecule)
+    found = sizes.network(config, molecule)
     assert found.parameters == n_numbers(shapes(config, molecule))
 
 
@@ -66,7 +67,7 @@ def test_parameters_follow_biases_and_cusps() -> None:
     counts = set()
     for key in ("bias", "orbital_bias", "jastrow"):
         config = resolve("small", {f"network.{key}": key != "bias"}, str).network
-        found = cost.network(config, MOLECULES["LiH"]).parameters
+        found = sizes.network(config, MOLECULES["LiH"]).parameters
         assert found == n_numbers(shapes(config, MOLECULES["LiH"]))
         counts.add(found)
     assert len(counts) == 3
@@ -86,7 +87,7 @@ def test_curvature_numbers_are_those_of_kfac(preset: str) -> None:
 
     # All else that the state holds are scalars: counters and the weights of averages.
     state = [x for x in jax.tree.leaves(jax.eval_shape(init, params)) if x.ndim]
-    assert cost.network(config.network, molecule).curvature == n_numbers(state)
+    assert sizes.network(config.network, molecule).curvature == n_numbers(state)
 
 
 # --- operations -----------------------------------------------------------------------------------
@@ -165,7 +166,7 @@ def functions_of(case: Case) -> dict[str, Callable[..., Any]]:
 
 
 def counted(config: NetworkConfig, molecule: Molecule) -> dict[str, Work]:
-    net = cost.network(config, molecule)
+    net = sizes.network(config, molecule)
     return {
         "forward": cost.forward(net, WALKERS),
         "sampling": cost.moves(net, WALKERS, 1),
@@ -240,7 +241,7 @@ def test_curvature_is_what_xla_leaves() -> None:
 
     state = jax.eval_shape(init, params, nuclei, electrons)
     compiled: Any = jax.jit(update).lower(params, nuclei, electrons, state).compile()
-    found = cost.flops(cost.curvature(cost.network(config.network, case.molecule), WALKERS))
+    found = cost.flops(cost.curvature(sizes.network(config.network, case.molecule), WALKERS))
     wanted = compiled.cost_analysis()["flops"]
     assert found == pytest.approx(wanted, rel=0.03)
 
@@ -248,7 +249,7 @@ def test_curvature_is_what_xla_leaves() -> None:
 def test_operations_grow_with_walkers_alone() -> None:
     """What is not proportional to them, averages and inverses, is the same for any number."""
     config = CASES["N2"].spec().config
-    net = cost.network(config.network, MOLECULES["N2"])
+    net = sizes.network(config.network, MOLECULES["N2"])
     for make in (cost.pretrain_parts, cost.optimise_parts, cost.inference_parts):
         one, two, three = (make(net, config, Load(w, 16)) for w in (64, 128, 192))
         for part in one:
@@ -261,7 +262,7 @@ def test_operations_grow_with_walkers_alone() -> None:
 
 
 def test_chunks_do_not_change_the_work_but_their_number() -> None:
-    net = cost.network(CASES["LiH"].spec().config.network, MOLECULES["LiH"])
+    net = sizes.network(CASES["LiH"].spec().config.network, MOLECULES["LiH"])
     whole, parted = cost.local_energy(net, 64, 64), cost.local_energy(net, 64, 16)
     assert cost.flops(parted) == pytest.approx(cost.flops(whole))
     assert sum(k.launches for k in parted) == 4 * sum(k.launches for k in whole)
@@ -280,13 +281,13 @@ def test_chunks_do_not_change_the_work_but_their_number() -> None:
     ],
 )
 def test_passes_are_even(walkers: int, chunk: int, passes: tuple[int, int]) -> None:
-    assert cost.even_passes(walkers, chunk) == passes
+    assert sizes.even_passes(walkers, chunk) == passes
 
 
 def test_settings_change_the_work_as_they_say() -> None:
     case = CASES["LiH"]
     load = Load(256, 85)
-    net = cost.network(case.spec().config.network, case.molecule)
+    net = sizes.network(case.spec().config.network, case.molecule)
 
     def parts(**settings: Any) -> dict[str, Work]:
         return cost.optimise_parts(net, case.spec(**settings).config, load)
@@ -308,10 +309,10 @@ def test_settings_change_the_work_as_they_say() -> None:
 def test_the_total_spin_costs_as_many_exchanges_as_pairs() -> None:
     case = CASES["N2"]
     config = case.spec().config
-    net = cost.network(config.network, case.molecule)
+    net = sizes.network(config.network, case.molecule)
     spin = cost.inference_parts(net, config, Load(64, 1))["total spin"]
     assert cost.flops(spin) == pytest.approx((1 + 7 * 7) / 10 * cost.flops(cost.forward(net, 64)))
-    atom = cost.network(config.network, MOLECULES["H"])
+    atom = sizes.network(config.network, MOLECULES["H"])
     assert cost.flops(cost.inference_parts(atom, config, Load(64, 1))["total spin"]) == 0
 
 
@@ -325,7 +326,7 @@ def test_memory_is_what_xla_plans_for() -> None:
     gradient = functions_of(case)["gradient"]
     wanted: Any = jax.jit(gradient).lower(*arguments(case, w)).compile().memory_analysis()
     config = case.spec().config
-    net = cost.network(config.network, case.molecule)
+    net = sizes.network(config.network, case.molecule)
     few, many = (cost.peak_memory(net, config, Load(n, 1)) for n in (w, 2 * w))
     size = wanted.temp_size_in_bytes
     assert size / 1.5 < many - few < 1.5 * size
@@ -338,13 +339,13 @@ def test_checkpoints_and_samples_are_as_the_readme_says() -> None:
         ("N2", "paper", 12.5, 380.0),
     ):
         config = resolve(preset, {}, str)
-        net = cost.network(config.network, MOLECULES[name])
+        net = sizes.network(config.network, MOLECULES[name])
         assert cost.checkpoint_bytes(net, config, 0) / MIB == pytest.approx(checkpoint, rel=0.15)
         assert cost.sample_bytes(net, config) / MIB == pytest.approx(samples, rel=0.05)
 
 
 def test_the_state_holds_what_the_optimiser_keeps() -> None:
-    net = cost.network(CASES["LiH"].spec().config.network, MOLECULES["LiH"])
+    net = sizes.network(CASES["LiH"].spec().config.network, MOLECULES["LiH"])
 
     def numbers(**settings: Any) -> int:
         config: Config = CASES["LiH"].spec(**settings).config

@@ -19,6 +19,7 @@ from finished_scan import (
     RESTART,
     ROLLBACK,
     SYSTEM,
+    finished_scan_with_page,
     save_finished_run,
     save_finished_scan,
 )
@@ -118,12 +119,7 @@ def read_page(folder: Path) -> Page:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished scan with its page."""
-    here = tmp_path_factory.mktemp("scan")
-    write_literature(here)
-    scan = make_scan(here, SYSTEM + LITERATURE)
-    folder = save_finished_scan(scan, here / "results")
-    report.write_summary(scan, here / "results")
-    return folder
+    return finished_scan_with_page(tmp_path_factory.mktemp("scan"))
 
 
 @pytest.fixture(scope="module")

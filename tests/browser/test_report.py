@@ -16,14 +16,11 @@ from typing import Any
 
 import chromium
 import pytest
-from finished_scan import SYSTEM, save_finished_scan
+from finished_scan import finished_scan_with_page
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
-from test_summary import LITERATURE, make_scan, write_literature
-
-from ferminet_core import report
 
 TIMEOUT_S = 30.0
 
@@ -41,12 +38,7 @@ def browser() -> Iterator[Chrome]:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished scan with its page."""
-    here = tmp_path_factory.mktemp("scan")
-    write_literature(here)
-    scan = make_scan(here, SYSTEM + LITERATURE)
-    folder = save_finished_scan(scan, here / "results")
-    report.write_summary(scan, here / "results")
-    return folder
+    return finished_scan_with_page(tmp_path_factory.mktemp("scan"))
 
 
 class Page:

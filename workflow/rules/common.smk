@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sys
+from collections import Counter
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -29,8 +30,9 @@ try:
     SCAN = load_scan(Path(SYSTEM), preset=PRESET, overrides=OVERRIDES)
     if workflow.is_main_process:
         clear_dead_locks(Path(RESULTS) / SCAN.name, Path(".snakemake/locks"))
+    write_specs(SCAN, Path(RESULTS))
     # Of warm starts, as the spec files have it: who has started from one run keeps to it.
-    NEIGHBOURS = neighbours(write_specs(SCAN, Path(RESULTS)))
+    NEIGHBOURS = neighbours(SCAN, Path(RESULTS))
 except FermiNetError as error:
     # One line instead of a traceback into this file, and no job.
     print(f"error: {error}", file=sys.stderr)
@@ -49,9 +51,13 @@ RUN_LIST = f"{FOLDER}/runs.txt"
 if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS:
     Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
 
-UNFINISHED = [
-    r for r in RUN_IDS if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
-]
+# How many unfinished runs there are as far from an anchor as each other; all are 0 steps away where
+# none starts from another.
+UNFINISHED = Counter(
+    generation(NEIGHBOURS, r)
+    for r in RUN_IDS
+    if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
+)
 
 
 def cores(wildcards):
@@ -63,8 +69,7 @@ def cores(wildcards):
     """
     if not (workflow.is_main_process and workflow.resource_settings.cores):
         return 1
-    own = generation(NEIGHBOURS, wildcards.run_id)
-    beside = sum(generation(NEIGHBOURS, run_id) == own for run_id in UNFINISHED)
+    beside = UNFINISHED[generation(NEIGHBOURS, wildcards.run_id)]
     return max(1, workflow.cores // max(1, beside))
 
 
