@@ -5,6 +5,7 @@ Two processes share the tests (pytest-xdist, file by file); what compiles leaves
 """
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,10 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir(exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _double_precision_stays() -> Iterator[None]:
+    """A test that runs a stage in this process would leave its precision to all later tests."""
+    yield
+    assert jax.config.jax_enable_x64, "this test left single precision behind"
