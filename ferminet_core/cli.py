@@ -111,6 +111,11 @@ def check(
         listing.print_resolved(scan)
     else:
         listing.print_runs(scan)
+    if scan.literature:
+        from ferminet_core.literature import read_references
+
+        for line in read_references(scan)[1]:
+            typer.echo(f"warning: {line}", err=True)
 
 
 @app.command()

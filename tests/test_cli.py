@@ -244,6 +244,18 @@ def test_check_prints_the_run_table_and_writes_nothing(tmp_path: Path, system_fi
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_check_tells_of_literature_that_will_stay_empty(system_file: Path) -> None:
+    (system_file.parent / "published.csv").write_text("R_bohr,value\n9.0,-1.0\n")
+    entry = "{name: exact, file: published.csv, match: {R_bohr: R}}"
+    with system_file.open("a") as file:
+        file.write(f"literature: [{entry}, {entry.replace('exact', 'vmc').replace('R_b', 'r_b')}]\n")
+    done = command("check", system_file)
+    assert done.returncode == 0, done.stderr
+    unmatched, no_column = done.stderr.splitlines()
+    assert unmatched.startswith("warning: literature 'exact': nothing in ")
+    assert "has no column 'r_bohr' (it has R_bohr, value)" in no_column
+
+
 def test_check_prints_every_setting(system_file: Path) -> None:
     done = command("check", system_file, "--resolved", "--set", "optimise.iterations=7")
     assert done.returncode == 0, done.stderr
