@@ -92,6 +92,7 @@ USES: tuple[Use, ...] = (
     Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),
     Use("MinSR, which SPRING extends", ("Chen2024",), _optimised_by("spring")),
     Use("Adam, in the optimisation", ("Kingma2015",), _optimised_by("adam")),
+    Use("Muon, in the pretraining", ("Liu2025",), _pretrained_by("muon")),
     Use("Adam, in the pretraining", ("Kingma2015",), _pretrained_by("adam")),
     Use("LAMB, in the pretraining", ("You2020",), _pretrained_by("lamb")),
     Use("start configurations drawn from the reference", ("Hough2006",), _pretrained),

@@ -164,9 +164,11 @@ class McmcConfig(Section):
 class PretrainConfig(Section):
     """Matching the network's orbitals to the Hartree-Fock orbitals."""
 
-    optimiser: Literal["adam", "lamb"] = Field("adam", description="Optimiser, from optax.")
+    optimiser: Literal["muon", "adam", "lamb"] = Field(
+        "muon", description="Optimiser, from optax (2020: adam)."
+    )
     learning_rate: float = Field(
-        5e-3, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
+        1e-2, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
     )
     min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
     max_iterations: Whole = Field(

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import xarray as xr
 
 from ferminet_core import artefacts, collectives, mcmc, networks, orbitals
@@ -128,8 +129,13 @@ def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array,
 
 
 def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
-    """Adam or LAMB with a learning rate that falls as 1 / (1 + t / 1000)."""
-    make = {"adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
+    """With a learning rate that falls as 1 / (1 + t / 1000).
+
+    Muon (Liu et al., arXiv:2502.16982, section 2.1) moves the weight matrices along their momentum
+    with all singular values set to about one, and lets Adam move biases, envelopes and factors.
+    Plain Adam takes several times as many steps to orbitals that fit (`benchmarks.pretraining`).
+    """
+    make = {"muon": optax.contrib.muon, "adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
     return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
 
 

@@ -246,9 +246,12 @@ def test_check_prints_the_run_table_and_writes_nothing(tmp_path: Path, system_fi
 
 def test_check_tells_of_literature_that_will_stay_empty(system_file: Path) -> None:
     (system_file.parent / "published.csv").write_text("R_bohr,value\n9.0,-1.0\n")
-    entry = "{name: exact, file: published.csv, match: {R_bohr: R}}"
+    entries = [
+        "{name: exact, file: published.csv, match: {R_bohr: R}}",
+        "{name: vmc, file: published.csv, match: {r_bohr: R}}",
+    ]
     with system_file.open("a") as file:
-        file.write(f"literature: [{entry}, {entry.replace('exact', 'vmc').replace('R_b', 'r_b')}]\n")
+        file.write(f"literature: [{', '.join(entries)}]\n")
     done = command("check", system_file)
     assert done.returncode == 0, done.stderr
     unmatched, no_column = done.stderr.splitlines()

@@ -10,7 +10,14 @@ from ferminet_core import hartree_fock, networks, orbitals
 from ferminet_core.config import Config, ReferenceConfig
 from ferminet_core.errors import InputError
 from ferminet_core.mesh import walker_mesh
-from ferminet_core.pretrain import Check, Pretrain, misfit, reference_decays, target_matrices
+from ferminet_core.pretrain import (
+    Check,
+    Pretrain,
+    misfit,
+    optimiser,
+    reference_decays,
+    target_matrices,
+)
 from ferminet_core.scan import RunSpec
 from ferminet_core.stage import run
 from ferminet_core.system import Molecule
@@ -101,6 +108,28 @@ def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
     result = stage.result(state, series)
     assert result.attrs["converged"] == 1
     assert result["walkers"].shape == (64, 3, 3)
+
+
+def test_muon_moves_weight_matrices_and_adam_the_rest() -> None:
+    spec = spec_of(LITHIUM)
+    params = networks.init(jax.random.key(0), spec.config.network, (2, 1), 1, jnp.float64)
+    rng = np.random.default_rng(1)
+    gradient = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+    rule = optimiser(spec.config.pretrain)
+    update, _ = rule.update(gradient, rule.init(params), params)
+    rate = spec.config.pretrain.learning_rate
+    for step in jax.tree.leaves(update):
+        if step.ndim == 2:
+            # Five Newton-Schulz iterations leave singular values between some 0.7 and 1.2, of a
+            # random matrix; wide outputs are scaled up (Jordan et al.'s choice, in optax).
+            scale = rate * np.sqrt(max(1.0, step.shape[1] / step.shape[0]))
+            singular = np.linalg.svd(step, compute_uv=False) / scale
+            assert singular.min() > 0.5
+            assert singular.max() < 1.5
+        else:
+            # The first step of Adam with Nesterov's look-ahead and b1 = 0.9, whatever the gradient.
+            nadam = rate * (0.9 * 0.1 / (1 - 0.9**2) + 1)
+            np.testing.assert_allclose(np.abs(step), nadam, rtol=1e-6)
 
 
 def test_walkers_must_divide_over_the_devices() -> None:
