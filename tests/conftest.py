@@ -49,4 +49,4 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _double_precision_stays() -> Iterator[None]:
     """A test that runs a stage in this process would leave its precision to all later tests."""
     yield
-    assert jax.config.jax_enable_x64, "this test left single precision behind"
+    assert jax.config.read("jax_enable_x64"), "this test left single precision behind"
