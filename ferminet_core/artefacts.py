@@ -51,7 +51,7 @@ def network_dataset(
     for name, values in series.items():
         units = {"Eh": "hartree", "Eh2": "hartree^2"}.get(name.rpartition("_")[2], "1")
         variables[name] = (("step",), np.asarray(values, np.float64), {"units": units})
-    return xr.Dataset(variables, attrs={"mcmc_width": width, "mcmc_width_units": "bohr", **attrs})
+    return xr.Dataset(variables, attrs={"mcmc_width": width, **attrs})
 
 
 def params(dataset: xr.Dataset, spec: RunSpec, dtype: Any) -> Params:

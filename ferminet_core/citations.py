@@ -86,7 +86,7 @@ USES: tuple[Use, ...] = (
     Use("the wavefunction, its pretraining and optimisation", ("Pfau2020",), _always),
     Use("dense determinants or isotropic envelopes", ("Spencer2020",), _as_in_the_later_code),
     Use("electron-electron cusps", ("Kato1957",), lambda run: run.config.network.jastrow),
-    Use("sampling", ("Metropolis1953",), _always),
+    Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
     Use("the local energy by a forward Laplacian", ("Li2024",), _always),
     Use("KFAC", ("Martens2015", "KFACJAX2022"), _optimised_by("kfac")),
     Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),

@@ -154,7 +154,12 @@ class McmcConfig(Section):
         4096, ge=2, multiple_of=2, description="Number of walkers; pretraining uses two halves."
     )
     steps: Whole = Field(10, ge=1, description="Moves between two updates.")
-    width: float = Field(0.3, gt=0, description="Initial width of a move, bohr.")
+    width: float = Field(
+        0.15,
+        gt=0,
+        description="Initial width of a move, in units of the electron's distance to the nearest "
+        "nucleus.",
+    )
     target_acceptance: float = Field(
         0.525, gt=0, lt=1, description="Accepted fraction that the width is adapted to."
     )

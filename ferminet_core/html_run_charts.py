@@ -186,7 +186,7 @@ def optimisation_charts(
     for variable, title, unit, kind in (
         ("variance_Eh2", "Variance of the local energy", "hartree²", "log"),
         ("pmove", "Accepted moves", "share", "linear"),
-        ("width", "Width of a move", "bohr", "linear"),
+        ("width", "Width of a move over the distance to the nucleus", "", "linear"),
         ("gradient_norm", "Norm of the gradient", "", "log"),
         ("update_norm", "Norm of the update", "", "log"),
         ("learning_rate", "Learning rate", "", "log"),

@@ -31,7 +31,7 @@ EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in stan
 class State(NamedTuple):
     """All that the loop depends on beside the spec and the parameters.
 
-    walkers: split over devices; width: bohr, frozen once measuring
+    walkers: split over devices; width: of the moves, frozen once measuring
     n_equilibration: records before the measurement; measuring: whether that has begun
     equilibrated: whether it began because the windows agreed; n_records: measured so far
     window: (walker,), sum of the local energies since the present window of the equilibration
@@ -116,6 +116,7 @@ class Inference:
                 jax.random.fold_in(key, i),
                 carry,
                 lambda x: 2.0 * psi(x)[1],
+                nuclei,
                 width,
                 self.config.inference.thin,
             )

@@ -35,8 +35,8 @@ from ferminet_core.stage import BlockLength, Series, Step
 class State(NamedTuple):
     """All that the loop depends on beside the spec.
 
-    params, optimiser: replicated trees; walkers: split over devices; width: bohr; step: updates
-    done
+    params, optimiser: replicated trees; walkers: split over devices; width: of their moves; step:
+    updates done
     accepted: (walker,), moves accepted by each walker since the last look for frozen ones
     rollbacks: how often the loop went back to the state before a block
     """
@@ -210,6 +210,7 @@ class Optimise:
             key,
             state.walkers,
             lambda x: 2.0 * psi(x)[1],
+            nuclei,
             state.width,
             config.mcmc.steps,
         )
@@ -262,6 +263,7 @@ class Optimise:
                 jax.random.fold_in(key, i),
                 carry[0],
                 lambda x: 2.0 * networks.apply(state.params, x, nuclei.positions, self.spins)[1],
+                nuclei,
                 carry[1],
                 steps,
             )
@@ -338,7 +340,7 @@ class Optimise:
         raise BrokenRunError(
             f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
             f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
-            f"{float(state.width):.3g} bohr); try a smaller optimise.learning_rate or a larger "
+            f"{float(state.width):.3g}); try a smaller optimise.learning_rate or a larger "
             "optimise.damping"
         )
 

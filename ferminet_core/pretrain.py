@@ -44,7 +44,7 @@ from ferminet_core.walkers import start_walkers
 
 class State(NamedTuple):
     """params, optimiser: replicated; reference, network: the walkers of each density, split over
-    devices; widths: (2,), bohr; step: updates done; met: whether the criterion was met."""
+    devices; widths: (2,), of their moves; step: updates done; met: the criterion's answer."""
 
     params: Params
     optimiser: Any
@@ -181,11 +181,17 @@ class Pretrain:
             first,
             state.reference,
             lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
+            nuclei,
             state.widths[0],
             moves,
         )
         net, net_info = mcmc.sample(
-            second, state.network, self._log_network(state.params, nuclei), state.widths[1], moves
+            second,
+            state.network,
+            self._log_network(state.params, nuclei),
+            nuclei,
+            state.widths[1],
+            moves,
         )
         accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
         pmove = collectives.mean(accepted)

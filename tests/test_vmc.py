@@ -46,8 +46,8 @@ def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict
         return -0.5 * (jnp.trace(jax.hessian(log)(x.reshape(-1))) + gradient @ gradient)
 
     def record(state: mcmc.Walkers, key: jax.Array) -> tuple[mcmc.Walkers, Measured]:
-        width = 0.5 / jnp.sqrt(max(molecule.charges))
-        state, _ = mcmc.sample(key, state, lambda x: 2 * psi(x)[1], width, MOVES)
+        width = jnp.asarray(0.3)
+        state, _ = mcmc.sample(key, state, lambda x: 2 * psi(x)[1], nuclei, width, MOVES)
         energies = jax.vmap(kinetic)(state.electrons) + potential_energy(state.electrons, nuclei)
         spin = observables.spin_squared(psi, state.electrons, molecule.electrons)
         return state, Measured(energies.mean(), spin.mean())
