@@ -1,0 +1,86 @@
+"""How many records of a walker count as one, with moves scaled by `mcmc.length` and with even ones.
+
+    .venv/bin/python -m benchmarks.autocorrelation results/lih/runs/r_3.015 ...
+
+Samples |psi|^2 of finished optimisations. tau is the variance of a walker's mean over that of one
+record, times the records: of the squared distances of the electrons from the origin, of the number
+of electrons within 1/Z of a nucleus, and of log|psi|^2.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from ferminet_core import jax_setup, store
+
+WALKERS, RECORDS, MOVES, TUNING = 128, 1000, 10, 60
+# With nuclei of so little charge the length is that of their 1s shell everywhere, a constant.
+TINY = 1e-6
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
+    """What measures (record, quantity, walker) and the acceptance, with scaled or even moves."""
+    import jax
+    import jax.numpy as jnp
+
+    from ferminet_core import artefacts, mcmc, networks
+    from ferminet_core.scan import RunSpec
+
+    optimised = store.load(run / "optimise.zarr.zip")
+    spec = RunSpec.model_validate_json(str(optimised.attrs["spec"]))
+    params = artefacts.params(optimised, spec, jnp.float32)
+    nuclei = artefacts.nuclei(spec.molecule, jnp.float32)
+    start = mcmc.walkers(jnp.asarray(optimised["walkers"].values[:WALKERS]))
+
+    def density(x: jax.Array) -> jax.Array:
+        return 2.0 * networks.apply(params, x, nuclei.positions, spec.molecule.electrons)[1]
+
+    @jax.jit
+    def quantities(x: jax.Array) -> jax.Array:
+        r_ae = jnp.linalg.norm(x[:, :, None] - nuclei.positions, axis=-1)
+        return jnp.stack([jnp.sum(x**2, (1, 2)), jnp.sum(1.0 / jnp.min(r_ae, -1), -1), density(x)])
+
+    def measure(scaled: bool) -> tuple[np.ndarray, float]:
+        lengths = nuclei if scaled else nuclei._replace(charges=TINY * nuclei.charges)
+        sample: Any = jax.jit(lambda k, s, w: mcmc.sample(k, s, density, lengths, w, MOVES))
+        state, width, pmoves, found = start, jnp.asarray(0.1 if scaled else 0.1 * TINY), [], []
+        for i in range(TUNING + RECORDS):
+            state, info = sample(jax.random.key(i), state, width)
+            if i < TUNING:
+                width = mcmc.adapt_width(width, jnp.mean(info.accepted), 0.525)
+            else:
+                pmoves.append(float(jnp.mean(info.accepted)))
+                found.append(np.asarray(quantities(state.electrons)))
+        return np.stack(found), float(np.mean(pmoves))
+
+    return measure
+
+
+def tau(series: np.ndarray) -> np.ndarray:
+    """Of (record, quantity, walker), for each quantity."""
+    means = series.mean(axis=0)
+    return np.asarray(len(series) * means.var(axis=-1, ddof=1) / series.var(axis=(0, 2)))
+
+
+@app.command()
+def main(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")]) -> None:
+    """A table of runs and of the two kinds of moves."""
+    jax_setup.prepare_process(1)
+    jax_setup.configure_jax("float32")
+    print("| run | moves | accepted | tau of r^2 | of the cores | of log psi^2 |")
+    print("|---|---|---|---|---|---|")
+    for run in runs:
+        measure = records(run)
+        for name, scaled in (("even", False), ("scaled", True)):
+            series, accepted = measure(scaled)
+            taus = " | ".join(f"{value:.1f}" for value in tau(series))
+            print(f"| {run.parent.parent.name} {run.name} | {name} | {accepted:.2f} | {taus} |")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m benchmarks.autocorrelation")
