@@ -124,7 +124,7 @@ def sample(
     start = (
         state.electrons,
         log_density(state.electrons),
-        jnp.zeros(state.number.shape, jnp.float32),
+        jnp.zeros(state.number.shape, state.electrons.dtype),
     )
     electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
     return Walkers(electrons, state.number), Info(accepted / moves)

@@ -294,7 +294,7 @@ class Optimise:
             walkers=mcmc.walkers(electrons),
             width=jnp.asarray(self.pretrained.attrs["mcmc_width"], self.dtype),
             step=zero,
-            accepted=jnp.zeros(electrons.shape[0], jnp.float32),
+            accepted=jnp.zeros(electrons.shape[0], electrons.dtype),
             rollbacks=zero,
         )
         return self.place(state)

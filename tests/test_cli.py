@@ -247,8 +247,8 @@ def test_check_prints_the_run_table_and_writes_nothing(tmp_path: Path, system_fi
 def test_check_tells_of_literature_that_will_stay_empty(system_file: Path) -> None:
     (system_file.parent / "published.csv").write_text("R_bohr,value\n9.0,-1.0\n")
     entries = [
-        "{name: exact, file: published.csv, match: {R_bohr: R}}",
-        "{name: vmc, file: published.csv, match: {r_bohr: R}}",
+        "{name: exact, kind: exact, file: published.csv, match: {R_bohr: R}}",
+        "{name: vmc, kind: method, file: published.csv, match: {r_bohr: R}}",
     ]
     with system_file.open("a") as file:
         file.write(f"literature: [{', '.join(entries)}]\n")
