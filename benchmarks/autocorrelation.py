@@ -43,7 +43,8 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
     @jax.jit
     def quantities(x: jax.Array) -> jax.Array:
         r_ae = jnp.linalg.norm(x[:, :, None] - nuclei.positions, axis=-1)
-        return jnp.stack([jnp.sum(x**2, (1, 2)), jnp.sum(1.0 / jnp.min(r_ae, -1), -1), density(x)])
+        in_cores = jnp.sum(r_ae < 1.0 / nuclei.charges, (1, 2))
+        return jnp.stack([jnp.sum(x**2, (1, 2)), in_cores, density(x)])
 
     def measure(scaled: bool) -> tuple[np.ndarray, float]:
         lengths = nuclei if scaled else nuclei._replace(charges=TINY * nuclei.charges)
