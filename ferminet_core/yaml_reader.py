@@ -92,6 +92,8 @@ def read_yaml(path: Path) -> YamlFile:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the system file, as systems/h2.yaml") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from None

@@ -617,7 +617,7 @@ def test_missing_and_unreadable_files(load: Load, tmp_path: Path) -> None:
         load_scan(tmp_path / "hh.yaml")
     with pytest.raises(InputError, match=r"no such file$"):
         load_scan(tmp_path / "none" / "hh.yaml")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="is a folder; give the system file"):
         load_scan(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"title: caf\xe9\n")
     with pytest.raises(InputError, match="cannot be read: it is not UTF-8"):
