@@ -43,11 +43,11 @@ def log_derivatives(
         def log(p: Params) -> jax.Array:
             return networks.apply(p, walker, nuclei.positions, spins)[1]
 
-        return ravel_pytree(jax.grad(log)(params))[0]
+        row = ravel_pytree(jax.grad(log)(params))[0]
+        # Here, where the row is still in the cache; all rows together are not.
+        return jnp.where(jnp.all(jnp.isfinite(row)), row, 0.0)
 
-    rows = jax.lax.map(one, electrons, batch_size=min(chunk, electrons.shape[0]))
-    finite = jnp.all(jnp.isfinite(rows), axis=1, keepdims=True)
-    return jnp.where(finite, rows, 0.0)
+    return jax.lax.map(one, electrons, batch_size=min(chunk, electrons.shape[0]))
 
 
 def init(params: Params) -> jax.Array:
