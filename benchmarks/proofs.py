@@ -12,8 +12,9 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -36,10 +37,10 @@ def _load(run: Path) -> tuple[scan.RunSpec, dict[str, xr.Dataset]]:
     return spec, {name: store.load(run / f"{name}.zarr.zip") for name in names}
 
 
-def _measure(
+def _infer(
     spec: scan.RunSpec, parents: dict[str, xr.Dataset], seed: int, samples: int
-) -> dict[str, float]:
-    """Energy of an inference with a seed and a length of its own."""
+) -> xr.Dataset:
+    """An inference with a seed and a length of its own."""
     config = spec.config.model_copy(
         update={
             "seed": seed,
@@ -49,7 +50,7 @@ def _measure(
     stage = Inference(
         spec.model_copy(update={"config": config}), parents["optimise"], parents["reference"]
     )
-    return dict(stage.result(*run_stage(stage)).attrs)
+    return stage.result(*run_stage(stage))
 
 
 def _verdict(held: bool) -> None:
@@ -65,7 +66,7 @@ def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
     0.6 and 1.6 in six cases of seven.
     """
     spec, parents = _load(run)
-    found = [_measure(spec, parents, 1000 + seed, samples) for seed in range(seeds)]
+    found = [_infer(spec, parents, 1000 + seed, samples).attrs for seed in range(seeds)]
     energy = np.array([x["energy_Eh"] for x in found])
     error = np.array([x["error_Eh"] for x in found])
     bootstrap = np.array([x["error_bootstrap_Eh"] for x in found])
@@ -77,32 +78,67 @@ def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
     _verdict(0.6 < variance < 1.6)
 
 
+def _patterns(charge: int, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,):
+    neutral with their spins up and down in turns, or in two halves, and ions in turns."""
+    unpaired = 3 if charge in (7, 15) else 1
+    turns = 1 - 2 * (np.arange(count) % 2)
+    halves = np.where(np.arange(count) < count // 2, 1, -1)
+    ions = (charge + turns) // 2
+    spins = {"alternating spins": turns} | ({"spins in halves": halves} if count > 2 else {})
+    neutral = {
+        name: ((charge + spin * unpaired) // 2, (charge - spin * unpaired) // 2)
+        for name, spin in spins.items()
+    }
+    return neutral | {"ionic": (ions, ions)}
+
+
+def _electrons_per_atom(inference: xr.Dataset, nuclei: np.ndarray) -> str:
+    """Mean numbers of spin-up and spin-down electrons that each nucleus is nearest to."""
+    x = inference["walkers"].values.reshape(-1, inference.sizes["electron"], 1, 3)
+    nearest = np.linalg.norm(x - nuclei, axis=-1).argmin(axis=-1)
+    at = (nearest[..., None] == np.arange(len(nuclei))).mean(axis=0)
+    up = inference.attrs["n_up"]
+    return ", ".join(
+        f"{a:.2f}/{b:.2f}" for a, b in zip(at[:up].sum(0), at[up:].sum(0), strict=True)
+    )
+
+
 @app.command()
 def patterns(run: Path, samples: int = 1000) -> None:
-    """A stretched bond from covalent and from ionic walkers: one energy within three errors."""
+    """A chain of stretched bonds from walkers of different spin patterns: their energies agree
+    within three errors."""
     spec, parents = _load(run)
-    nuclei = np.asarray(spec.molecule.positions)
-    if len(nuclei) != 2 or spec.molecule.electrons != (1, 1):
-        sys.exit("patterns: made for a molecule of two nuclei and two electrons")
+    nuclei, charges = np.asarray(spec.molecule.positions), set(spec.molecule.charges)
+    charge, count = int(min(charges)), len(nuclei)
+    known = len(charges) == 1 and charge % 2 and count % 2 == 0
+    if not known or spec.molecule.electrons != (charge * count // 2,) * 2:
+        sys.exit("patterns: made for even chains of one element of odd charge, neutral, of spin 0")
     rng = np.random.default_rng(0)
     optimised = parents["optimise"]
     size = optimised.sizes["walker"]
-    found = {}
-    starts = (("covalent", [[0, 1], [1, 0]]), ("ionic", [[0, 0], [1, 1]]))
-    for seed, (name, places) in enumerate(starts):
-        sites = np.asarray(places)[np.arange(size) % 2]
-        start = nuclei[sites] + rng.normal(scale=0.7, size=(size, 2, 3))
+    found: dict[str, Mapping[str, Any]] = {}
+    for seed, (name, spins) in enumerate(_patterns(charge, count).items()):
+        sites = np.concatenate([np.repeat(np.arange(count), n) for n in spins])
+        # Half of the walkers the other way round.
+        both = np.stack([sites, count - 1 - sites])[np.arange(size) % 2]
+        start = nuclei[both] + rng.normal(scale=0.7 / charge, size=(*both.shape, 3))
         changed = optimised.assign(walkers=optimised["walkers"].copy(data=start.astype("f4")))
-        found[name] = _measure(spec, {**parents, "optimise": changed}, 7 + seed, samples)
-        x = found[name]
+        inference = _infer(spec, {**parents, "optimise": changed}, 7 + seed, samples)
+        found[name] = x = inference.attrs
+        inference.attrs["n_up"] = spec.molecule.electrons[0]
         print(
-            f"{name}: {x['energy_Eh']:.6f} +- {x['error_Eh']:.6f}, S^2 {x['s2']:.4f}, "
-            f"equilibrated for {x['n_equilibration']} records, flags {json.loads(str(x['flags']))}"
+            f"{name}: {x['energy_Eh']:.6f} +- {x['error_Eh']:.6f}, S^2 {x['s2']:.4f}, R-hat "
+            f"{x['rhat']:.4f}, equilibrated for {x['n_equilibration']} records, flags "
+            f"{json.loads(str(x['flags']))}, up/down at each nucleus "
+            + _electrons_per_atom(inference, nuclei),
+            flush=True,
         )
-    difference = found["covalent"]["energy_Eh"] - found["ionic"]["energy_Eh"]
-    error = np.hypot(found["covalent"]["error_Eh"], found["ionic"]["error_Eh"])
-    print(f"difference {difference:.6f} +- {error:.6f} Eh")
-    _verdict(abs(difference) < 3 * error)
+    energy = np.array([x["energy_Eh"] for x in found.values()])
+    error = np.array([x["error_Eh"] for x in found.values()])
+    pull = np.abs(energy[:, None] - energy) / np.hypot(error[:, None], error)
+    print(f"largest difference: {pull.max():.1f} errors")
+    _verdict(bool(pull.max() < 3))
 
 
 @app.command()

@@ -4,6 +4,7 @@ Pure functions of a scan and of what its runs left behind; `ferminet_core.report
 the files.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -78,7 +79,7 @@ class Summary(NamedTuple):
     name: str
     title: str
     parameter: str | None  # the numeric parameter, if there is exactly one
-    parameter_unit: str  # bohr, angstrom, or empty where it is not a diatomic's bond length
+    parameter_unit: str  # bohr, angstrom, or empty where it is not the shortest bond's length
     table: pd.DataFrame  # the columns of scan.csv; missing values are NA
     dataset: xr.Dataset  # dimension run
     derived: dict[str, Any]  # JSON: bond length, frequency, dissociation energy, ...
@@ -437,16 +438,17 @@ def _plain_estimate(estimate: Estimate) -> dict[str, float]:
 
 
 def _bond_length(run: RunSpec) -> float:
-    """Distance of a diatomic's nuclei, bohr."""
-    first, second = run.molecule.positions
-    return math.dist(first, second)
+    """The shortest distance between two nuclei, bohr; infinite for an atom."""
+    pairs = itertools.combinations(run.molecule.positions, 2)
+    return min(itertools.starmap(math.dist, pairs), default=math.inf)
 
 
 def _parameter_unit(scan: Scan, parameter: str | None) -> str:
-    """The parameter's unit where it is the bond length of diatomics; empty otherwise."""
-    runs = [run for run in scan.runs if parameter in run.parameters]
-    if parameter is None or any(len(run.molecule.symbols) != 2 for run in runs):
+    """The parameter's unit where it is the shortest bond's length, as of a diatomic or a chain with
+    even spacings; empty otherwise."""
+    if parameter is None:
         return ""
+    runs = [run for run in scan.runs if parameter in run.parameters]
     lengths = np.array([_bond_length(run) for run in runs])
     values = np.array([run.parameters[parameter] for run in runs])
     for unit, factor in (("bohr", 1.0), ("angstrom", units.ANGSTROM_IN_BOHR)):

@@ -326,6 +326,23 @@ def test_depth_only_against_atoms_that_were_run(tmp_path: Path) -> None:
     assert summarise(scan, outcomes).derived["atomisation"] == {}
 
 
+@pytest.mark.parametrize(
+    ("atoms", "unit"),
+    [
+        ("[H 0 0 0, H 0 0 R, H 0 0 2*R]", "bohr"),
+        ("[O 0 0 0, H 0 0 1.8, H 0 1.8*sin(R) 1.8*cos(R)]", ""),
+        ("[H 0 0 0, H 0 0 1.4, H 0 0 1.4+R]", ""),  # the longer of two bonds
+    ],
+)
+def test_the_unit_of_a_parameter_is_that_of_the_shortest_bond(
+    tmp_path: Path, atoms: str, unit: str
+) -> None:
+    text = f"units: bohr\natoms: {atoms}\nspin: {int(unit != '' or 'O' not in atoms)}\n"
+    scan = make_scan(tmp_path, text + "parameters: {R: [1.5, 2.0]}\n")
+    outcomes = {run.run_id: done(-1.0) for run in scan.runs}
+    assert summarise(scan, outcomes).parameter_unit == unit
+
+
 def test_each_variant_has_its_own_curve_and_depth(tmp_path: Path) -> None:
     scan = make_scan(tmp_path, CURVE_AND_ATOM, "h2_h")
     shift = {"kfac": 0.0, "adam": 5e-3}
