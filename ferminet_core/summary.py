@@ -320,7 +320,7 @@ def _minimum(
         return {"refused": "charge or spin changes along the curve"}
     try:
         minimum = fit_minimum(
-            np.array([_bond_length(runs[run_id]) for run_id in points["run_id"]]),
+            np.array([_shortest_bond(runs[run_id]) for run_id in points["run_id"]]),
             points["energy_Eh"].to_numpy(),
             points["error_Eh"].to_numpy(),
             reduced_mass(*molecules[0].symbols),
@@ -437,7 +437,7 @@ def _plain_estimate(estimate: Estimate) -> dict[str, float]:
     }
 
 
-def _bond_length(run: RunSpec) -> float:
+def _shortest_bond(run: RunSpec) -> float:
     """The shortest distance between two nuclei, bohr; infinite for an atom."""
     pairs = itertools.combinations(run.molecule.positions, 2)
     return min(itertools.starmap(math.dist, pairs), default=math.inf)
@@ -449,7 +449,7 @@ def _parameter_unit(scan: Scan, parameter: str | None) -> str:
     if parameter is None:
         return ""
     runs = [run for run in scan.runs if parameter in run.parameters]
-    lengths = np.array([_bond_length(run) for run in runs])
+    lengths = np.array([_shortest_bond(run) for run in runs])
     values = np.array([run.parameters[parameter] for run in runs])
     for unit, factor in (("bohr", 1.0), ("angstrom", units.ANGSTROM_IN_BOHR)):
         if np.allclose(lengths, factor * values, rtol=1e-6):
