@@ -81,7 +81,7 @@ def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
 def _patterns(charge: int, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,):
     neutral with their spins up and down in turns, or in two halves, and ions in turns."""
-    unpaired = 3 if charge in (7, 15) else 1
+    unpaired = 3 if charge in (7, 15) else 1  # N and P, half-filled p shells
     turns = 1 - 2 * (np.arange(count) % 2)
     halves = np.where(np.arange(count) < count // 2, 1, -1)
     ions = (charge + turns) // 2
@@ -93,12 +93,11 @@ def _patterns(charge: int, count: int) -> dict[str, tuple[np.ndarray, np.ndarray
     return neutral | {"ionic": (ions, ions)}
 
 
-def _electrons_per_atom(inference: xr.Dataset, nuclei: np.ndarray) -> str:
+def _electrons_per_atom(inference: xr.Dataset, nuclei: np.ndarray, up: int) -> str:
     """Mean numbers of spin-up and spin-down electrons that each nucleus is nearest to."""
     x = inference["walkers"].values.reshape(-1, inference.sizes["electron"], 1, 3)
     nearest = np.linalg.norm(x - nuclei, axis=-1).argmin(axis=-1)
     at = (nearest[..., None] == np.arange(len(nuclei))).mean(axis=0)
-    up = inference.attrs["n_up"]
     return ", ".join(
         f"{a:.2f}/{b:.2f}" for a, b in zip(at[:up].sum(0), at[up:].sum(0), strict=True)
     )
@@ -126,12 +125,11 @@ def patterns(run: Path, samples: int = 1000) -> None:
         changed = optimised.assign(walkers=optimised["walkers"].copy(data=start.astype("f4")))
         inference = _infer(spec, {**parents, "optimise": changed}, 7 + seed, samples)
         found[name] = x = inference.attrs
-        inference.attrs["n_up"] = spec.molecule.electrons[0]
         print(
             f"{name}: {x['energy_Eh']:.6f} +- {x['error_Eh']:.6f}, S^2 {x['s2']:.4f}, R-hat "
             f"{x['rhat']:.4f}, equilibrated for {x['n_equilibration']} records, flags "
             f"{json.loads(str(x['flags']))}, up/down at each nucleus "
-            + _electrons_per_atom(inference, nuclei),
+            + _electrons_per_atom(inference, nuclei, spec.molecule.electrons[0]),
             flush=True,
         )
     energy = np.array([x["energy_Eh"] for x in found.values()])
