@@ -24,6 +24,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ferminet_core.errors import FermiNetError, InputError
@@ -42,6 +43,29 @@ SETTLE_S = 8.0
 # A rank whose process is gone is missed by JAX after so long, where the launcher does not tell.
 HEARTBEAT_S = 20
 _POLL_S = 0.05
+
+
+def _threads() -> set[int]:
+    """The threads of this process; none where the system does not list them."""
+    tasks = Path("/proc/self/task")
+    return {int(task.name) for task in tasks.iterdir()} if tasks.is_dir() else set()
+
+
+def _yield_to_computing(thread: int) -> None:
+    """Let gloo's thread run on a core that would be idle otherwise.
+
+    It polls for as long as a sending thread holds the lock of a connection. Where a rank has one
+    core, waking it takes the core from that very thread, for all of a scheduler's tick of some
+    milliseconds. It is told from the others by what it waits for, and from those of JAX's heartbeat
+    by not having a name of its own.
+    """
+    task = Path("/proc/self/task")
+    try:
+        name, own = ((task / str(t) / "comm").read_text() for t in (thread, os.getpid()))
+        if name == own and "epoll" in (task / str(thread) / "wchan").read_text():
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    except OSError:
+        return  # it has ended
 
 
 def _from_environment(names: Iterable[str], otherwise: int) -> int:
@@ -188,6 +212,10 @@ class Ranks:
             heartbeat_timeout_seconds=HEARTBEAT_S,
         )
         self._jax_connected = True
+        before = _threads()
+        jax.devices()
+        for thread in _threads() - before:
+            _yield_to_computing(thread)
 
     def check_devices(self) -> None:
         """See that every rank has as many devices.

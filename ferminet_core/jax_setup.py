@@ -160,6 +160,7 @@ def configure_jax(precision: Precision) -> CompileLog:
     """
     import jax
     from jax import monitoring
+    from jax._src import cache_key
     from jax._src.lru_cache import LRUCache
 
     # A method of JAX replaced, which its type does not allow for.
@@ -177,6 +178,10 @@ def configure_jax(precision: Precision) -> CompileLog:
     monitoring.register_event_duration_secs_listener(log.on_duration)
     monitoring.register_event_listener(log.on_event)
     devices = jax.devices()
+    if devices[0].platform == "cpu":
+        # The topology of CPUs differs from rank to rank, and only rank 0 keeps what it compiles: all
+        # others would compile at every start. What it says of the processor is in the folder's name.
+        cache_key._hash_accelerator_config = cache_key._hash_devices
     log.facts = {
         "devices": len(devices),
         "device_kind": devices[0].device_kind,

@@ -1,5 +1,6 @@
 """Several ranks: started by a real MPI launcher, told from wrong launches, ended together."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.layouts import AS_ROOT, LAUNCHER
-from ferminet_core import distributed
+from ferminet_core import distributed, jax_setup
 from ferminet_core.distributed import Member, Ranks
 from ferminet_core.errors import BrokenRunError, InputError, LockedError
 
@@ -152,6 +153,34 @@ def test_a_rank_that_fails_alone_ends_the_others() -> None:
     assert done.returncode == BrokenRunError.exit_code
     assert done.stderr.count("node is broken") == 1
     assert "rank 1 of 2" in done.stderr
+
+
+def test_every_rank_finds_what_was_compiled_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(jax_setup.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv("XLA_FLAGS", "")
+    code = """
+        world.connect_jax()
+        from ferminet_core import jax_setup
+        log = jax_setup.configure_jax("float32")
+        import jax, numpy as np
+        from ferminet_core import collectives, mesh
+        over = mesh.walker_mesh(4)
+        total = mesh.per_device(collectives.total, over, (mesh.SPLIT,), mesh.REPLICATED)
+        numbers = mesh.place(over, np.arange(4.0, dtype=np.float32), mesh.SPLIT)
+        found = mesh.fetch(mesh.compiled(total, numbers)(numbers))
+        idle = [t for t in distributed._threads() if os.sched_getscheduler(t) == os.SCHED_IDLE]
+        told = world.allgather(np.array([[*found, log.cache_hits, len(idle)]]))
+        if world.is_root: print(told.tolist())
+        world.close()
+        """
+    first, again = on_ranks(code), on_ranks(code)
+    assert first.returncode == again.returncode == 0, first.stderr + again.stderr
+    # 0 + 2 and 1 + 3 of the ranks' halves; gloo's thread makes way. The second to compile for the first
+    # time may find what the other has just kept.
+    assert json.loads(first.stdout.splitlines()[-1])[0] == [2, 4, 0, 1]
+    assert json.loads(again.stdout.splitlines()[-1]) == [[2, 4, 1, 1]] * 2
 
 
 @pytest.mark.parametrize("where", ["in MPI", "in JAX"])
