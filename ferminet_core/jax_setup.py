@@ -179,9 +179,9 @@ def configure_jax(precision: Precision) -> CompileLog:
     monitoring.register_event_listener(log.on_event)
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        # The topology of CPUs differs from rank to rank, and only rank 0 keeps what it compiles: all
-        # others would compile at every start. What it says of the processor is in the folder's name.
-        cache_key._hash_accelerator_config = cache_key._hash_devices
+        # The topology of CPUs differs from rank to rank, and only rank 0 keeps what it compiles:
+        # all others would compile at every start. What it says of processors names the folder.
+        cache_key._hash_accelerator_config = cache_key._hash_devices  # type: ignore[assignment]
     log.facts = {
         "devices": len(devices),
         "device_kind": devices[0].device_kind,

@@ -177,8 +177,8 @@ def test_every_rank_finds_what_was_compiled_before(
         """
     first, again = on_ranks(code), on_ranks(code)
     assert first.returncode == again.returncode == 0, first.stderr + again.stderr
-    # 0 + 2 and 1 + 3 of the ranks' halves; gloo's thread makes way. The second to compile for the first
-    # time may find what the other has just kept.
+    # 0 + 2 and 1 + 3 of the ranks' halves; gloo's thread makes way. Of the first start rank 0 alone
+    # is sure to find nothing: the other may find what rank 0 has just kept.
     assert json.loads(first.stdout.splitlines()[-1])[0] == [2, 4, 0, 1]
     assert json.loads(again.stdout.splitlines()[-1]) == [[2, 4, 1, 1]] * 2
 
