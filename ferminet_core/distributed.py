@@ -51,8 +51,8 @@ def _threads() -> set[int]:
     return {int(task.name) for task in tasks.iterdir()} if tasks.is_dir() else set()
 
 
-def _yield_to_computing(thread: int) -> None:
-    """Let gloo's thread run on a core that would be idle otherwise.
+def _yield_to_computing(thread: int) -> bool:
+    """Let gloo's thread run on a core that would be idle otherwise; whether this was that thread.
 
     It polls for as long as a sending thread holds the lock of a connection. Where a rank has one
     core, waking it takes the core from that very thread, for all of a scheduler's tick of some
@@ -64,8 +64,10 @@ def _yield_to_computing(thread: int) -> None:
         name, own = ((task / str(t) / "comm").read_text() for t in (thread, os.getpid()))
         if name == own and "epoll" in (task / str(thread) / "wchan").read_text():
             os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+            return True
     except OSError:
-        return  # it has ended
+        return False  # it has ended
+    return False
 
 
 def _from_environment(names: Iterable[str], otherwise: int) -> int:
@@ -214,8 +216,11 @@ class Ranks:
         self._jax_connected = True
         before = _threads()
         jax.devices()
-        for thread in _threads() - before:
-            _yield_to_computing(thread)
+        # It wakes every 10 ms, and on a busy core is then not seen waiting for a moment.
+        for _ in range(10):
+            if any([_yield_to_computing(thread) for thread in _threads() - before]):
+                break
+            time.sleep(_POLL_S)  # bounds the wait for what nothing tells of
 
     def check_devices(self) -> None:
         """See that every rank has as many devices.
