@@ -218,7 +218,7 @@ class Ranks:
         jax.devices()
         # It wakes every 10 ms, and on a busy core is then not seen waiting for a moment.
         for _ in range(10):
-            if any([_yield_to_computing(thread) for thread in _threads() - before]):
+            if any(_yield_to_computing(thread) for thread in _threads() - before):
                 break
             time.sleep(_POLL_S)  # bounds the wait for what nothing tells of
 
