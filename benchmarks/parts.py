@@ -1,7 +1,8 @@
 """Seconds of an optimisation's iteration and of its parts, in this process; the worker of
 `benchmarks.speed`.
 
-    .venv/bin/python -m benchmarks.parts '{"case": "LiH", "devices": 2}'
+    .venv/bin/python -m benchmarks.parts '{"case": "LiH", "devices": 2, "iterations": 200}'
+    ... '{"case": "N2", "devices": 1, "iterations": 50, "settings": {"mcmc.walkers": 4096}}'
 """
 
 import json
@@ -116,13 +117,14 @@ def optimise_stage(spec: Any) -> Any:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times of one case; `job`: case, iterations, parts (whether to time them)."""
+    """Times of one case; `job`: case, iterations, parts (whether to time them), settings."""
     import jax
 
     from benchmarks.cases import CASES, CHAINS
 
     case = {**CASES, **CHAINS}[job["case"]]
-    stage = optimise_stage(case.spec(**{"optimise.iterations": job["iterations"]}))
+    settings = {"optimise.iterations": job["iterations"], **job.get("settings", {})}
+    stage = optimise_stage(case.spec(**settings))
     state = stage.initial()
     found = {"iteration": iteration_seconds(stage, state)}
     if job.get("parts"):

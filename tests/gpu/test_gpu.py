@@ -25,7 +25,16 @@ overrides: {optimise.iterations: 200, inference.samples: 200}
 GPUS = visible_gpus()
 # What starts ranks here; a site's own, as in the profile, by FERMINET_LAUNCHER="srun --mpi=pmix".
 LAUNCH = os.environ.get("FERMINET_LAUNCHER", LAUNCHER)
+# What makes the other tests compile faster (tests/conftest.py); here it is compiled as for users.
+FASTER = ("--xla_force_host_platform_device_count", "--xla_backend_optimization_level")
 pytestmark = pytest.mark.skipif(not GPUS, reason="no NVIDIA GPU here")
+
+
+@pytest.fixture(autouse=True)
+def _as_for_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = os.environ["XLA_FLAGS"].split()
+    kept = [flag for flag in flags if flag.partition("=")[0] not in FASTER]
+    monkeypatch.setenv("XLA_FLAGS", " ".join(kept))
 
 
 def chain(folder: Path, ranks: int) -> dict[str, Any]:
