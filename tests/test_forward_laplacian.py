@@ -47,14 +47,20 @@ def agree(
     np.testing.assert_allclose(found.laplacian_ratio, laplacian, rtol=rtol, atol=rtol * scale**2)
 
 
-@pytest.mark.parametrize("singular", [0, 1, 2])
 @pytest.mark.parametrize("form", ["dense", "block"])
 @pytest.mark.parametrize("envelope", ["isotropic", "diagonal", "anisotropic"])
-def test_every_envelope_and_determinant(envelope: str, form: str, singular: int) -> None:
-    params = network(envelope=envelope, determinant_form=form, jastrow=singular == 0)
-    params = duplicate_orbitals(params, 3, singular)
+def test_every_envelope_and_determinant(envelope: str, form: str) -> None:
+    params = network(envelope=envelope, determinant_form=form, jastrow=True)
     electrons = jax.random.normal(jax.random.key(2), (3, 3))
     agree(params, electrons, SPINS, rtol=1e-9)  # float64 rounding through ten operations in a row
+
+
+@pytest.mark.parametrize("singular", [1, 2])
+@pytest.mark.parametrize("form", ["dense", "block"])
+def test_some_determinants_are_singular(form: str, singular: int) -> None:
+    params = duplicate_orbitals(network(determinant_form=form), 3, singular)
+    electrons = jax.random.normal(jax.random.key(2), (3, 3))
+    agree(params, electrons, SPINS, rtol=1e-9)
 
 
 @pytest.mark.parametrize("spins", [(1, 0), (3, 0), (2, 2)])

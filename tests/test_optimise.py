@@ -62,7 +62,7 @@ def run(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"optimiser": "adam"},
+        pytest.param({"optimiser": "adam"}, marks=pytest.mark.campaign),
         {"optimiser": "spring"},
         {"optimiser": "kfac", "inverse_period": 3, "clip_centre": "median"},
     ],

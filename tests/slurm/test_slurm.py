@@ -163,7 +163,7 @@ def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
 @pytest.mark.campaign
 def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
     """A minute for each of three jobs, about half of it gone before the first step."""
-    iterations = 4000  # more than three such jobs can make
+    iterations = 20_000  # more than three such jobs can make
     scan.lengthen(iterations)
     whole = Scan(tmp_path / "whole", scan.cache)
     shutil.copytree(undisturbed.results, whole.results)
@@ -242,6 +242,7 @@ def test_controller_restarted(scan: Scan, undisturbed: Scan) -> None:
     assert not events(scan, "resume")
 
 
+@pytest.mark.campaign
 def test_runs_share_a_node_and_have_a_gpu_each(
     slurm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
