@@ -300,7 +300,7 @@ def test_every_command_has_help() -> None:
 
 
 def test_a_process_uses_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("NPROC", "XLA_FLAGS", "OMP_NUM_THREADS"):
+    for name in ("NPROC", "XLA_FLAGS", "OMP_NUM_THREADS", "XLA_PYTHON_CLIENT_PREALLOCATE"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setenv("XLA_FLAGS", "--xla_something")
@@ -311,6 +311,8 @@ def test_a_process_uses_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) 
     assert os.environ["OMP_NUM_THREADS"] == "1"
     flags = "--xla_something --xla_force_host_platform_device_count=3"
     assert os.environ["XLA_FLAGS"] == flags
+    # A second run on the same GPU would find no memory.
+    assert os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
 
 
 @pytest.mark.parametrize(
