@@ -172,8 +172,10 @@ def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan, tmp_path: Path
     changes = {"runtime": '"1 if attempt < 4 else 30"', "slurm_extra": "\"'--signal=USR1@15'\""}
     optimise(scan, **changes)
     assert_as_undisturbed(scan, whole, 900.0)
+    assert scan.log.count("Trying to restart job") == 3
+    # Slurm sends the signal up to a minute early: a job may end before it has a step to keep.
     stops = [event["reason"] for event in events(scan, "resumable")]
-    assert len(stops) == 3
+    assert 1 <= len(stops) <= 3
     assert all("wall-time limit" in stop or "SIGUSR1" in stop for stop in stops), stops
     steps = [event["step"] for event in events(scan, "resume")]
     assert steps == sorted(steps)
