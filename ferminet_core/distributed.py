@@ -215,7 +215,8 @@ class Ranks:
         )
         self._jax_connected = True
         before = _threads()
-        jax.devices()
+        if jax.devices()[0].platform != "cpu":
+            return  # gloo joins CPUs only
         # It wakes every 10 ms, and on a busy core is then not seen waiting for a moment.
         for _ in range(10):
             if any(_yield_to_computing(thread) for thread in _threads() - before):

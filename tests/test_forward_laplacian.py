@@ -57,8 +57,16 @@ def test_every_envelope_and_determinant(envelope: str, form: str) -> None:
 
 @pytest.mark.parametrize("singular", [1, 2])
 @pytest.mark.parametrize("form", ["dense", "block"])
-def test_some_determinants_are_singular(form: str, singular: int) -> None:
-    params = duplicate_orbitals(network(determinant_form=form), 3, singular)
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        "isotropic",
+        *(pytest.param(e, marks=pytest.mark.campaign) for e in ("diagonal", "anisotropic")),
+    ],
+)
+def test_some_determinants_are_singular(envelope: str, form: str, singular: int) -> None:
+    params = network(envelope=envelope, determinant_form=form)
+    params = duplicate_orbitals(params, 3, singular)
     electrons = jax.random.normal(jax.random.key(2), (3, 3))
     agree(params, electrons, SPINS, rtol=1e-9)
 

@@ -33,7 +33,7 @@ TIMEOUT = 240.0
 def test_stages_killed_anywhere_end_as_if_nothing_had_happened() -> None:
     """A short campaign; the long one is a command of its own."""
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.survival", "kill", "--trials", "2", "--seed", "1"],
+        [sys.executable, "-m", "benchmarks.survival", "kill", "--trials", "4", "--seed", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,
