@@ -56,8 +56,8 @@ def prepare_process(devices: int) -> None:
     if devices > 1 and "xla_force_host_platform_device_count" not in flags:
         count = f"--xla_force_host_platform_device_count={devices}"
         environment["XLA_FLAGS"] = f"{flags} {count}".strip()
-    # By default JAX takes three quarters of a GPU's memory at its start, and leaves too little for a
-    # second run on that GPU.
+    # By default JAX takes three quarters of a GPU's memory at its start, and leaves too little for
+    # a second run on that GPU.
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     # Each executable read from the cache is reported as an error over tuning hints of the compiler
     # ("prefer-no-gather is not supported") that are no features of a processor. The cache is kept
