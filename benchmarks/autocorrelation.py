@@ -48,7 +48,9 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
 
     def measure(scaled: bool) -> tuple[np.ndarray, float]:
         lengths = nuclei if scaled else nuclei._replace(charges=TINY * nuclei.charges)
-        sample: Any = jax.jit(lambda k, s, w: mcmc.sample(k, s, density, lengths, w, MOVES))
+        sample: Any = jax.jit(
+            lambda k, s, w: mcmc.sample(k, s, density, lengths, spec.molecule.electrons, w, MOVES)
+        )
         state, width, pmoves, found = start, jnp.asarray(0.1 if scaled else 0.1 * TINY), [], []
         for i in range(TUNING + RECORDS):
             state, info = sample(jax.random.key(i), state, width)

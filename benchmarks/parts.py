@@ -64,7 +64,7 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
             return 2.0 * networks.apply(params, x, nuclei.positions, spins)[1]
 
         moves = stage.config.mcmc.steps
-        return mcmc.sample(jax.random.key(0), walkers, density, nuclei, width, moves)
+        return mcmc.sample(jax.random.key(0), walkers, density, nuclei, spins, width, moves)
 
     def energies(params: Any, electrons: Any) -> Any:
         return local_energy(params, electrons, nuclei, spins, stage.chunk)

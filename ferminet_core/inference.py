@@ -117,6 +117,7 @@ class Inference:
                 carry,
                 lambda x: 2.0 * psi(x)[1],
                 nuclei,
+                self.spins,
                 width,
                 self.config.inference.thin,
             )

@@ -1,4 +1,5 @@
-"""Metropolis sampling of |psi|^2 with all-electron Gaussian moves, shorter near the nuclei.
+"""Metropolis sampling of |psi|^2 with all-electron Gaussian moves, shorter near the nuclei, and
+with moves of one or two electrons from atom to atom.
 
 A kernel maps (key, state) to (state, info). Random numbers belong to walkers: the key of a walker's
 move is the stage's key folded with the move's number and the walker's number over all devices, so
@@ -15,6 +16,7 @@ import numpy as np
 from ferminet_core.hamiltonian import Nuclei
 
 LogDensity = Callable[[jax.Array], jax.Array]
+Spins = tuple[int, int]
 
 # Relative change of the width per unit of excess acceptance and iteration; small enough that noise
 # of the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
@@ -22,6 +24,8 @@ ADAPTATION_GAIN = 0.2
 # Widths settled at 0.3 for two electrons and at 0.08 for fourteen; so far away from the configured
 # one, acceptance no longer depends on it.
 WIDTH_RANGE = 1000.0
+
+RELOCATION_PERIOD = 10  # seldom enough to cost the Gaussian moves little
 
 
 class Walkers(NamedTuple):
@@ -33,7 +37,7 @@ class Walkers(NamedTuple):
 
 
 class Info(NamedTuple):
-    """accepted: (walker,), fraction of this walker's moves that were accepted."""
+    """accepted: (walker,), fraction of this walker's Gaussian moves that were accepted."""
 
     accepted: jax.Array
 
@@ -80,15 +84,66 @@ def log_proposal_ratio(step: jax.Array, before: jax.Array, after: jax.Array) -> 
     return jnp.sum(3.0 * jnp.log(ratio) + 0.5 * squares * (1.0 - ratio**2), axis=-1)
 
 
+def _exchanged(key: jax.Array, electrons: jax.Array, spins: Spins) -> jax.Array:
+    """Electrons (electron, 3) with one of spin up and one of spin down in each other's place."""
+    up_key, down_key = jax.random.split(key)
+    up = jax.random.randint(up_key, (), 0, spins[0])
+    down = jax.random.randint(down_key, (), spins[0], sum(spins))
+    order = jnp.arange(sum(spins))
+    return electrons[jnp.where(order == up, down, jnp.where(order == down, up, order))]
+
+
+def _carried(key: jax.Array, electrons: jax.Array, nuclei: Nuclei) -> tuple[jax.Array, jax.Array]:
+    """Electrons (electron, 3) with one carried from its nucleus to the same place at another, and
+    whether the way back starts at that other one; without it there is no detailed balance."""
+    which_key, target_key = jax.random.split(key)
+    n, m = electrons.shape[0], nuclei.positions.shape[0]
+    which = jax.random.randint(which_key, (), 0, n)
+
+    def nearest(x: jax.Array) -> jax.Array:
+        return jnp.argmin(jnp.sum((x - nuclei.positions) ** 2, axis=-1))
+
+    home = nearest(electrons[which])
+    target = (home + jax.random.randint(target_key, (), 1, m)) % m
+    moved = electrons[which] + nuclei.positions[target] - nuclei.positions[home]
+    carried = jnp.where((jnp.arange(n) == which)[:, None], moved, electrons)
+    return carried, nearest(moved) == target
+
+
+def _relocated(
+    key: jax.Array, w: Walkers, nuclei: Nuclei, spins: Spins
+) -> tuple[jax.Array, jax.Array]:
+    """Proposals (walker, electron, 3) that exchange an up and a down electron, or else carry one
+    electron from one nucleus to another; and which of them have a way back (walker,).
+
+    Each is proposed as often as its reverse, so that |psi'|^2 / |psi|^2 alone decides. Walkers so
+    pass between spin patterns, and between neutral atoms and ions, where bonds are so long that no
+    Gaussian step spans them.
+    """
+
+    def propose(number: jax.Array, electrons: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kind_key, own_key = jax.random.split(jax.random.fold_in(key, number))
+        carried, returns = _carried(own_key, electrons, nuclei)
+        if min(spins) == 0:
+            return carried, returns
+        exchange = jax.random.bernoulli(kind_key)
+        exchanged = _exchanged(own_key, electrons, spins)
+        return jnp.where(exchange, exchanged, carried), exchange | returns
+
+    return jax.vmap(propose)(w.number, w.electrons)
+
+
 def sample(
     key: jax.Array,
     state: Walkers,
     log_density: LogDensity,
     nuclei: Nuclei,
+    spins: Spins,
     width: jax.Array,
     moves: int,
 ) -> tuple[Walkers, Info]:
-    """`moves` Metropolis moves of all electrons at once (Metropolis et al. 1953).
+    """`moves` Metropolis moves (Metropolis et al. 1953) of all electrons at once; of molecules
+    every tenth is one of one or two electrons from atom to atom instead (`_relocated`).
 
     Each electron is proposed r + width * l(r) * normal, so that the 1s shells of heavy atoms do not
     hold up all others (position-dependent steps: Umrigar, doi:10.1103/PhysRevLett.71.408). Since l
@@ -102,24 +157,32 @@ def sample(
         state: walkers
         log_density: electrons (walker, electron, 3) -> log|psi|^2 (walker,)
         nuclei: which `length` is taken from
+        spins: numbers of up and down electrons, up first
         width: standard deviation of a coordinate's step in units of `length`
         moves: number of moves
     """
 
+    relocations = moves // RELOCATION_PERIOD if nuclei.positions.shape[0] > 1 else 0
+
     def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         electrons, log, accepted = carry
-        step, log_uniform = _walker_randoms(
-            jax.random.fold_in(key, i), Walkers(electrons, state.number)
-        )
+        now, own_key = Walkers(electrons, state.number), jax.random.fold_in(key, i)
+        step, log_uniform = _walker_randoms(own_key, now)
         before = length(electrons, nuclei)
         proposal = electrons + width * before[..., None] * step
-        new = log_density(proposal)
         bias = log_proposal_ratio(step, before, length(proposal, nuclei))
+        gaussian = jnp.asarray(True)
+        if relocations:
+            gaussian = (i + 1) % RELOCATION_PERIOD != 0
+            relocated, returns = _relocated(jax.random.fold_in(key, moves + i), now, nuclei, spins)
+            proposal = jnp.where(gaussian, proposal, relocated)
+            bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
+        new = log_density(proposal)
         # A NaN on either side compares false; a walker that holds one is freed by any finite
         # proposal.
         take = (log_uniform < new - log + bias) | (jnp.isfinite(new) & ~jnp.isfinite(log))
         electrons = jnp.where(take[:, None, None], proposal, electrons)
-        return electrons, jnp.where(take, new, log), accepted + take
+        return electrons, jnp.where(take, new, log), accepted + (take & gaussian)
 
     start = (
         state.electrons,
@@ -127,7 +190,7 @@ def sample(
         jnp.zeros(state.number.shape, state.electrons.dtype),
     )
     electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
-    return Walkers(electrons, state.number), Info(accepted / moves)
+    return Walkers(electrons, state.number), Info(accepted / (moves - relocations))
 
 
 def adapt_width(width: jax.Array, pmove: jax.Array, target: float) -> jax.Array:

@@ -211,6 +211,7 @@ class Optimise:
             state.walkers,
             lambda x: 2.0 * psi(x)[1],
             nuclei,
+            self.spins,
             state.width,
             config.mcmc.steps,
         )
@@ -264,6 +265,7 @@ class Optimise:
                 carry[0],
                 lambda x: 2.0 * networks.apply(state.params, x, nuclei.positions, self.spins)[1],
                 nuclei,
+                self.spins,
                 carry[1],
                 steps,
             )

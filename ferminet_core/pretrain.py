@@ -182,6 +182,7 @@ class Pretrain:
             state.reference,
             lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
             nuclei,
+            self.spins,
             state.widths[0],
             moves,
         )
@@ -190,6 +191,7 @@ class Pretrain:
             state.network,
             self._log_network(state.params, nuclei),
             nuclei,
+            self.spins,
             state.widths[1],
             moves,
         )

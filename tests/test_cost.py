@@ -148,7 +148,9 @@ def functions_of(case: Case) -> dict[str, Callable[..., Any]]:
             return 2.0 * networks.apply(params, x, nuclei.positions, spins)[1]
 
         width = jnp.asarray(0.1, jnp.float32)
-        return mcmc.sample(jax.random.key(0), mcmc.walkers(electrons), density, nuclei, width, 1)
+        return mcmc.sample(
+            jax.random.key(0), mcmc.walkers(electrons), density, nuclei, spins, width, 1
+        )
 
     def energies(params: Any, electrons: jax.Array, nuclei: Nuclei) -> Any:
         return local_energy(params, electrons, nuclei, spins)

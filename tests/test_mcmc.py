@@ -8,6 +8,7 @@ from scipy import stats
 from ferminet_core import mcmc
 from ferminet_core.hamiltonian import Nuclei
 
+SPINS = (1, 1)
 SIGMA = jnp.asarray([[1.0, 0.5, 2.0], [0.7, 0.7, 1.5]])
 # A heavy nucleus off the centre: steps that change tenfold within the density.
 NUCLEI = Nuclei(jnp.asarray([[0.3, 0.0, -0.5], [0.0, 0.4, 1.0]]), jnp.asarray([8.0, 1.0]))
@@ -22,8 +23,8 @@ def test_moments_of_a_gaussian_within_errors() -> None:
     state = mcmc.walkers(jnp.zeros((n, 2, 3)))
     width = jnp.asarray(0.6)
     # The slowest coordinate (2.0 wide) forgets its start after some (2.0 / 0.6)^2 accepted moves.
-    state, _ = mcmc.sample(jax.random.key(0), state, gaussian, NUCLEI, width, 400)
-    state, info = mcmc.sample(jax.random.key(1), state, gaussian, NUCLEI, width, 50)
+    state, _ = mcmc.sample(jax.random.key(0), state, gaussian, NUCLEI, SPINS, width, 400)
+    state, info = mcmc.sample(jax.random.key(1), state, gaussian, NUCLEI, SPINS, width, 50)
     x = np.asarray(state.electrons)
     mean_sigmas = x.mean(0) / (SIGMA / np.sqrt(n))
     variance_sigmas = (x.var(0) - SIGMA**2) / (SIGMA**2 * np.sqrt(2 / n))
@@ -56,11 +57,11 @@ def test_samples_do_not_depend_on_how_walkers_are_split() -> None:
     electrons = jax.random.normal(jax.random.key(0), (8, 2, 3))
     whole = mcmc.walkers(electrons)
     key, width = jax.random.key(1), jnp.asarray(0.5)
-    together, _ = mcmc.sample(key, whole, gaussian, NUCLEI, width, 20)
+    together, _ = mcmc.sample(key, whole, gaussian, NUCLEI, SPINS, width, 20)
     halves = [
-        mcmc.sample(key, mcmc.Walkers(electrons[s], whole.number[s]), gaussian, NUCLEI, width, 20)[
-            0
-        ]
+        mcmc.sample(
+            key, mcmc.Walkers(electrons[s], whole.number[s]), gaussian, NUCLEI, SPINS, width, 20
+        )[0]
         for s in (slice(0, 4), slice(4, 8))
     ]
     split = np.concatenate([h.electrons for h in halves])
@@ -74,7 +75,7 @@ def test_a_density_that_is_no_number_is_never_entered_and_can_be_left() -> None:
 
     start = jnp.ones((200, 2, 3)).at[:5, 0, 0].set(-0.2)
     state, _ = mcmc.sample(
-        jax.random.key(2), mcmc.walkers(start), walled, NUCLEI, jnp.asarray(0.5), 100
+        jax.random.key(2), mcmc.walkers(start), walled, NUCLEI, SPINS, jnp.asarray(0.5), 100
     )
     assert (state.electrons[:, 0, 0] > 0).all()
 
@@ -82,10 +83,67 @@ def test_a_density_that_is_no_number_is_never_entered_and_can_be_left() -> None:
 def test_width_settles_at_the_target_acceptance() -> None:
     state, width = mcmc.walkers(jnp.zeros((500, 2, 3))), jnp.asarray(20.0)
     pmoves = []
-    sample = jax.jit(lambda key, s, w: mcmc.sample(key, s, gaussian, NUCLEI, w, 5))
+    sample = jax.jit(lambda key, s, w: mcmc.sample(key, s, gaussian, NUCLEI, SPINS, w, 5))
     for step in range(150):
         state, info = sample(jax.random.key(step), state, width)
         pmoves.append(float(info.accepted.mean()))
         width = mcmc.adapt_width(width, jnp.asarray(pmoves[-1]), 0.525)
     # Binomial noise of 2500 moves is 0.01, and 50 iterations average it.
     assert abs(np.mean(pmoves[-50:]) - 0.525) < 0.02
+
+
+def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> None:
+    """Two atoms 30 bohr apart, each electron (two up, one down) in a Gaussian about either: no
+    Gaussian step spans that. The weight of a pattern is a product of one weight for each electron
+    that is at the second atom and of one where the pair 0, 2 is together: all known in closed form.
+    """
+    atoms = Nuclei(jnp.asarray([[0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]), jnp.asarray([1.0, 1.0]))
+    second, together = jnp.asarray([0.5, 3.0, 1.2]), 0.2
+
+    def density(electrons: jax.Array) -> jax.Array:
+        there = electrons[..., 0] > 15.0
+        centres = jnp.where(there[..., None], atoms.positions[1], atoms.positions[0])
+        inside = -0.5 * jnp.sum((electrons - centres) ** 2, axis=(-2, -1))
+        weights = jnp.sum(jnp.where(there, jnp.log(second), 0.0), axis=-1)
+        return inside + weights + jnp.where(there[..., 0] == there[..., 2], jnp.log(together), 0.0)
+
+    n = 1000
+    state, width = mcmc.walkers(jnp.zeros((n, 3, 3))), jnp.asarray(0.3)
+    # A relocation in ten moves, and a few of these move every electron: 100 of them forget the
+    # start many times over.
+    sample = jax.jit(lambda key, s: mcmc.sample(key, s, density, atoms, (2, 1), width, 1000))
+    state, _ = sample(jax.random.key(0), state)
+    there = np.asarray(state.electrons[..., 0] > 15.0)
+    expected, found = [], []
+    for pattern in np.ndindex(2, 2, 2):
+        weight = np.prod(np.where(pattern, second, 1.0))
+        expected.append(weight * (together if pattern[0] == pattern[2] else 1.0))
+        found.append(np.all(there == np.asarray(pattern, bool), axis=-1).sum())
+    # Independent walkers: chi-squared of 7 degrees of freedom, which exceeds 24.3 once in 1000.
+    share = np.asarray(expected) / np.sum(expected)
+    assert np.sum((np.asarray(found) - n * share) ** 2 / (n * share)) < 24.3
+    # Within the atoms too: each coordinate's variance is 1, known to sqrt(2 / 3 n); 4 of these.
+    inside = np.asarray(state.electrons) - np.where(there[..., None], [30.0, 0.0, 0.0], 0.0)
+    assert np.abs(inside.var((0, 1)) - 1.0).max() < 4 * np.sqrt(2 / (3 * n))
+
+
+def test_an_electron_carried_has_the_same_place_at_another_nucleus_and_a_way_back() -> None:
+    atoms = Nuclei(jnp.asarray([[0.0, 0, 0], [4.0, 0, 0], [0, 5.0, 0]]), jnp.ones(3))
+    electrons = 0.3 * jax.random.normal(jax.random.key(0), (200, 3, 3)) + atoms.positions
+    state = mcmc.walkers(electrons)
+    proposal, returns = mcmc._relocated(jax.random.key(1), state, atoms, (2, 1))
+    old, new = np.asarray(electrons), np.asarray(proposal)
+    moved = np.any(old != new, axis=-1)
+    assert set(moved.sum(-1)) == {1, 2}  # carried, exchanged
+    for before, after, which, back in zip(old, new, moved, returns, strict=True):
+        offsets = after[which][:, None] - np.asarray(atoms.positions)
+        place = before[which][:, None] - np.asarray(atoms.positions)
+        if which.sum() == 1:
+            near = [int(np.linalg.norm(x[0], axis=-1).argmin()) for x in (place, offsets)]
+            np.testing.assert_allclose(offsets[0, near[1]], place[0, near[0]], atol=1e-6)
+            assert near[0] != near[1]
+            assert back
+        else:
+            assert which[2]
+            assert back
+            np.testing.assert_array_equal(after[which], before[which][::-1])

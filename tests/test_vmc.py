@@ -47,7 +47,9 @@ def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict
 
     def record(state: mcmc.Walkers, key: jax.Array) -> tuple[mcmc.Walkers, Measured]:
         width = jnp.asarray(0.3)
-        state, _ = mcmc.sample(key, state, lambda x: 2 * psi(x)[1], nuclei, width, MOVES)
+        state, _ = mcmc.sample(
+            key, state, lambda x: 2 * psi(x)[1], nuclei, molecule.electrons, width, MOVES
+        )
         energies = jax.vmap(kinetic)(state.electrons) + potential_energy(state.electrons, nuclei)
         spin = observables.spin_squared(psi, state.electrons, molecule.electrons)
         return state, Measured(energies.mean(), spin.mean())
