@@ -9,6 +9,7 @@ this project. A ratio is their seconds over ours in the same round. Results: `be
 a list of records as JSON, and a table.
 """
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -209,14 +210,25 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def machine() -> str:
+    """Where and with what the latest case was measured."""
+    commit = ["git", "describe", "--always", "--dirty"]
+    here = subprocess.run(commit, capture_output=True, text=True, check=False, cwd=ROOT).stdout
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "kfac-jax")]
+    parts = [f"{os.cpu_count()} cores", processor_type(), f"Python {platform.python_version()}"]
+    return ", ".join([*parts, *versions, *DEEPQMC, *FOLX, f"commit {here.strip()}"])
+
+
 @app.command()
 def run(
     case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
 ) -> None:
-    """Measure, and write the results."""
-    records: list[dict[str, Any]] = []
+    """Measure, and write the results; those of other cases stay."""
+    path = RESULTS / "latest.json"
+    records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
+        records = [record for record in records if record["case"] != name]
         chunk = int(own(CASES[name])["chunk"])
         if (PEERS / "folx" / "ready").exists():
             records.append(against_folx(CASES[name], rounds, chunk))
@@ -224,9 +236,8 @@ def run(
             records += against_deepqmc(CASES[name], rounds)
         print(table(records), flush=True)
         RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "latest.json").write_text(json.dumps(records, indent=1) + "\n")
-        head = f"{os.cpu_count()} cores, {processor_type()}, Python {platform.python_version()}"
-        (RESULTS / "latest.md").write_text(f"{head}\n\n{table(records)}\n")
+        path.write_text(json.dumps(records, indent=1) + "\n")
+        (RESULTS / "latest.md").write_text(f"{machine()}\n\n{table(records)}\n")
 
 
 def exponent(seconds: dict[int, float]) -> tuple[float, float]:
