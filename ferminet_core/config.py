@@ -148,12 +148,16 @@ class ConventionalConfig(Section):
 
 
 class McmcConfig(Section):
-    """Sampling of |psi|^2 by all-electron Gaussian moves."""
+    """Sampling of |psi|^2 by all-electron Gaussian moves and moves from atom to atom."""
 
     walkers: Whole = Field(
         4096, ge=2, multiple_of=2, description="Number of walkers; pretraining uses two halves."
     )
-    steps: Whole = Field(10, ge=1, description="Moves between two updates.")
+    steps: Whole = Field(
+        10,
+        ge=1,
+        description="Moves between two updates; in molecules every tenth goes from atom to atom.",
+    )
     width: float = Field(
         0.15,
         gt=0,

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferminet_core.hamiltonian import Nuclei
+from ferminet_core.networks import Spins
 
 LogDensity = Callable[[jax.Array], jax.Array]
-Spins = tuple[int, int]
 
 # Relative change of the width per unit of excess acceptance and iteration; small enough that noise
 # of the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
@@ -161,7 +161,6 @@ def sample(
         width: standard deviation of a coordinate's step in units of `length`
         moves: number of moves
     """
-
     relocations = moves // RELOCATION_PERIOD if nuclei.positions.shape[0] > 1 else 0
 
     def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
