@@ -211,7 +211,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def machine() -> str:
-    """Where and with what the latest case was measured."""
+    """Where and with what a case is measured."""
     commit = ["git", "describe", "--always", "--dirty"]
     here = subprocess.run(commit, capture_output=True, text=True, check=False, cwd=ROOT).stdout
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "kfac-jax")]
@@ -229,15 +229,18 @@ def run(
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
         records = [record for record in records if record["case"] != name]
-        chunk = int(own(CASES[name])["chunk"])
+        chunk, found = int(own(CASES[name])["chunk"]), []
         if (PEERS / "folx" / "ready").exists():
-            records.append(against_folx(CASES[name], rounds, chunk))
+            found.append(against_folx(CASES[name], rounds, chunk))
         if (PEERS / "deepqmc" / "ready").exists():
-            records += against_deepqmc(CASES[name], rounds)
+            found += against_deepqmc(CASES[name], rounds)
+        records += [{**record, "machine": machine()} for record in found]
         print(table(records), flush=True)
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(records, indent=1) + "\n")
-        (RESULTS / "latest.md").write_text(f"{machine()}\n\n{table(records)}\n")
+        where = {record["case"]: record["machine"] for record in records}
+        heads = "\n".join(f"* {case}: {described}" for case, described in where.items())
+        (RESULTS / "latest.md").write_text(f"{heads}\n\n{table(records)}\n")
 
 
 def exponent(seconds: dict[int, float]) -> tuple[float, float]:

@@ -147,3 +147,24 @@ def test_an_electron_carried_has_the_same_place_at_another_nucleus_and_a_way_bac
             assert which[2]
             assert back
             np.testing.assert_array_equal(after[which], before[which][::-1])
+
+
+def test_an_electron_that_arrives_nearer_to_a_third_nucleus_has_no_way_back() -> None:
+    """Nuclei so close that this happens, against a search over all pairs of them."""
+    positions = np.asarray([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.4, 1.2, 0.0]])
+    atoms = Nuclei(jnp.asarray(positions), jnp.ones(3))
+    electrons = jax.random.normal(jax.random.key(3), (500, 2, 3))
+    proposal, returns = mcmc._relocated(jax.random.key(4), mcmc.walkers(electrons), atoms, (2, 0))
+    seen = set()
+    for before, after, back in zip(
+        np.asarray(electrons), np.asarray(proposal), returns, strict=True
+    ):
+        ((which,),) = np.nonzero(np.any(before != after, axis=-1))
+        home, arrived = (
+            int(np.linalg.norm(x[which] - positions, axis=-1).argmin()) for x in (before, after)
+        )
+        reverse = before[which] - after[which]  # a carriage back would be by this much
+        possible = np.abs(positions - positions[arrived] - reverse).max(axis=-1) < 1e-6
+        assert bool(back) == (arrived != home and bool(possible[home]))
+        seen.add(bool(back))
+    assert seen == {True, False}
