@@ -36,6 +36,18 @@ class Walkers(NamedTuple):
     number: jax.Array
 
 
+class Relocation(NamedTuple):
+    """What moves from atom to atom, (walker,) each. exchange: whether the electrons `up` and `down`
+    exchange their places, or else the electron `which` is carried to the nucleus that comes `turn`
+    after its own."""
+
+    exchange: jax.Array
+    up: jax.Array
+    down: jax.Array
+    which: jax.Array
+    turn: jax.Array
+
+
 class Info(NamedTuple):
     """accepted: (walker,), fraction of this walker's Gaussian moves that were accepted."""
 
@@ -84,53 +96,46 @@ def log_proposal_ratio(step: jax.Array, before: jax.Array, after: jax.Array) -> 
     return jnp.sum(3.0 * jnp.log(ratio) + 0.5 * squares * (1.0 - ratio**2), axis=-1)
 
 
-def _exchanged(key: jax.Array, electrons: jax.Array, spins: Spins) -> jax.Array:
-    """Electrons (electron, 3) with one of spin up and one of spin down in each other's place."""
-    up_key, down_key = jax.random.split(key)
-    up = jax.random.randint(up_key, (), 0, spins[0])
-    down = jax.random.randint(down_key, (), spins[0], sum(spins))
-    order = jnp.arange(sum(spins))
-    return electrons[jnp.where(order == up, down, jnp.where(order == down, up, order))]
+def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: int) -> Relocation:
+    """One stream per walker, as in `_walker_randoms`."""
+
+    def draw(number: jax.Array) -> Relocation:
+        uniform = jax.random.uniform(jax.random.fold_in(key, number), (5,))
+        ranges = jnp.asarray([spins[0], max(spins[1], 1), sum(spins), nuclei - 1])
+        up, down, which, turn = jnp.minimum(uniform[1:] * ranges, ranges - 1).astype(int)
+        exchange = (uniform[0] < 0.5) & (min(spins) > 0)
+        return Relocation(exchange, up, spins[0] + down, which, 1 + turn)
+
+    return jax.vmap(draw)(number)
 
 
-def _carried(key: jax.Array, electrons: jax.Array, nuclei: Nuclei) -> tuple[jax.Array, jax.Array]:
-    """Electrons (electron, 3) with one carried from its nucleus to the same place at another, and
-    whether the way back starts at that other one; without it there is no detailed balance."""
-    which_key, target_key = jax.random.split(key)
-    n, m = electrons.shape[0], nuclei.positions.shape[0]
-    which = jax.random.randint(which_key, (), 0, n)
+def _relocate(
+    electrons: jax.Array, drawn: Relocation, nuclei: Nuclei
+) -> tuple[jax.Array, jax.Array]:
+    """The proposal (walker, electron, 3) of a relocation, and which of them have a way back
+    (walker,).
+
+    Each is proposed as often as its reverse, so that |psi'|^2 / |psi|^2 alone decides. Walkers so
+    pass between spin patterns, and between neutral atoms and ions, where bonds are so long that no
+    Gaussian step spans them. An electron that would arrive nearer to a third nucleus than to the
+    one it is carried to would not come back from there, which would break detailed balance.
+    """
 
     def nearest(x: jax.Array) -> jax.Array:
         return jnp.argmin(jnp.sum((x - nuclei.positions) ** 2, axis=-1))
 
-    home = nearest(electrons[which])
-    target = (home + jax.random.randint(target_key, (), 1, m)) % m
-    moved = electrons[which] + nuclei.positions[target] - nuclei.positions[home]
-    carried = jnp.where((jnp.arange(n) == which)[:, None], moved, electrons)
-    return carried, nearest(moved) == target
+    def propose(electrons: jax.Array, d: Relocation) -> tuple[jax.Array, jax.Array]:
+        index = jnp.arange(electrons.shape[0])
+        order = jnp.where(index == d.up, d.down, jnp.where(index == d.down, d.up, index))
+        exchanged = electrons[order]
+        home = nearest(electrons[d.which])
+        target = (home + d.turn) % nuclei.positions.shape[0]
+        moved = electrons[d.which] + nuclei.positions[target] - nuclei.positions[home]
+        carried = jnp.where((index == d.which)[:, None], moved, electrons)
+        returns = nearest(moved) == target
+        return jnp.where(d.exchange, exchanged, carried), d.exchange | returns
 
-
-def _relocated(
-    key: jax.Array, w: Walkers, nuclei: Nuclei, spins: Spins
-) -> tuple[jax.Array, jax.Array]:
-    """Proposals (walker, electron, 3) that exchange an up and a down electron, or else carry one
-    electron from one nucleus to another; and which of them have a way back (walker,).
-
-    Each is proposed as often as its reverse, so that |psi'|^2 / |psi|^2 alone decides. Walkers so
-    pass between spin patterns, and between neutral atoms and ions, where bonds are so long that no
-    Gaussian step spans them.
-    """
-
-    def propose(number: jax.Array, electrons: jax.Array) -> tuple[jax.Array, jax.Array]:
-        kind_key, own_key = jax.random.split(jax.random.fold_in(key, number))
-        carried, returns = _carried(own_key, electrons, nuclei)
-        if min(spins) == 0:
-            return carried, returns
-        exchange = jax.random.bernoulli(kind_key)
-        exchanged = _exchanged(own_key, electrons, spins)
-        return jnp.where(exchange, exchanged, carried), exchange | returns
-
-    return jax.vmap(propose)(w.number, w.electrons)
+    return jax.vmap(propose)(electrons, drawn)
 
 
 def sample(
@@ -143,7 +148,7 @@ def sample(
     moves: int,
 ) -> tuple[Walkers, Info]:
     """`moves` Metropolis moves (Metropolis et al. 1953) of all electrons at once; of molecules
-    every tenth is one of one or two electrons from atom to atom instead (`_relocated`).
+    every tenth is one of one or two electrons from atom to atom instead (`_relocate`).
 
     Each electron is proposed r + width * l(r) * normal, so that the 1s shells of heavy atoms do not
     hold up all others (position-dependent steps: Umrigar, doi:10.1103/PhysRevLett.71.408). Since l
@@ -161,19 +166,29 @@ def sample(
         width: standard deviation of a coordinate's step in units of `length`
         moves: number of moves
     """
-    relocations = moves // RELOCATION_PERIOD if nuclei.positions.shape[0] > 1 else 0
+    n_nuclei = nuclei.positions.shape[0]
+    relocations = moves // RELOCATION_PERIOD if n_nuclei > 1 else 0
+
+    def draw(i: jax.Array) -> Relocation:
+        own_key = jax.random.fold_in(key, moves + i)
+        return _draw_relocation(own_key, state.number, spins, n_nuclei)
+
+    # Before the loop: every move of it would draw anew, and use one in ten.
+    drawn = jax.vmap(draw)(jnp.arange(relocations)) if relocations else None
 
     def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         electrons, log, accepted = carry
-        now, own_key = Walkers(electrons, state.number), jax.random.fold_in(key, i)
-        step, log_uniform = _walker_randoms(own_key, now)
+        step, log_uniform = _walker_randoms(
+            jax.random.fold_in(key, i), Walkers(electrons, state.number)
+        )
         before = length(electrons, nuclei)
         proposal = electrons + width * before[..., None] * step
         bias = log_proposal_ratio(step, before, length(proposal, nuclei))
         gaussian = jnp.asarray(True)
-        if relocations:
+        if drawn is not None:
             gaussian = (i + 1) % RELOCATION_PERIOD != 0
-            relocated, returns = _relocated(jax.random.fold_in(key, moves + i), now, nuclei, spins)
+            own = jax.tree.map(lambda x: x[i // RELOCATION_PERIOD], drawn)
+            relocated, returns = _relocate(electrons, own, nuclei)
             proposal = jnp.where(gaussian, proposal, relocated)
             bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
         new = log_density(proposal)

@@ -130,8 +130,8 @@ def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> Non
 def test_an_electron_carried_has_the_same_place_at_another_nucleus_and_a_way_back() -> None:
     atoms = Nuclei(jnp.asarray([[0.0, 0, 0], [4.0, 0, 0], [0, 5.0, 0]]), jnp.ones(3))
     electrons = 0.3 * jax.random.normal(jax.random.key(0), (200, 3, 3)) + atoms.positions
-    state = mcmc.walkers(electrons)
-    proposal, returns = mcmc._relocated(jax.random.key(1), state, atoms, (2, 1))
+    drawn = mcmc._draw_relocation(jax.random.key(1), jnp.arange(200), (2, 1), 3)
+    proposal, returns = mcmc._relocate(electrons, drawn, atoms)
     old, new = np.asarray(electrons), np.asarray(proposal)
     moved = np.any(old != new, axis=-1)
     assert set(moved.sum(-1)) == {1, 2}  # carried, exchanged
@@ -154,7 +154,8 @@ def test_an_electron_that_arrives_nearer_to_a_third_nucleus_has_no_way_back() ->
     positions = np.asarray([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.4, 1.2, 0.0]])
     atoms = Nuclei(jnp.asarray(positions), jnp.ones(3))
     electrons = jax.random.normal(jax.random.key(3), (500, 2, 3))
-    proposal, returns = mcmc._relocated(jax.random.key(4), mcmc.walkers(electrons), atoms, (2, 0))
+    drawn = mcmc._draw_relocation(jax.random.key(4), jnp.arange(500), (2, 0), 3)
+    proposal, returns = mcmc._relocate(electrons, drawn, atoms)
     seen = set()
     for before, after, back in zip(
         np.asarray(electrons), np.asarray(proposal), returns, strict=True
