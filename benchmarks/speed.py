@@ -1,7 +1,7 @@
 """Speed beside other codes, side by side in one run: `make bench`, or
 
     .venv/bin/python -m benchmarks.speed environments   # set the other codes up, each in its own
-    .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3]
+    .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3] [--settings-known]
     .venv/bin/python -m benchmarks.speed growth         # with the number of electrons
 
 Each code runs at its best: the fastest of the chunks and numbers of devices tried, in turns with
@@ -147,8 +147,8 @@ def record(
     }
 
 
-def against_folx(case: Case, rounds: int, own_chunk: int) -> dict[str, Any]:
-    """Local energies, folx at the best of its chunks, sparsities and numbers of devices."""
+def best_folx(case: Case, own_chunk: int) -> dict[str, Any]:
+    """The best of its chunks, sparsities and numbers of devices."""
     choices = [
         {"chunk": chunk, "sparsity": sparsity, "devices": devices, "own_chunk": own_chunk}
         for chunk in (1, 8, None)
@@ -156,7 +156,11 @@ def against_folx(case: Case, rounds: int, own_chunk: int) -> dict[str, Any]:
         for devices in (1, 2)
     ]
     tried = [statistics.median(folx(case, 3, **choice)["seconds"]) for choice in choices]
-    best = choices[tried.index(min(tried))]
+    return choices[tried.index(min(tried))]
+
+
+def against_folx(case: Case, rounds: int, best: dict[str, Any]) -> dict[str, Any]:
+    """Local energies, folx with its best settings."""
     pairs = []
     for _ in range(rounds):
         found = folx(case, 15, **best)
@@ -167,8 +171,8 @@ def against_folx(case: Case, rounds: int, own_chunk: int) -> dict[str, Any]:
     return record(case, "local energy", "folx", pairs, best)
 
 
-def against_deepqmc(case: Case, rounds: int) -> Iterator[dict[str, Any]]:
-    """Whole iterations and parts; DeepQMC on one or two devices, in pieces or not.
+def best_deepqmc(case: Case) -> dict[str, Any]:
+    """One or two devices, in pieces or not.
 
     Pieces of one or eight walkers are left out: DeepQMC unrolls its loop over them, and a
     compilation then takes many minutes.
@@ -176,7 +180,11 @@ def against_deepqmc(case: Case, rounds: int) -> Iterator[dict[str, Any]]:
     choices: list[dict[str, Any]] = [{"devices": 1}, {"devices": 2}]
     choices.append({"devices": 2, "chunk": case.walkers // 4})
     tried = [statistics.median(deepqmc(case, 5, **choice)["iteration_s"]) for choice in choices]
-    best = choices[tried.index(min(tried))]
+    return choices[tried.index(min(tried))]
+
+
+def against_deepqmc(case: Case, rounds: int, best: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Whole iterations and parts, DeepQMC with its best settings."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     names = {"iteration": "iteration_s", "sampling": "sampling_s", "local energy": "local_energy_s"}
     for _ in range(rounds):
@@ -223,17 +231,25 @@ def machine() -> str:
 def run(
     case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
+    settings_known: Annotated[
+        bool, typer.Option("--settings-known", help="The other codes' settings as found before.")
+    ] = False,
 ) -> None:
     """Measure, and write the results; those of other cases stay."""
     path = RESULTS / "latest.json"
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
+        before = [record for record in records if record["case"] == name and settings_known]
+        known = {record["peer"]: record.get("peer_settings") for record in before}
         records = [record for record in records if record["case"] != name]
-        chunk, found = int(own(CASES[name])["chunk"]), []
+        found: list[dict[str, Any]] = []
         if (PEERS / "folx" / "ready").exists():
-            found.append(against_folx(CASES[name], rounds, chunk))
+            chunk = int(own(CASES[name], parts=False)["chunk"])
+            best = known.get("folx") or best_folx(CASES[name], chunk)
+            found.append(against_folx(CASES[name], rounds, {**best, "own_chunk": chunk}))
         if (PEERS / "deepqmc" / "ready").exists():
-            found += against_deepqmc(CASES[name], rounds)
+            best = known.get("DeepQMC") or best_deepqmc(CASES[name])
+            found += against_deepqmc(CASES[name], rounds, best)
         records += [{**record, "machine": machine()} for record in found]
         print(table(records), flush=True)
         RESULTS.mkdir(exist_ok=True)

@@ -94,10 +94,6 @@ def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPre
         register_only_generic=True,  # no guessing from the graph: layers are registered by hand
         pmap_axis_name=collectives.AXIS,
         batch_size_extractor=_batch_size,
-        # Devices of a CPU share its cores, and XLA runs the branches that tell them apart slowly:
-        # with all blocks on all devices an H2 iteration took half as long.
-        distributed_precon_apply=jax.default_backend() != "cpu",
-        distributed_inverses=jax.default_backend() != "cpu",
     )
 
 
