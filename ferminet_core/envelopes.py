@@ -6,6 +6,7 @@ Pfau et al. 2020, eq. (6): Sigma is a 3x3 matrix (`anisotropic`), a diagonal one
 number (`isotropic`, Spencer et al., arXiv:2011.07125). k counts determinants, j orbitals.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -75,6 +76,12 @@ def apply(
     return jnp.sum(scale(jnp.exp(-rho), params["pi"]), axis=-3)
 
 
+def _over_nuclei(x: jax.Array) -> jax.Array:
+    """Sum over the nuclei of terms (..., nucleus, determinant, orbital) that are in memory, written
+    out: XLA vectorises that on CPUs, and not the sum over an axis."""
+    return functools.reduce(jnp.add, (x[..., m, :, :] for m in range(x.shape[-3])))
+
+
 def decay(params: Params, ae: jax.Array, r_ae: jax.Array) -> Decay:
     """The exponents and their derivatives; the closed forms of |Sigma x| with A = Sigma^T Sigma:
 
@@ -114,10 +121,5 @@ def derivatives(
     """
     rho, gradient, square, laplacian = decay(params, ae, r_ae)
     term = params["pi"] * jnp.exp(-rho)
-
-    def over_nuclei(x: jax.Array) -> jax.Array:
-        # Term by term: XLA vectorises that on CPUs, and not a sum over the axis.
-        return sum((x[..., m, :, :] for m in range(1, x.shape[-3])), x[..., 0, :, :])
-
-    first = jnp.stack([-over_nuclei(term * g) for g in gradient], axis=-4)
-    return over_nuclei(term), first, over_nuclei(term * (square - laplacian))
+    first = jnp.stack([-_over_nuclei(term * g) for g in gradient], axis=-4)
+    return _over_nuclei(term), first, _over_nuclei(term * (square - laplacian))
