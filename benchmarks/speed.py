@@ -231,31 +231,37 @@ def machine() -> str:
 def run(
     case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
+    beside: Annotated[list[str] | None, typer.Option(help="Of folx, DeepQMC; both.")] = None,
     settings_known: Annotated[
         bool, typer.Option("--settings-known", help="The other codes' settings as found before.")
     ] = False,
 ) -> None:
-    """Measure, and write the results; those of other cases stay."""
+    """Measure, and write the results; those of other cases and codes stay."""
+    peers = beside or ["folx", "DeepQMC"]
     path = RESULTS / "latest.json"
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
         before = [record for record in records if record["case"] == name and settings_known]
         known = {record["peer"]: record.get("peer_settings") for record in before}
-        records = [record for record in records if record["case"] != name]
+        # What is measured beside none belongs to the iteration, measured beside DeepQMC.
+        records = [r for r in records if r["case"] != name or (r["peer"] or "DeepQMC") not in peers]
         found: list[dict[str, Any]] = []
-        if (PEERS / "folx" / "ready").exists():
+        if "folx" in peers and (PEERS / "folx" / "ready").exists():
             chunk = int(own(CASES[name], parts=False)["chunk"])
             best = known.get("folx") or best_folx(CASES[name], chunk)
             found.append(against_folx(CASES[name], rounds, {**best, "own_chunk": chunk}))
-        if (PEERS / "deepqmc" / "ready").exists():
+        if "DeepQMC" in peers and (PEERS / "deepqmc" / "ready").exists():
             best = known.get("DeepQMC") or best_deepqmc(CASES[name])
             found += against_deepqmc(CASES[name], rounds, best)
         records += [{**record, "machine": machine()} for record in found]
+        records.sort(key=lambda r: [list(CASES).index(r["case"]), r["peer"] != "folx"])
         print(table(records), flush=True)
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(records, indent=1) + "\n")
-        where = {record["case"]: record["machine"] for record in records}
-        heads = "\n".join(f"* {case}: {described}" for case, described in where.items())
+        where = {(r["case"], r["peer"] or "DeepQMC"): r["machine"] for r in records}
+        heads = "\n".join(
+            f"* {' beside '.join(at)}: {described}" for at, described in where.items()
+        )
         (RESULTS / "latest.md").write_text(f"{heads}\n\n{table(records)}\n")
 
 
