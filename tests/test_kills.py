@@ -29,7 +29,7 @@ overrides:
 TIMEOUT = 240.0
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_stages_killed_anywhere_end_as_if_nothing_had_happened() -> None:
     """A short campaign; the long one is a command of its own."""
     done = subprocess.run(
