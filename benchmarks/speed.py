@@ -19,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -231,13 +231,15 @@ def machine() -> str:
 def run(
     case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
-    beside: Annotated[list[str] | None, typer.Option(help="Of folx, DeepQMC; both.")] = None,
+    beside: Annotated[
+        Literal["folx", "DeepQMC"] | None, typer.Option(help="The other code; both if none.")
+    ] = None,
     settings_known: Annotated[
         bool, typer.Option("--settings-known", help="The other codes' settings as found before.")
     ] = False,
 ) -> None:
     """Measure, and write the results; those of other cases and codes stay."""
-    peers = beside or ["folx", "DeepQMC"]
+    peers = [beside] if beside else ["folx", "DeepQMC"]
     path = RESULTS / "latest.json"
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
