@@ -269,18 +269,30 @@ def curvature(net: Network, w: float) -> Work:
     return [*work, sweep(12 * net.curvature, 4 * net.curvature)]
 
 
+def _factors(net: Network) -> list[tuple[int, int]]:
+    """Sizes of KFAC's factors, and how many rows or columns of a gradient each is divided out
+    of."""
+    pairs = [(d.inputs + d.bias, d.outputs) for d in net.dense]
+    return [sizes for pair in pairs for sizes in (pair, pair[::-1])]
+
+
+def solves(net: Network) -> Work:
+    """The gradient divided by KFAC's factors (`kfac.times_inverse`): n^3/3 for a Cholesky
+    decomposition, 2 n^2 for each right side."""
+    return [
+        Kernel("inverse", n**3 / 3 + 2 * n**2 * sides, 2.0 * n * (n + sides))
+        for n, sides in _factors(net)
+    ]
+
+
 def inverses(net: Network) -> Work:
     """Inverses of KFAC's factors by LU decomposition."""
-    return [inverse(size) for d in net.dense for size in (d.inputs + d.bias, d.outputs)]
+    return [inverse(n) for n, _ in _factors(net)]
 
 
 def preconditioned(net: Network) -> Work:
-    """The gradient times the inverses, and its norm."""
-    work = []
-    for d in net.dense:
-        inputs = d.inputs + d.bias
-        work += [product(inputs, inputs, d.outputs), product(inputs, d.outputs, d.outputs)]
-    return [*work, sweep(12 * net.parameters, 8 * net.parameters)]
+    """The gradient times the inverses."""
+    return [product(n, n, sides) for n, sides in _factors(net)]
 
 
 def spring_update(net: Network, walkers: int, devices: int) -> Work:
@@ -335,8 +347,12 @@ def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
     parts["gradient"] = gradient(net, w)
     if choice.optimiser == "kfac":
         parts["curvature"] = curvature(net, w)
-        parts["inverses"] = repeat(inverses(net), 1 / choice.inverse_period)
-        parts["update"] = preconditioned(net)
+        parts["update"] = [sweep(12 * net.parameters, 8 * net.parameters)]
+        if choice.inverse_period == 1:
+            parts["inverses"] = solves(net)
+        else:
+            parts["inverses"] = repeat(inverses(net), 1 / choice.inverse_period)
+            parts["update"] = preconditioned(net) + parts["update"]
     elif choice.optimiser == "adam":
         parts["update"] = [sweep(10 * net.parameters, 12 * net.parameters)]
     else:

@@ -14,11 +14,12 @@ Fisher metric of |psi|^2 and the energy would give, so the natural gradient is t
 damping and norm constraints refer to this convention.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import kfac_jax
+from jax.lax.linalg import cholesky, triangular_solve
 from kfac_jax._src import tracer
 
 from ferminet_core import collectives, networks
@@ -82,6 +83,45 @@ def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
     return register_log_psi(log)
 
 
+class SolvedDense(kfac_jax.RepeatedDenseKroneckerFactored):
+    """A dense layer's block that solves with its damped factors where kfac-jax inverts them.
+
+    The step A^-1 G B^-1 of a gradient G (inputs, outputs) takes n^3/3 + 2 n^2 m operations by a
+    Cholesky factor of A (n, n) and m right-hand sides; by the inverse 2 n^3 more. Inverses that
+    several updates share (`optimise.inverse_period` above one) are kfac-jax's.
+    """
+
+    def _multiply_matpower_unscaled(
+        self,
+        state: Any,
+        vector: Sequence[jax.Array],
+        identity_weight: Any,
+        power: Any,
+        exact_power: bool,
+        use_cached: bool,
+    ) -> tuple[jax.Array, ...]:
+        if power != -1 or exact_power or use_cached:
+            return super()._multiply_matpower_unscaled(
+                state, vector, identity_weight, power, exact_power, use_cached
+            )
+        inputs, outputs = kfac_jax.utils.pi_adjusted_kronecker_factors(
+            *(factor.value for factor in state.factors), damping=identity_weight
+        )
+        gradient = self.parameters_shaped_list_to_array(vector)
+        step = times_inverse(times_inverse(gradient.T, inputs).T, outputs)
+        return self.array_to_parameters_shaped_list(step)
+
+
+def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x M^-1 for a positive definite M (n, n) and x (m, n); NaN if M is not.
+
+    From the right: rows of x are then what LAPACK takes for columns, and nothing is transposed.
+    """
+    factor = cholesky(matrix, symmetrize_input=False)
+    half = triangular_solve(factor, x, left_side=False, lower=True, transpose_a=True)
+    return triangular_solve(factor, half, left_side=False, lower=True)
+
+
 def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPreconditioner:
     """The preconditioner for a function with registered layers, such as `curvature_function`."""
     return kfac_jax.OptaxPreconditioner(
@@ -91,6 +131,7 @@ def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPre
         estimation_mode="fisher_exact",
         curvature_ema=config.ema_decay,
         inverse_update_period=config.inverse_period,
+        layer_tag_to_block_ctor={"repeated_dense": SolvedDense},
         register_only_generic=True,  # no guessing from the graph: layers are registered by hand
         pmap_axis_name=collectives.AXIS,
         batch_size_extractor=_batch_size,

@@ -137,9 +137,9 @@ def _part_seconds(
         # The criterion of the pretraining consists of what a record of the inference does.
         return cost.flops(work) / rates["inference" if name == "criterion" else stage]
     alone = seconds(rates, work, itemsize)
-    if name != "inverses" or machine.platform == "cpu":
+    if name != "inverses":
         return alone
-    # On accelerators the factors are shared out over the devices (`kfac.preconditioner`).
+    # The factors are shared out over the devices (`kfac.preconditioner`).
     largest = max(seconds(rates, [kernel], itemsize) for kernel in work)
     return max(alone / devices, largest)
 
