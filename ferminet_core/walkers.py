@@ -107,7 +107,9 @@ def _place(
     rng: np.random.Generator, shells: Shells, nuclei: np.ndarray, sites: np.ndarray
 ) -> np.ndarray:
     """Positions from the densities of the AOs `sites` (...): (..., 3), bohr."""
-    sizes = np.asarray([shells.components(shell) for shell in range(len(shells.centre))])
+    sizes = np.asarray(
+        [shells.components(shell) for shell in range(len(shells.centre))], dtype=np.int64
+    )
     shell_of = np.repeat(np.arange(len(sizes)), sizes)
     component_of = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     flat = sites.ravel()
