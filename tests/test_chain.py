@@ -29,6 +29,7 @@ units: bohr
 atoms: [H 0 0 -R/2, H 0 0 R/2]
 parameters: {R: [1.4, 2.0]}
 preset: smoke
+overrides: {network.layers: 2, network.one_electron_width: 16}
 warm_start: {anchors: [r_2], share: 0.5}
 """
 

@@ -119,7 +119,7 @@ def test_other_networks_and_molecules_are_no_neighbours(tmp_path: Path) -> None:
     path.write_text(
         SYSTEM
         + "geometries: [{name: h, atoms: [H 0 0 0], spin: 1}]\n"
-        + "cases: [{where: R > 3, overrides: {network.layers: 3}}]\nwarm_start: neighbours\n"
+        + "cases: [{where: R > 3, overrides: {network.layers: 2}}]\nwarm_start: neighbours\n"
     )
     found = {run.run_id: run.neighbour for run in load_scan(path).runs}
     assert found == {"h": "", "r_4": "", "r_1.4": "", "r_1": "r_1.4", "r_2": "r_1.4"}
