@@ -96,27 +96,24 @@ def _determinants(net: Network, w: float) -> Work:
     ]
 
 
-def forward(net: Network, w: float, kept: bool = False, concatenated: bool = False) -> Work:
+def forward(net: Network, w: float, kept: bool = False) -> Work:
     """log|psi| of w walkers (`networks.apply`).
 
     Args:
         kept: whether all layers' outputs are written, for a way back through the network; without,
             the last one of the pairs is only averaged
-        concatenated: the layers' inputs in one piece per electron, as the curvature needs them,
-            instead of applying the spin means' weights once
     """
     n, s, m = net.electrons, len(net.spins), net.nuclei
     distances = n * m + n * n
     work = [sweep(8 * w * distances, 12 * w * distances, w * distances)]
     for layer in net.layers:
         one, two, out = layer.one_in, layer.two_in, layer.one.outputs
-        inputs = layer.one.inputs if concatenated else one + s * two
+        inputs = one + s * two
         means = w * (n * one + n * n * two)
         work += [sweep(means, means), sweep(2 * w * n * inputs)]
         work.append(product(w * n, inputs, out))
-        if not concatenated:
-            # The weights are taken apart by what they are applied to.
-            work += [sweep(2 * layer.one.inputs * out), product(w, s * one, out)]
+        # The weights are taken apart by what they are applied to.
+        work += [sweep(2 * layer.one.inputs * out), product(w, s * one, out)]
         work.append(sweep(3 * w * n * out, 3 * w * n * out, w * n * out))
         if pair := layer.two:
             numbers = w * pair.rows * pair.outputs
@@ -213,7 +210,7 @@ def local_energy(net: Network, w: float, chunk: int) -> Work:
     return repeat(_jet_layers(net, size) + _jet_determinants(net, size), passes)
 
 
-def _backward(net: Network, w: float, concatenated: bool = False, weights: bool = True) -> Work:
+def _backward(net: Network, w: float, weights: bool = True) -> Work:
     """Back through the network from log|psi| to the parameters, or to the layers' outputs alone."""
     n, s = net.electrons, len(net.spins)
     values = w * net.orbital_values
@@ -229,16 +226,15 @@ def _backward(net: Network, w: float, concatenated: bool = False, weights: bool 
             work.append(gram(w * o.rows, o.inputs, o.outputs))
     for index, layer in reversed(list(enumerate(net.layers))):
         one, two, out = layer.one_in, layer.two_in, layer.one.outputs
-        inputs = layer.one.inputs if concatenated else one + s * two
+        inputs = one + s * two
         work.append(sweep(4 * w * n * out, 4 * w * n * out))
         if index > 0:
             work.append(product(w * n, out, inputs))
             work.append(sweep(2 * w * n * inputs + 3 * w * n * n * two, w * n * n * two))
         if weights:
             work.append(gram(w * n, inputs, out))
-        if not concatenated:
-            work += [product(w, out, s * one)] if index > 0 else []
-            work += [gram(w, s * one, out)] if weights else []
+        work += [product(w, out, s * one)] if index > 0 else []
+        work += [gram(w, s * one, out)] if weights else []
         if pair := layer.two:
             numbers = w * pair.rows * pair.outputs
             work.append(sweep(4 * numbers, 4 * numbers))
@@ -256,11 +252,17 @@ def gradient(net: Network, w: float) -> Work:
 
 def curvature(net: Network, w: float) -> Work:
     """KFAC's factors from w walkers, and their running averages (`kfac.update_curvature`)."""
-    work = forward(net, w, kept=True, concatenated=True)
-    work += _backward(net, w, concatenated=True, weights=False)
-    for d in net.dense:
+    work = forward(net, w, kept=True) + _backward(net, w, weights=False)
+    n, s = net.electrons, len(net.spins)
+    for layer in net.layers:
+        # The means of a walker are shared by its electrons (`kfac.OneElectron`).
+        shared, own = s * layer.one_in, layer.one_in + s * layer.two_in + layer.one.bias
+        work += [sweep(w * (n + 1) * own, w * n * own), sweep(2 * (shared + own) ** 2)]
+        work += [gram(w * n, own, own), gram(w, own, shared), gram(w, shared, shared)]
+        work.append(gram(w * n, layer.one.outputs, layer.one.outputs))
+    for d in [*(layer.two for layer in net.layers if layer.two), *net.orbitals]:
         rows, inputs = w * d.rows, d.inputs + d.bias
-        work += [sweep(3 * rows * (inputs + d.outputs), rows * (inputs + d.outputs))]
+        work += [sweep(2 * rows * inputs)] if d.bias else []
         work += [gram(rows, inputs, inputs), gram(rows, d.outputs, d.outputs)]
     # Envelopes and widths: the gradients of single walkers, squared.
     terms = w * net.nuclei * net.orbital_values * (1 + net.sigma)

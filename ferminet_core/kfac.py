@@ -3,7 +3,8 @@
 The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`.
 The curvature function is the network with every layer registered explicitly:
 
-* dense layers, applied once per electron or pair: `repeated_dense`, Kronecker-factored;
+* dense layers, applied once per electron or pair: Kronecker-factored (`SolvedDense`), those of the
+  one-electron stream by the parts of their input (`OneElectron`);
 * envelope weights and widths, determinant weights and cusp lengths: products of an input and a
   parameter, so `scale_and_shift`, the diagonal of the Fisher matrix from the gradients of single
   walkers. (kfac-jax's `generic` blocks would square the gradient of a whole batch instead.)
@@ -14,17 +15,20 @@ Fisher metric of |psi|^2 and the energy would give, so the natural gradient is t
 damping and norm constraints refer to this convention.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import kfac_jax
 from jax.lax.linalg import cholesky, triangular_solve
 from kfac_jax._src import tracer
+from kfac_jax._src.layers_and_loss_tags import layer_tag
 
 from ferminet_core import collectives, networks
 from ferminet_core.config import OptimiseConfig
-from ferminet_core.networks import Layers, Params, Spins, concatenated_input
+from ferminet_core.networks import Layers, Params, Spins
 
 
 class _OrderedSet(set[Any]):
@@ -43,6 +47,8 @@ class _OrderedSet(set[Any]):
 # be hit. A fixed order changes no number.
 vars(tracer)["set"] = _OrderedSet
 
+DENSE, ONE_ELECTRON = "dense", "one_electron"  # kinds of layers
+
 Batch = tuple[jax.Array, jax.Array]  # nuclei (nucleus, 3), electrons (walker, electron, 3)
 LogPsi = Callable[[Params, Batch], jax.Array]
 
@@ -52,8 +58,7 @@ def _batch_size(batch: Batch) -> int:
 
 
 def _dense(params: Params, x: jax.Array) -> jax.Array:
-    y = networks.dense(params, x)
-    return kfac_jax.register_dense(y, x, params["w"], params.get("b"), variant="repeated_dense")
+    return _register(DENSE, params, networks.dense(params, x), [x])
 
 
 def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
@@ -63,8 +68,21 @@ def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
 def _one_electron(
     params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    # A Kronecker factor needs the whole input of the weight matrix per electron.
-    return _dense(params, concatenated_input(h, means, pair_means))
+    y = networks.factored_layer(params, h, means, pair_means)
+    return _register(ONE_ELECTRON, params, y, [h, *means, *pair_means])
+
+
+def _register(variant: str, params: Params, y: jax.Array, inputs: list[jax.Array]) -> jax.Array:
+    """Declare y (walker, ..., outputs) the outputs of a layer with the parameters {"w", "b"?}."""
+    weights = [params[name] for name in ("w", "b") if name in params]
+    count = 1 + len(inputs)
+    meta = kfac_jax.LayerMetaData(
+        variant=variant,
+        outputs_index=(0,),
+        inputs_index=tuple(range(1, count)),
+        params_index=tuple(range(count, count + len(weights))),
+    )
+    return layer_tag.bind(y, *inputs, *weights, meta=meta)
 
 
 REGISTERED = Layers(_dense, _scale, _one_electron)
@@ -84,12 +102,47 @@ def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
 
 
 class SolvedDense(kfac_jax.RepeatedDenseKroneckerFactored):
-    """A dense layer's block that solves with its damped factors where kfac-jax inverts them.
+    """A dense layer's factors: averages over walkers of the sums of x x^T and of d d^T over the
+    places where it is applied, x its input (and 1 for the bias), d the gradient of log|psi| with
+    respect to its output.
 
-    The step A^-1 G B^-1 of a gradient G (inputs, outputs) takes n^3/3 + 2 n^2 m operations by a
-    Cholesky factor of A (n, n) and m right-hand sides; by the inverse 2 n^3 more. Inverses that
-    several updates share (`optimise.inverse_period` above one) are kfac-jax's.
+    It solves with its damped factors where kfac-jax inverts them. The step A^-1 G B^-1 of a
+    gradient G (inputs, outputs) takes n^3/3 + 2 n^2 m operations by a Cholesky factor of A (n, n)
+    and m right-hand sides; by the inverse 2 n^3 more. Inverses that several updates share
+    (`optimise.inverse_period` above one) are kfac-jax's.
     """
+
+    def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
+        """Sum of x x^T over walkers and places, bias last."""
+        del places
+        [x] = inputs
+        x = self._with_bias([x], x.shape[:-1]).reshape(-1, self.array_shape[0])
+        return x.T @ x
+
+    def _with_bias(self, parts: list[jax.Array], places: tuple[int, ...]) -> jax.Array:
+        ones = [jnp.ones((*places, 1), parts[0].dtype)] if self.number_of_parameters == 2 else []
+        return jnp.concatenate([*parts, *ones], axis=-1)
+
+    def update_curvature_matrix_estimate(
+        self,
+        state: Any,
+        estimation_data: Any,
+        ema_old: Any,
+        ema_new: Any,
+        identity_weight: Any,
+        batch_size: Any,
+    ) -> Any:
+        """The state with the averages over these walkers mixed in."""
+        del identity_weight
+        [delta] = estimation_data.tangents.outputs
+        places = math.prod(delta.shape[1:-1])
+        inputs = self.input_products(estimation_data.primals.inputs, places)
+        delta = delta.reshape(-1, delta.shape[-1])
+        state = state.copy()
+        state.factors[0].update(inputs / batch_size, ema_old, ema_new)
+        state.factors[1].update(delta.T @ delta / batch_size, ema_old, ema_new)
+        state.average_repeats.update(jnp.asarray(places, delta.dtype), ema_old, ema_new)
+        return state
 
     def _multiply_matpower_unscaled(
         self,
@@ -112,6 +165,35 @@ class SolvedDense(kfac_jax.RepeatedDenseKroneckerFactored):
         return self.array_to_parameters_shaped_list(step)
 
 
+class OneElectron(SolvedDense):
+    """A layer of the one-electron stream.
+
+    Its input x_i = [h_i, means over the spins, means of pairs with i] (Pfau et al. 2020, eq. 4) is
+    never put together: with the means s of a walker, which all its n electrons share, and the rest
+    o_i, the sums of x x^T consist of
+
+        sum_i o_i o_i^T,   (sum_i o_i) s^T,   n s s^T.
+    """
+
+    def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
+        """Sum of x x^T over walkers and electrons; rows as in `networks.split_weights`, bias
+        last."""
+        h, *rest = inputs
+        n_spins = len(rest) // 2
+        shared = jnp.concatenate(rest[:n_spins], axis=-1)
+        own = self._with_bias([h, *rest[n_spins:]], h.shape[:-1])
+        cross = jnp.sum(own, axis=1).T @ shared
+        flat = own.reshape(-1, own.shape[-1])
+        oo, ss = flat.T @ flat, places * (shared.T @ shared)
+        n = h.shape[-1]
+        rows = [
+            [oo[:n, :n], cross[:n], oo[:n, n:]],
+            [cross[:n].T, ss, cross[n:].T],
+            [oo[n:, :n], cross[n:], oo[n:, n:]],
+        ]
+        return jnp.block(rows)
+
+
 def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x M^-1 for a positive definite M (n, n) and x (m, n); NaN if M is not.
 
@@ -131,7 +213,7 @@ def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPre
         estimation_mode="fisher_exact",
         curvature_ema=config.ema_decay,
         inverse_update_period=config.inverse_period,
-        layer_tag_to_block_ctor={"repeated_dense": SolvedDense},
+        layer_tag_to_block_ctor={DENSE: SolvedDense, ONE_ELECTRON: OneElectron},
         register_only_generic=True,  # no guessing from the graph: layers are registered by hand
         pmap_axis_name=collectives.AXIS,
         batch_size_extractor=_batch_size,

@@ -152,15 +152,6 @@ def factored_layer(
     return own + shared[..., None, :]
 
 
-def concatenated_input(
-    h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
-) -> jax.Array:
-    """The layer's input per electron in one piece, (..., electron, inputs) (Pfau et al. 2020, eq.
-    4)."""
-    spread = [jnp.broadcast_to(g[..., None, :], h.shape) for g in means]
-    return jnp.concatenate([h, *spread, *pair_means], axis=-1)
-
-
 PLAIN = Layers(dense, jnp.multiply, factored_layer)
 
 

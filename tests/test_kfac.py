@@ -4,6 +4,7 @@ import itertools
 
 import jax
 import jax.numpy as jnp
+import kfac_jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -140,8 +141,52 @@ def test_norm_constraint_caps_the_step_after_the_learning_rate() -> None:
         assert norm == pytest.approx(min(1e-4, uncapped), rel=1e-6)
 
 
+def _concatenated(
+    params: networks.Params,
+    h: jax.Array,
+    means: list[jax.Array],
+    pair_means: list[jax.Array],
+) -> jax.Array:
+    """A layer of the one-electron stream on its whole input (Pfau et al. 2020, eq. 4)."""
+    spread = [jnp.broadcast_to(g[..., None, :], h.shape) for g in means]
+    return _stock(params, jnp.concatenate([h, *spread, *pair_means], axis=-1))
+
+
+def _stock(params: networks.Params, x: jax.Array) -> jax.Array:
+    y = networks.dense(params, x)
+    weights = params["w"], params.get("b")
+    return kfac_jax.register_dense(y, x, *weights, variant="repeated_dense")
+
+
+@pytest.mark.parametrize(("spins", "bias"), [((2, 1), True), ((3, 0), False)])
+def test_factors_are_those_of_kfac_jax_on_whole_inputs(spins: networks.Spins, bias: bool) -> None:
+    config = small_network(bias=bias)
+    nuclei = jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]])
+    params = networks.init(jax.random.key(0), config, spins, 2, jnp.float64)
+    walkers = jax.random.normal(jax.random.key(1), (5, sum(spins), 3))
+    stock = networks.Layers(_stock, kfac.REGISTERED.scale, _concatenated)
+
+    def factors(layers: networks.Layers) -> list[jax.Array]:
+        def log_psi(p: networks.Params, batch: kfac.Batch) -> jax.Array:
+            return kfac.register_log_psi(networks.apply(p, batch[1], batch[0], spins, layers)[1])
+
+        pre = kfac.preconditioner(CONFIG, log_psi)
+        state = kfac.init(pre, params, nuclei, walkers)
+
+        def update(x: jax.Array) -> object:
+            return kfac.update_curvature(pre, state, params, (nuclei, x))
+
+        mesh = Mesh(jax.devices()[:1], (AXIS,))
+        found = per_device(update, mesh, (SPLIT,), REPLICATED)(walkers)
+        return jax.tree.leaves(found)
+
+    for found, wanted in zip(factors(kfac.REGISTERED), factors(stock), strict=True):
+        # Rounding of float64 in sums in another order.
+        np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13)
+
+
 BLOCKS = {
-    "one": "SolvedDense",
+    "one": "OneElectron",
     "two": "SolvedDense",
     "orbitals": "SolvedDense",
     "envelope": "ScaleAndShiftDiagonal",
