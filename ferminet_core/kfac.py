@@ -22,11 +22,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import kfac_jax
-from jax.lax.linalg import cholesky, triangular_solve
+from jax.lax.linalg import triangular_solve
 from kfac_jax._src import tracer
 from kfac_jax._src.layers_and_loss_tags import layer_tag
 
-from ferminet_core import collectives, networks
+from ferminet_core import cholesky, collectives, networks
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.networks import Layers, Params, Spins
 
@@ -195,11 +195,13 @@ class OneElectron(SolvedDense):
 
 
 def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
-    """x M^-1 for a positive definite M (n, n) and x (m, n); NaN if M is not.
+    """x M^-1 for a positive definite M (n, n) and x (m, n).
 
-    From the right: rows of x are then what LAPACK takes for columns, and nothing is transposed.
+    From the right: rows of x are then what LAPACK takes for columns, and nothing is transposed. M
+    has KFAC's damping already; what `cholesky.factor` adds is less than its rounding.
     """
-    factor = cholesky(matrix, symmetrize_input=False)
+    rounding = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) / matrix.shape[0]
+    factor = cholesky.factor(matrix, rounding)
     half = triangular_solve(factor, x, left_side=False, lower=True, transpose_a=True)
     return triangular_solve(factor, half, left_side=False, lower=True)
 

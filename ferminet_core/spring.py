@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ferminet_core import collectives, networks
+from ferminet_core import cholesky, collectives, networks
 from ferminet_core.collectives import AXIS
 from ferminet_core.config import OptimiseConfig
 from ferminet_core.hamiltonian import Nuclei
@@ -53,26 +53,6 @@ def log_derivatives(
 def init(params: Params) -> jax.Array:
     """The step before the first, (parameter,): zero."""
     return jnp.zeros_like(ravel_pytree(params)[0])
-
-
-def factor(gram: jax.Array, damping: float) -> jax.Array:
-    """Upper Cholesky factor of gram + damping 1.
-
-    A few parameters that all walkers depend on strongly give the matrix eigenvalues of which the
-    rounding in float32 exceeds the damping, and it is positive no more. Then ten times the damping
-    is added, or as many times ten as that takes: more than the matrix's trace never does.
-    """
-    one = jnp.eye(gram.shape[0], dtype=gram.dtype)
-
-    def attempt(added: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return added, jax.scipy.linalg.cho_factor(gram + added * one)[0]
-
-    def failed(last: tuple[jax.Array, jax.Array]) -> jax.Array:
-        added, found = last
-        return ~jnp.all(jnp.isfinite(found)) & (added < jnp.trace(gram))
-
-    start = attempt(jnp.asarray(damping, gram.dtype))
-    return jax.lax.while_loop(failed, lambda last: attempt(10.0 * last[0]), start)[1]
 
 
 def update(
@@ -106,8 +86,8 @@ def update(
     )
     phi = config.momentum * phi
     gram, forward = collectives.total((part @ part.T, part @ phi))
-    upper = factor(gram + 1.0 / n, config.damping)
-    solved = jax.scipy.linalg.cho_solve((upper, False), energy - forward)
+    lower = cholesky.factor(gram + 1.0 / n, config.damping)
+    solved = jax.scipy.linalg.cho_solve((lower, True), energy - forward)
     both = jnp.stack([phi + part.T @ solved, part.T @ energy])
     phi, gradient = jax.lax.all_gather(both, AXIS, axis=1, tiled=True)[:, : flat.size]
     shortest = jnp.sqrt(config.norm_constraint) / jnp.maximum(

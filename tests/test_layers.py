@@ -56,6 +56,7 @@ LAYERS = {
     "walkers": 2,
     # stages
     "artefacts": 3,
+    "cholesky": 3,
     "conventional": 3,
     "convergence": 3,
     "electron_density": 3,
