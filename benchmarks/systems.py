@@ -26,26 +26,34 @@ ALLOWED_ERROR = 0.010  # hartree an electron
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def faults(scan: Scan, table: pd.DataFrame) -> dict[str, str]:
-    """What is wrong with the energies of a scan's table, by run."""
-    found = {}
+def checked(scan: Scan, table: pd.DataFrame) -> pd.DataFrame:
+    """Energies of a scan's table beside Hartree-Fock's, in hartree, and what is wrong with each."""
     rows = table.set_index("run_id")
+    found = []
     for run in scan.runs:
         row = rows.loc[run.run_id]
         electrons = sum(run.molecule.electrons)
-        if row["state"] != "done":
-            found[run.run_id] = f"{row['state']}: {row['verdict']}"
-            continue
         above, error = row["energy_Eh"] - row["hf_Eh"], row["error_Eh"]
         limit = max(3 * error, ALLOWED_ABOVE_HF * electrons)
         wrong = []
-        if not above < limit:
+        if row["state"] != "done":
+            wrong.append(f"{row['state']}: {row['verdict']}")
+        elif not above < limit:
             wrong.append(f"{1e3 * above:.1f} mEh above Hartree-Fock, over {1e3 * limit:.1f}")
-        if not error <= ALLOWED_ERROR * electrons:
+        if row["state"] == "done" and not error <= ALLOWED_ERROR * electrons:
             wrong.append(f"an error of {1e3 * error:.1f} mEh")
-        if wrong:
-            found[run.run_id] = ", ".join(wrong)
-    return found
+        found.append(
+            {
+                "scan": scan.name,
+                "run_id": run.run_id,
+                "electrons": electrons,
+                **{name: row[name] for name in ("energy_Eh", "error_Eh", "hf_Eh")},
+                "above_hf_Eh": above,
+                "limit_Eh": limit,
+                "fault": ", ".join(wrong),
+            }
+        )
+    return pd.DataFrame(found)
 
 
 @app.command()
@@ -53,26 +61,32 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="Systems; all if none.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
-    """Run the systems one after the other; the exit code tells whether all energies hold."""
-    wrong, n_runs = [], 0
+    """Run the systems one after the other, with a table of all in RESULTS/systems.csv; the exit
+    code tells whether all energies hold."""
+    missing, tables = [], []
     for name in names or sorted(path.stem for path in (ROOT / "systems").glob("*.yaml")):
         words = [str(Path(sys.executable).with_name("snakemake"))]
         words += ["--profile", "cluster_profiles/local", "--keep-going", "--quiet"]
         words += ["--config", f"system={name}", f"preset={PRESET}", f"results={results}"]
         words += [f"set={' '.join(SETTINGS)}"]
         scan = load_scan(ROOT / "systems" / f"{name}.yaml", preset=PRESET, overrides=SETTINGS)
-        n_runs += len(scan.runs)
         ended = subprocess.run(words, cwd=ROOT, check=False).returncode
         path = results / scan.name / "scan.csv"
         if not path.is_file():
-            wrong.append(f"{name}: snakemake ended with {ended}, and there is no table")
+            missing.append(f"{name}: snakemake ended with {ended}, and there is no table")
             continue
-        found = faults(scan, pd.read_csv(path))
-        wrong += [f"{scan.name} {run_id}: {line}" for run_id, line in found.items()]
-        print(f"{name}: {len(scan.runs) - len(found)} of {len(scan.runs)} runs hold", flush=True)
-    print("\n".join(wrong))
-    print(f"{n_runs} runs, of which {len(wrong)} do not hold")
-    raise typer.Exit(1 if wrong else 0)
+        tables.append(checked(scan, pd.read_csv(path)))
+        held = int((tables[-1]["fault"] == "").sum())
+        print(f"{name}: {held} of {len(scan.runs)} runs hold", flush=True)
+        pd.concat(tables).to_csv(results / "systems.csv", index=False, float_format="%.6f")
+    wrong = [
+        f"{row.scan} {row.run_id}: {row.fault}"
+        for table in tables
+        for row in table[table["fault"] != ""].itertuples()
+    ]
+    print("\n".join(missing + wrong))
+    print(f"{sum(map(len, tables))} runs, of which {len(wrong)} do not hold")
+    raise typer.Exit(1 if missing or wrong else 0)
 
 
 if __name__ == "__main__":
