@@ -42,6 +42,7 @@ spin: 1
 preset: smoke
 overrides:
   network.layers: 1
+  network.one_electron_width: 16
   optimise.iterations: 40
   optimise.inverse_period: 3
   runtime.block: 2

@@ -22,6 +22,7 @@ atoms: [H 0 0 -0.7, H 0 0 0.7]
 preset: smoke
 overrides:
   network.layers: 1
+  network.one_electron_width: 16
   optimise.iterations: 1500
   checkpoint.every_steps: 100
   runtime.block: 10

@@ -15,6 +15,7 @@ parameters: {R: [1.4]}
 preset: smoke
 overrides:
   network.layers: 1
+  network.one_electron_width: 16
   optimise.iterations: 1200
   optimise.inverse_period: 3
   checkpoint.every_steps: 200
