@@ -20,8 +20,8 @@ from benchmarks.speed import ITERATIONS
 from ferminet_core import jax_setup, plan
 
 BAR = 0.30
-# What `benchmarks.parts` times, and the parts of the plan that it consists of: with an inversion in
-# every step kfac-jax inverts where it applies the inverse.
+# What `benchmarks.parts` times, and the parts of the plan that it consists of: with an inverse
+# period of one the step solves with KFAC's factors where it is made.
 PARTS = {
     "sampling": ("sampling",),
     "local energy": ("local energy",),

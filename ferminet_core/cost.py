@@ -272,8 +272,7 @@ def curvature(net: Network, w: float) -> Work:
 
 
 def _factors(net: Network) -> list[tuple[int, int]]:
-    """Sizes of KFAC's factors, and how many rows or columns of a gradient each is divided out
-    of."""
+    """Of each of KFAC's factors its size and the number of right sides that a gradient gives it."""
     pairs = [(d.inputs + d.bias, d.outputs) for d in net.dense]
     return [sizes for pair in pairs for sizes in (pair, pair[::-1])]
 
