@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PRESET = "smoke"
 # In place of what the system files ask for, which is meant for larger presets. Steps as long as the
 # norm constraint allows are mostly noise with 64 walkers: twenty leave N2 0.7 hartree higher.
-SETTINGS = ["optimise.iterations=20", "optimise.learning_rate=1e-4", "inference.samples=150"]
+SETTINGS = ["optimise.iterations=20", "optimise.learning_rate=1e-4", "inference.samples=500"]
 # With twenty updates nobody expects correlation energy, but near Hartree-Fock it should be.
 ALLOWED_ABOVE_HF = 0.020  # hartree an electron
 ALLOWED_ERROR = 0.010  # hartree an electron
