@@ -19,7 +19,7 @@ from ferminet_core.statistics import reblock
 from ferminet_core.system import Molecule
 from ferminet_core.walkers import start_walkers
 
-N_WALKERS, RECORDS, MOVES = 512, 150, 10
+N_WALKERS, RECORDS, MOVES = 1024, 150, 10
 # Steps of 0.3 times the distance to the nucleus cross a shell in some ten accepted moves.
 EQUILIBRATION = 100  # records
 
