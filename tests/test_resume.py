@@ -94,7 +94,9 @@ def use_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         monkeypatch.setattr(f"ferminet_core.{module}.walker_mesh", lambda *_, **__: mesh)
 
 
-@pytest.mark.parametrize(("period", "devices"), [(1, 1), (5, 2)])
+@pytest.mark.parametrize(
+    ("period", "devices"), [pytest.param(1, 1, marks=pytest.mark.campaign), (5, 2)]
+)
 def test_optimisation_n_plus_n_is_2n(
     period: int,
     devices: int,
@@ -111,7 +113,7 @@ def test_optimisation_n_plus_n_is_2n(
     assert_same(whole, run(whole), go_on(rest, half))
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "spring"])
+@pytest.mark.parametrize("optimiser", [pytest.param("adam", marks=pytest.mark.campaign), "spring"])
 def test_other_optimisers_n_plus_n_is_2n(
     optimiser: str, pretrained: xr.Dataset, tmp_path: Path
 ) -> None:
