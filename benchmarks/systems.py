@@ -17,17 +17,16 @@ from ferminet_core.scan import Scan, load_scan
 
 ROOT = Path(__file__).parents[1]
 PRESET = "smoke"
-# In place of what the system files ask for, which is meant for larger presets.
-RECORDS = "inference.samples=500"
-# Steps as long as the norm constraint allows are mostly noise with 64 walkers: twenty leave N2 0.7
-# hartree higher. Orbitals fitted to a hundredth, as the preset has it, leave N2 at 6.4 bohr 0.37(8)
-# hartree above Hartree-Fock; fitted to half of that, 0.08(11).
+# In place of what the system files ask for, which is meant for larger presets. Steps as long as the
+# norm constraint allows are mostly noise with 64 walkers: twenty leave N2 0.7 hartree higher.
+# Orbitals fitted to a hundredth, as the preset has it, leave N2 at 6.4 bohr 0.37(8) hartree above
+# Hartree-Fock; fitted to half of that, 0.08(11).
 NEAR_HARTREE_FOCK = [
     "pretrain.orbital_tolerance=0.005",
     "pretrain.max_iterations=10000",
     "optimise.iterations=20",
     "optimise.learning_rate=1e-4",
-    RECORDS,
+    "inference.samples=500",
 ]
 # A network that comes from other bond lengths is as far from Hartree-Fock as they are, and so has
 # to be optimised: a fifth of these updates are its own. With 64 walkers SPRING goes astray there.
@@ -35,7 +34,7 @@ FROM_NEIGHBOURS = [
     "mcmc.walkers=256",
     "optimise.iterations=300",
     "optimise.delay=100",
-    RECORDS,
+    "inference.samples=200",
 ]
 # Nobody expects correlation energy of so little work, but near Hartree-Fock it should come.
 ALLOWED_ABOVE_HF = 0.020  # hartree an electron
