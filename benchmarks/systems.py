@@ -32,7 +32,7 @@ NEAR_HARTREE_FOCK = [
 # to be optimised: a fifth of these updates are its own. With 64 walkers SPRING goes astray there.
 FROM_NEIGHBOURS = [
     "mcmc.walkers=256",
-    "optimise.iterations=300",
+    "optimise.iterations=1000",
     "optimise.delay=100",
     "inference.samples=200",
 ]
