@@ -33,7 +33,6 @@ NEAR_HARTREE_FOCK = [
 FROM_NEIGHBOURS = [
     "mcmc.walkers=256",
     "optimise.iterations=1000",
-    "optimise.delay=100",
     "inference.samples=200",
 ]
 # Nobody expects correlation energy of so little work, but near Hartree-Fock it should come.
