@@ -409,18 +409,18 @@ def stop(path: ResultsFolder) -> None:
 
 @app.command()
 def reset(
-    run: Annotated[Path, typer.Argument(help="Folder of the run, results/<scan>/runs/<run_id>.")],
+    path: Annotated[
+        Path, typer.Argument(help="A scan's folder, results/<scan>, or a run's in its runs/.")
+    ],
     stage: Annotated[
         str, typer.Argument(help="reference, pretrain, optimise, inference, conventional or all.")
     ],
 ) -> None:
-    """Forget a stage of one run: its result, its checkpoints and its records."""
+    """Forget a stage of one run or of a whole scan: its results, checkpoints and records."""
     from ferminet_core.housekeeping import reset as forget
-    from ferminet_core.run_state import CONVENTIONAL, STAGES
 
-    for name in (*STAGES, CONVENTIONAL) if stage == "all" else (stage,):
-        for path in forget(run, name):
-            typer.echo(f"deleted: {path}")
+    for deleted in forget(path, stage):
+        typer.echo(f"deleted: {deleted}")
 
 
 @app.command()

@@ -1,5 +1,6 @@
-"""What a user does to runs from outside: ask one to stop, forget a stage, pack a finished scan."""
+"""What a user does to runs from outside: ask one to stop, forget stages, pack a finished scan."""
 
+import contextlib
 import hashlib
 import shutil
 import tarfile
@@ -51,30 +52,44 @@ def request_stop(path: Path) -> list[str]:
     return asked
 
 
-def reset(run: Path, stage: str) -> list[Path]:
-    """Forget a stage of a run: its result, checkpoints and records; returns what was deleted.
+def reset(path: Path, stage: str) -> list[Path]:
+    """Forget a stage, or `all`, of a run or of a scan's runs: results, checkpoints and records.
+
+    Returns:
+        What was deleted.
 
     Raises:
-        InputError: no such run or stage.
-        LockedError: a process works on it.
+        InputError: no such run, scan or stage.
+        LockedError: a process works on one of them; nothing was deleted.
     """
     known = (*STAGES, CONVENTIONAL)
-    if stage not in known:
-        raise InputError(f"stage: found {stage!r}; allowed: {', '.join(known)}")
-    if run.parent.name != "runs" or not run.is_dir():
-        raise InputError(f"{run}: no folder of a run, such as results/h2/runs/r_1.4")
-    work = run / f"{stage}.work"
-    candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
-    found = [path for path in candidates if path.exists()]
-    if not found:
-        return []
-    with Lease(work).acquire(lambda: "end it first (stop)", lambda line: None):
-        for path in found:
-            if path.is_dir():
-                shutil.rmtree(path)
+    if stage not in (*known, "all"):
+        raise InputError(f"stage: found {stage!r}; allowed: {', '.join(known)}, all")
+    runs = [path] if path.parent.name == "runs" and path.is_dir() else []
+    if (path / "spec").is_dir():
+        runs = run_folders(path)
+    if not runs:
+        raise InputError(f"{path}: no folder of a scan or a run, such as results/h2/runs/r_1.4")
+    deleted = []
+    with contextlib.ExitStack() as held:
+        for run in runs:
+            for name in known if stage == "all" else (stage,):
+                deleted += _held_files(run, name, held)
+        for file in deleted:
+            if file.is_dir():
+                shutil.rmtree(file)
             else:
-                path.unlink()
-    return found
+                file.unlink()
+    return deleted
+
+
+def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]:
+    """The files of a stage of a run, of which no other process can get hold meanwhile."""
+    work = run / f"{stage}.work"
+    if work.is_dir():
+        held.enter_context(Lease(work).acquire(lambda: "end it first (stop)", lambda line: None))
+    candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
+    return [path for path in candidates if path.exists()]
 
 
 def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:

@@ -157,8 +157,30 @@ def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> 
     assert [path.name for path in job.out.parent.iterdir()] == ["pretrain.zarr.zip"]
     with pytest.raises(InputError, match="stage: found 'optimize'; allowed: reference"):
         housekeeping.reset(job.out.parent, "optimize")
-    with pytest.raises(InputError, match="no folder of a run"):
+    with pytest.raises(InputError, match="no folder of a scan or a run"):
         housekeeping.reset(tmp_path, "optimise")
+
+
+def test_reset_of_a_scan_forgets_a_stage_of_every_run_or_nothing(tmp_path: Path) -> None:
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    scan, first = job.out.parents[2], job.out.parent
+    second = first.with_name("r_2")
+    for folder in (first, second):
+        folder.mkdir(exist_ok=True)
+        (folder / "pretrain.zarr.zip").write_bytes(b"kept")
+    (second / "optimise.zarr.zip").write_bytes(b"with its work folder gone")
+    with Lease(second / "optimise.work").acquire(lambda: "no", print):
+        for stage in ("optimise", "all"):
+            with pytest.raises(LockedError, match="r_2"):
+                housekeeping.reset(scan, stage)
+    assert job.out.exists()
+    housekeeping.reset(scan, "optimise")
+    left = [[path.name for path in folder.iterdir()] for folder in (first, second)]
+    assert left == [["pretrain.zarr.zip"]] * 2
+    assert len(housekeeping.reset(scan, "all")) == 2
+    assert not list(first.iterdir())
+    assert not list(second.iterdir())
 
 
 def test_an_archive_holds_results_and_no_checkpoints(tmp_path: Path) -> None:
