@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ferminet_core import networks
 from ferminet_core.config import NetworkConfig
@@ -27,11 +28,13 @@ def small_network(**changes: Any) -> NetworkConfig:
 def leibniz(matrix: jax.Array) -> jax.Array:
     """Determinant by the sum over permutations: a polynomial, with derivatives everywhere."""
     n = matrix.shape[-1]
-    total = jnp.zeros((), matrix.dtype)
-    for order in itertools.permutations(range(n)):
-        inversions = sum(order[i] > order[j] for i in range(n) for j in range(i + 1, n))
-        total += (-1) ** inversions * jnp.prod(jnp.stack([matrix[i, order[i]] for i in range(n)]))
-    return total
+    orders = np.array(list(itertools.permutations(range(n))))
+    pairs = itertools.combinations(range(n), 2)
+    inversions = np.sum([orders[:, i] > orders[:, j] for i, j in pairs], axis=0)
+    terms = jnp.asarray((-1.0) ** inversions, matrix.dtype)
+    for row, columns in zip(matrix, orders.T, strict=True):
+        terms = terms * row[columns]
+    return jnp.sum(terms)
 
 
 def psi(params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins) -> jax.Array:

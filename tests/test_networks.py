@@ -62,8 +62,10 @@ def test_finite_on_a_nucleus_and_where_opposite_spins_coincide() -> None:
     spins = (1, 1)
     params = networks.init(jax.random.key(0), small_network(jastrow=True), spins, 2, jnp.float32)
     electrons = jnp.stack([NUCLEI[1], NUCLEI[1]]).astype(jnp.float32)
-    sign, log = networks.apply(params, electrons, NUCLEI.astype(jnp.float32), spins)
-    gradient = jax.grad(lambda x: networks.apply(params, x, NUCLEI, spins)[1])(electrons)
+    single = NUCLEI.astype(jnp.float32)
+    sign, log = networks.apply(params, electrons, single, spins)
+    log_psi = jax.jit(lambda x: networks.apply(params, x, single, spins)[1])
+    gradient = jax.grad(log_psi)(electrons)
     assert abs(float(sign)) == 1
     assert np.isfinite(float(log))
     assert np.isfinite(gradient).all()
