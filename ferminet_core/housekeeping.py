@@ -84,9 +84,9 @@ def reset(path: Path, stage: str) -> list[Path]:
 
 
 def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]:
-    """The files of a stage of a run, of which no other process can get hold meanwhile."""
+    """The files of a stage of a run, and the lease on them as long as `held` is open."""
     work = run / f"{stage}.work"
-    if work.is_dir():
+    if work.is_dir():  # otherwise nobody works there, and a lease would leave an empty folder
         held.enter_context(Lease(work).acquire(lambda: "end it first (stop)", lambda line: None))
     candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
     return [path for path in candidates if path.exists()]

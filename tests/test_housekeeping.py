@@ -169,7 +169,7 @@ def test_reset_of_a_scan_forgets_a_stage_of_every_run_or_nothing(tmp_path: Path)
     for folder in (first, second):
         folder.mkdir(exist_ok=True)
         (folder / "pretrain.zarr.zip").write_bytes(b"kept")
-    (second / "optimise.zarr.zip").write_bytes(b"with its work folder gone")
+    (second / "optimise.zarr.zip").write_bytes(b"of the other run")
     with Lease(second / "optimise.work").acquire(lambda: "no", print):
         for stage in ("optimise", "all"):
             with pytest.raises(LockedError, match="r_2"):
