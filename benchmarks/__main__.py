@@ -1,6 +1,6 @@
 """`python -m benchmarks <proof> ...`: see `benchmarks.proofs`."""
 
-from ferminet_core import jax_setup
+from ferminet_core.parallel import jax_setup
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from benchmarks.cases import CASES, Case
-from ferminet_core import jax_setup
+from ferminet_core.parallel import jax_setup
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -24,8 +24,8 @@ MIB = 1024.0  # kilobytes of ru_maxrss
 
 def pretraining(case: Case, precision: str) -> Any:
     """The pretraining stage of a case."""
-    from ferminet_core import hartree_fock
-    from ferminet_core.pretrain import Pretrain
+    from ferminet_core.chemistry import hartree_fock
+    from ferminet_core.stages.pretrain import Pretrain
 
     settings = {
         "runtime.precision": precision,
@@ -42,8 +42,8 @@ def deviations(case: Case) -> np.ndarray:
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core.hamiltonian import local_energy
-    from ferminet_core.stage import run
+    from ferminet_core.stages.base import run
+    from ferminet_core.vmc.hamiltonian import local_energy
 
     stage = pretraining(case, "float64")
     state, _ = run(stage)
@@ -90,8 +90,8 @@ def memory(
     jax_setup.configure_jax("float32")
     import jax
 
-    from ferminet_core import mesh
-    from ferminet_core.hamiltonian import local_energy
+    from ferminet_core.parallel import mesh
+    from ferminet_core.vmc.hamiltonian import local_energy
 
     stage = pretraining(CASES[case]._replace(walkers=walkers), "float32")
     state = stage.initial()

@@ -14,7 +14,8 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from ferminet_core import jax_setup, store
+from ferminet_core.parallel import jax_setup
+from ferminet_core.storage import artefacts
 
 WALKERS, RECORDS, MOVES, TUNING = 128, 1000, 10, 60
 # With nuclei of so little charge the length is that of their 1s shell everywhere, a constant.
@@ -28,13 +29,15 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core import artefacts, mcmc, networks
-    from ferminet_core.scan import RunSpec
+    from ferminet_core.inputs.run_spec import RunSpec
+    from ferminet_core.stages import datasets
+    from ferminet_core.vmc import mcmc
+    from ferminet_core.wavefunction import networks
 
-    optimised = store.load(run / "optimise.zarr.zip")
+    optimised = artefacts.load(run / "optimise.zarr.zip")
     spec = RunSpec.model_validate_json(str(optimised.attrs["spec"]))
-    params = artefacts.params(optimised, spec, jnp.float32)
-    nuclei = artefacts.nuclei(spec.molecule, jnp.float32)
+    params = datasets.params(optimised, spec, jnp.float32)
+    nuclei = datasets.nuclei(spec.molecule, jnp.float32)
     start = mcmc.walkers(jnp.asarray(optimised["walkers"].values[:WALKERS]))
 
     def density(x: jax.Array) -> jax.Array:

@@ -2,9 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from ferminet_core.config import resolve
-from ferminet_core.scan import RunSpec
-from ferminet_core.system import Molecule
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.overrides import resolve
+from ferminet_core.inputs.run_spec import RunSpec
 
 N2_BOND = 2.068  # bohr
 LIH_BOND = 3.015  # bohr

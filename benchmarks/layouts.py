@@ -20,8 +20,9 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import typer
 
-from ferminet_core import store
-from ferminet_core.scan import load_scan, write_specs
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.storage import artefacts
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -89,12 +90,12 @@ class Chain:
             self.folder / f"{stage}.work",
         ]
         start(layout, self.launcher, stage, spec or self.spec, *options, *files)
-        return store.digest(self.artefact(stage))
+        return artefacts.digest(self.artefact(stage))
 
 
 def differences(one: Path, two: Path, name: str) -> np.ndarray:
     """Of a series of two artefacts, relative to its largest value."""
-    a, b = (store.load(path)[name].to_numpy().astype(float) for path in (one, two))
+    a, b = (artefacts.load(path)[name].to_numpy().astype(float) for path in (one, two))
     return np.abs(a - b) / np.abs(a).max()
 
 

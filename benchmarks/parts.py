@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ferminet_core import jax_setup
+from ferminet_core.parallel import jax_setup
 
 MIN_SECONDS = 3.0  # of repetitions of each part
 MIN_REPEATS = 5
@@ -52,8 +52,12 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core import kfac, mcmc, mesh, networks, optimise
-    from ferminet_core.hamiltonian import local_energy
+    from ferminet_core.parallel import mesh
+    from ferminet_core.stages import optimise
+    from ferminet_core.vmc import mcmc
+    from ferminet_core.vmc.hamiltonian import local_energy
+    from ferminet_core.vmc.optimisers import kfac
+    from ferminet_core.wavefunction import networks
 
     nuclei, spins = stage.nuclei, stage.spins
     replicated: Any = mesh.REPLICATED
@@ -108,9 +112,9 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
 
 def optimise_stage(spec: Any) -> Any:
     """The optimisation of a run, started from a network that was not pretrained."""
-    from ferminet_core import hartree_fock
-    from ferminet_core.optimise import Optimise
-    from ferminet_core.pretrain import Pretrain
+    from ferminet_core.chemistry import hartree_fock
+    from ferminet_core.stages.optimise import Optimise
+    from ferminet_core.stages.pretrain import Pretrain
 
     pretrain = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
     return Optimise(spec, pretrain.result(pretrain.initial(), {}))

@@ -62,7 +62,7 @@ def inputs_of_network(electrons: "jax.Array", nuclei: "jax.Array") -> Any:
     """
     import jax.numpy as jnp
 
-    from ferminet_core.features import Features
+    from ferminet_core.wavefunction.features import Features
 
     ae = electrons[:, None, :] - nuclei
     ee = electrons[:, None, :] - electrons
@@ -83,7 +83,7 @@ def log_psi(
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core import envelopes, networks
+    from ferminet_core.wavefunction import envelopes, networks
 
     f = inputs_of_network(electrons, nuclei)
     h = networks.streams(params, f, spins)
@@ -106,7 +106,7 @@ def by_folx(case: Case) -> "Energies":
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core.hamiltonian import potential_energy
+    from ferminet_core.vmc.hamiltonian import potential_energy
 
     spins = (case.spins[0], case.spins[1])
 
@@ -129,7 +129,7 @@ def by_folx(case: Case) -> "Energies":
 
 def by_own(case: Case) -> "Energies":
     """Local energies of walkers by the project."""
-    from ferminet_core.hamiltonian import local_energy
+    from ferminet_core.vmc.hamiltonian import local_energy
 
     spins = (case.spins[0], case.spins[1])
     return lambda params, electrons, nuclei: local_energy(
@@ -161,9 +161,9 @@ def inputs(case: Case, dtype: Any) -> tuple[Any, "jax.Array", Any]:
     import numpy as np
     from pyscf.data.elements import charge
 
-    from ferminet_core import networks
-    from ferminet_core.config import NetworkConfig
-    from ferminet_core.hamiltonian import Nuclei
+    from ferminet_core.inputs.config import NetworkConfig
+    from ferminet_core.vmc.hamiltonian import Nuclei
+    from ferminet_core.wavefunction import networks
 
     sizes = ("layers", "one_electron_width", "two_electron_width", "determinants")
     config = NetworkConfig(**{name: getattr(case, name) for name in sizes})
@@ -192,7 +192,7 @@ def check(case: Case) -> float:
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core import networks
+    from ferminet_core.wavefunction import networks
 
     with jax.enable_x64(True):
         params, electrons, nuclei = inputs(case, jnp.float64)

@@ -17,7 +17,8 @@ import typer
 from benchmarks.cases import CASES, Case
 from benchmarks.parts import iteration_seconds, optimise_stage, part_calls, repeated
 from benchmarks.speed import ITERATIONS
-from ferminet_core import jax_setup, plan
+from ferminet_core.parallel import jax_setup
+from ferminet_core.planning import plan
 
 BAR = 0.30
 # What `benchmarks.parts` times, and the parts of the plan that it consists of: with an inverse
@@ -35,7 +36,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 def predicted(case: Case) -> dict[str, float]:
     """Seconds of the iteration and of its parts by the rates of this machine."""
-    from ferminet_core import calibration
+    from ferminet_core.planning import calibration
 
     found = plan.stage_plan(case.spec(), "optimise", calibration.cpu_machine(), plan.ONE)
     seconds = {

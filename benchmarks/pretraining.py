@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.cases import CASES, Case
-from ferminet_core import jax_setup
+from ferminet_core.parallel import jax_setup
 
 # Muon's is the default, chosen on H10 among 0.5, 1, 2 and 5 per cent; Adam's was so before.
 RATES = {"muon": 1e-2, "adam": 5e-3}
@@ -25,8 +25,8 @@ def run(case: Case, optimiser: str) -> str:
     """Row of the table: steps, seconds, misfit and energy at the end, and Hartree-Fock's."""
     import numpy as np
 
-    from ferminet_core import hartree_fock
-    from ferminet_core.pretrain import Pretrain
+    from ferminet_core.chemistry import hartree_fock
+    from ferminet_core.stages.pretrain import Pretrain
 
     spec = case.spec(
         **{

@@ -20,25 +20,29 @@ import numpy as np
 import typer
 import xarray as xr
 
-from ferminet_core import artefacts, checkpoint, hartree_fock, scan, store
-from ferminet_core.driver import SAVE_RATIO
-from ferminet_core.inference import Inference
-from ferminet_core.optimise import Optimise
-from ferminet_core.pretrain import Pretrain
-from ferminet_core.stage import run as run_stage
+from ferminet_core.chemistry import hartree_fock
+from ferminet_core.inputs import run_spec, scan
+from ferminet_core.runner.run_stage import SAVE_RATIO
+from ferminet_core.stages import datasets
+from ferminet_core.stages.base import run as run_stage
+from ferminet_core.stages.inference import Inference
+from ferminet_core.stages.optimise import Optimise
+from ferminet_core.stages.pretrain import Pretrain
+from ferminet_core.storage import artefacts
+from ferminet_core.storage import checkpoints as checkpoint_files
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
 
-def _load(run: Path) -> tuple[scan.RunSpec, dict[str, xr.Dataset]]:
+def _load(run: Path) -> tuple[run_spec.RunSpec, dict[str, xr.Dataset]]:
     """Spec and artefacts of a finished run, results/<scan>/runs/<run_id>."""
-    spec = scan.load_spec(run.parent.parent / "spec" / f"{run.name}.json")
+    spec = run_spec.load_spec(run.parent.parent / "spec" / f"{run.name}.json")
     names = ("reference", "optimise")
-    return spec, {name: store.load(run / f"{name}.zarr.zip") for name in names}
+    return spec, {name: artefacts.load(run / f"{name}.zarr.zip") for name in names}
 
 
 def _infer(
-    spec: scan.RunSpec, parents: dict[str, xr.Dataset], seed: int, samples: int
+    spec: run_spec.RunSpec, parents: dict[str, xr.Dataset], seed: int, samples: int
 ) -> xr.Dataset:
     """An inference with a seed and a length of its own."""
     config = spec.config.model_copy(
@@ -190,8 +194,8 @@ def checkpoints(systems: list[Path], preset: str = "paper") -> None:
             seconds = []
             for step in range(3):
                 began = time.monotonic()
-                leaves = {name: _noise(x) for name, x in artefacts.state_leaves(state).items()}
-                path = checkpoint.save(Path(folder), step, leaves, {}, {}, lambda: None)
+                leaves = {name: _noise(x) for name, x in datasets.state_leaves(state).items()}
+                path = checkpoint_files.save(Path(folder), step, leaves, {}, {}, lambda: None)
                 seconds.append(time.monotonic() - began)
             size = path.stat().st_size
         spacing = max(60 * spec.config.checkpoint.every_minutes, SAVE_RATIO * min(seconds))

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 from benchmarks.parts import iteration_seconds, optimise_stage, repeated
-from ferminet_core import distributed, jax_setup
+from ferminet_core.parallel import distributed, jax_setup
 
 REPEATS = 20  # as many on every rank: each call waits for the others
 
@@ -17,7 +17,8 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
     import numpy as np
 
     from benchmarks.cases import CASES
-    from ferminet_core import artefacts, collectives, mesh
+    from ferminet_core.parallel import collectives, mesh
+    from ferminet_core.stages import datasets
 
     case = CASES[job["case"]]._replace(walkers=job["walkers"] * ranks)
     # Iterations one by one, to see how much they vary: ranks wait for the slowest in each.
@@ -35,7 +36,7 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
         "iterations_s": iterations,
         "collective_s": min(repeated(lambda: mean(floats), REPEATS)),
         "collective_bytes": sum(x.nbytes for x in floats),
-        "gather_s": min(repeated(lambda: artefacts.state_leaves(state), REPEATS)),
+        "gather_s": min(repeated(lambda: datasets.state_leaves(state), REPEATS)),
         "agree_s": min(repeated(lambda: world.agree(None, False), REPEATS)),
     }
 

@@ -25,7 +25,7 @@ import numpy as np
 import typer
 
 from benchmarks.cases import CASES, CHAINS, Case
-from ferminet_core.jax_setup import processor_type
+from ferminet_core.parallel.jax_setup import processor_type
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 

@@ -27,10 +27,11 @@ from typing import Annotated, Any, NamedTuple, NoReturn
 import typer
 
 from benchmarks.killable import WINDOWS, Windows
-from ferminet_core import checkpoint
 from ferminet_core.__main__ import main as command_line
-from ferminet_core.jax_setup import CACHE_VARIABLE, prepare_process
-from ferminet_core.scan import load_scan, write_specs
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.parallel.jax_setup import CACHE_VARIABLE, prepare_process
+from ferminet_core.storage import checkpoints
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 
@@ -234,9 +235,11 @@ def landed(run: Path, stage: str) -> str:
 
 def import_all() -> None:
     """Import what the stages do, and start nothing: JAX's backend begins in the children."""
-    from ferminet_core import driver, inference, optimise, pretrain, reference
+    from ferminet_core.chemistry import reference
+    from ferminet_core.runner import run_stage
+    from ferminet_core.stages import inference, optimise, pretrain
 
-    assert all((driver, inference, optimise, pretrain, reference))
+    assert all((run_stage, inference, optimise, pretrain, reference))
 
 
 @contextlib.contextmanager
@@ -326,7 +329,7 @@ def term(
             child.wait()
             took = time.monotonic() - began
             step = last_checkpoint(work)
-            whole = step is not None and checkpoint.load(work / f"ckpt/{step:09d}.zarr.zip")
+            whole = step is not None and checkpoints.load(work / f"ckpt/{step:09d}.zarr.zip")
             same = campaign.continues(stage, run)
             seconds.append(took)
             held &= child.code in (0, 85) and bool(whole) and same
@@ -381,7 +384,7 @@ def _fill_and_continue(campaign: Campaign, stage: str, run: Path, when: float) -
     child.wait()
     step = last_checkpoint(work)
     if step is not None:
-        checkpoint.load(work / f"ckpt/{step:09d}.zarr.zip")
+        checkpoints.load(work / f"ckpt/{step:09d}.zarr.zip")
     said = campaign.log(run).strip().splitlines()[-1]
     (run.parent / "filler").unlink()
     return {

@@ -13,7 +13,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from ferminet_core.scan import Scan, load_scan
+from ferminet_core.inputs.scan import Scan, load_scan
 
 ROOT = Path(__file__).parents[1]
 PRESET = "smoke"

@@ -18,8 +18,8 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
-from ferminet_core import config, system_file
-from ferminet_core.cli import app
+from ferminet_core.cli.commands import app
+from ferminet_core.inputs import config, overrides, system_file
 
 ROOT = Path(__file__).parents[1]
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -37,15 +37,6 @@ _MODELS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`literature`", system_file.LiteratureSpec),
     ("`quantities`", system_file.QuantitySpec),
     ("`correlation`", system_file.CorrelationSpec),
-)
-# Of `tests/test_layers.py`.
-_LAYERS = (
-    "what is computed",
-    "the wavefunction",
-    "expectation values",
-    "stages",
-    "the outside world",
-    "the command line",
 )
 
 
@@ -130,7 +121,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 def settings() -> Iterator[str]:
     """A table of settings for each section."""
     definitions = config.Config.model_json_schema()
-    rules, presets = config.resume_rules(), config.presets()
+    rules, presets = config.resume_rules(), overrides.presets()
     for name, value in config.Config():
         if not isinstance(value, config.Section):
             description = definitions["properties"][name]["description"]
@@ -190,24 +181,30 @@ def commands() -> Iterator[str]:
         yield from _table(["argument or option", "default", "meaning"], rows)
 
 
-def layers() -> Iterator[str]:
-    """The modules of each layer with the first sentence of their docstrings."""
-    tree = ast.parse((ROOT / "tests/test_layers.py").read_text(encoding="utf-8"))
-    (values,) = [
-        node.value
+def rooms() -> Iterator[str]:
+    """The modules of each room with the first sentence of their docstrings."""
+    tree = ast.parse((ROOT / "tests/helpers/rooms.py").read_text(encoding="utf-8"))
+    (names,) = [
+        ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ROOMS"
     ]
-    numbers: dict[str, int] = ast.literal_eval(values)
-    for number in sorted(set(numbers.values()), reverse=True):
-        yield f"### {number}: {_LAYERS[number]}"
-        yield ""
-        rows = []
-        for module in sorted(name for name, layer in numbers.items() if layer == number):
-            source = (ROOT / f"ferminet_core/{module}.py").read_text(encoding="utf-8")
-            docstring = str(ast.get_docstring(ast.parse(source))).split("\n\n")[0]
-            rows.append([f"`{module}`", _text(docstring)])
+    package = ROOT / "ferminet_core"
+    for name in names:
+        folder = package / name
+        if not folder.is_dir():
+            yield from (f"### `{name}`", "", _docstring(folder.with_suffix(".py")), "")
+            continue
+        yield from (f"### `{name}/`", "", _docstring(folder / "__init__.py"), "")
+        files = sorted(p for p in folder.rglob("*.py") if p.name != "__init__.py")
+        rows = [[f"`{p.relative_to(folder).with_suffix('')}`", _docstring(p)] for p in files]
         yield from _table(["module", "what it holds"], rows)
+
+
+def _docstring(path: Path) -> str:
+    """The first paragraph of a module's docstring."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return _text(str(ast.get_docstring(tree)).split("\n\n")[0])
 
 
 GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
@@ -215,5 +212,5 @@ GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
     "keys": keys,
     "resume": resume,
     "commands": commands,
-    "layers": layers,
+    "rooms": rooms,
 }

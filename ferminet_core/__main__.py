@@ -12,8 +12,8 @@ EXIT_IO = 74
 
 def main() -> int:
     """Run the command line; returns the exit code (see `ferminet_core.errors`)."""
-    from ferminet_core import distributed
-    from ferminet_core.cli import app
+    from ferminet_core.cli.commands import app
+    from ferminet_core.parallel import distributed
 
     try:
         app(prog_name="python -m ferminet_core")

@@ -3,7 +3,20 @@
 Anything else that is raised is a bug, and leaves a traceback and exit code 70.
 """
 
+import enum
 from typing import ClassVar
+
+
+class ExitCode(enum.IntEnum):
+    """Exit codes of every command of the package."""
+
+    DONE = 0
+    BAD_INPUT = 2
+    BROKEN = 65  # refused until the configuration or the code changes
+    BUG = 70
+    LOCKED = 73
+    IO_ERROR = 74  # resumable
+    RESUME_ME = 85
 
 
 class FermiNetError(Exception):

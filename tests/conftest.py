@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import jax
 from jax._src.lru_cache import LRUCache
 
-from ferminet_core import jax_setup
+from ferminet_core.parallel import jax_setup
 
 # Two processes read and write the same folder.
 LRUCache.put = jax_setup._put_whole  # type: ignore[method-assign, assignment]

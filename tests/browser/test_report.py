@@ -16,7 +16,7 @@ from typing import Any
 
 import chromium
 import pytest
-from finished_scan import finished_scan_with_page
+from helpers.finished_scan import finished_scan_with_page
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement

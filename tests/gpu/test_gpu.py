@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from benchmarks.layouts import LAUNCHER, Layout, start
-from ferminet_core import store
-from ferminet_core.gpus import visible_gpus
-from ferminet_core.scan import load_scan, write_specs
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.parallel.gpus import visible_gpus
+from ferminet_core.storage import artefacts
 
 SYSTEM = """
 name: gpu
@@ -56,12 +57,12 @@ def chain(folder: Path, ranks: int) -> dict[str, Any]:
         files: list[str | Path] = ["--out", made[stage], "--work", folder / f"{stage}.work"]
         start(Layout(ranks, 1), LAUNCH, stage, spec, *options, *files)
     provenance = json.loads((folder / "optimise.provenance.json").read_text())
-    return {**store.load(made["inference"]).attrs, "provenance": provenance}
+    return {**artefacts.load(made["inference"]).attrs, "provenance": provenance}
 
 
 def test_products_in_float32_are_not_made_in_tf32() -> None:
     code = (
-        "from ferminet_core import jax_setup; jax_setup.configure_jax('float32')\n"
+        "from ferminet_core.parallel import jax_setup; jax_setup.configure_jax('float32')\n"
         "import jax, jax.numpy as jnp, numpy as np\n"
         "assert jax.default_backend() == 'gpu', jax.devices()\n"
         "x = np.random.default_rng(0).normal(size=(512, 512))\n"

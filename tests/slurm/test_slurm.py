@@ -18,10 +18,11 @@ from typing import Any
 import cluster
 import numpy as np
 import pytest
-from slurm_scan import ROOT, Scan
+from helpers.paths import ROOT
+from slurm_scan import Scan
 
-from ferminet_core import store
-from ferminet_core.checkpoint import steps_in
+from ferminet_core.storage import artefacts
+from ferminet_core.storage.checkpoints import steps_in
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -109,7 +110,7 @@ def optimise(scan: Scan, **changes: str) -> subprocess.Popen[bytes]:
 def assert_as_undisturbed(scan: Scan, undisturbed: Scan, seconds: float = 400.0) -> None:
     assert scan.finish(seconds) == 0, scan.log[-3000:]
     name = "optimise.zarr.zip"
-    assert store.digest(scan.run / name) == store.digest(undisturbed.run / name)
+    assert artefacts.digest(scan.run / name) == artefacts.digest(undisturbed.run / name)
     assert len(events(scan, "done")) == 1
 
 
@@ -123,11 +124,11 @@ def test_the_chain_runs_on_two_nodes(scan: Scan, undisturbed: Scan) -> None:
     for stage in ("optimise", "inference"):
         ours, theirs = (s.run / f"{stage}.zarr.zip" for s in (scan, undisturbed))
         if stage == "optimise":
-            assert store.digest(ours) == store.digest(theirs)
-            walkers = store.load(ours)["walkers"].to_numpy()
+            assert artefacts.digest(ours) == artefacts.digest(theirs)
+            walkers = artefacts.load(ours)["walkers"].to_numpy()
             assert len(np.unique(walkers, axis=0)) == len(walkers)
         else:  # one device here, two there: the same but for rounding
-            a, b = store.load(ours).attrs, store.load(theirs).attrs
+            a, b = artefacts.load(ours).attrs, artefacts.load(theirs).attrs
             error = np.hypot(a["error_Eh"], b["error_Eh"])
             assert abs(a["energy_Eh"] - b["energy_Eh"]) < 5 * error
     assert (scan.results / "cluster" / "scan.csv").exists()

@@ -10,9 +10,11 @@ from pathlib import Path
 from snakemake.exceptions import WorkflowError
 
 from ferminet_core.errors import FermiNetError
-from ferminet_core.neighbours import generation
-from ferminet_core.scan import electrons, load_scan, neighbours, write_specs
-from ferminet_core.scan_lock import clear_dead_locks
+from ferminet_core.inputs.run_spec import electrons
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import neighbours, write_specs
+from ferminet_core.inputs.warm_starts import generation
+from ferminet_core.runner.workflow_lock import clear_dead_locks
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
 os.environ.update(

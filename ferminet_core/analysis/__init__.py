@@ -1,0 +1,1 @@
+"""Numbers from finished series, with NumPy, pandas and xarray only."""

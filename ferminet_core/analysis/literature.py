@@ -1,0 +1,142 @@
+"""Published energies to set beside a scan; read by the summary, and to say what to cite.
+
+A file that is missing or does not fit is a warning and empty values, never a failure: a scan
+does not depend on what is known about it.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.system_file import LiteratureSpec
+
+# Numbers of a table and of a grid that differ by less are the same.
+NUMBER_TOLERANCE = 1e-6
+_UNITS = frozenset({"Eh", "hartree", "Hartree", "a.u."})
+
+
+class Reference(NamedTuple):
+    """One published quantity, matched to the runs of a scan; hartree."""
+
+    name: str
+    label: str
+    kind: str  # exact, experiment or method
+    source: str
+    values: dict[str, float]  # by run_id; absent where nothing matches
+    errors: dict[str, float]  # by run_id; absent where none is given
+    curve: np.ndarray  # (points, 2): all of a curve's (parameter, energy), in order; else empty
+    sources: tuple[str, ...]  # what the rows' column `source` says, for the bibliography
+
+    @property
+    def column(self) -> str:
+        """Its column in the scan table."""
+        return f"ref_{self.name}_Eh"
+
+
+def read_references(scan: Scan) -> tuple[list[Reference], list[str]]:
+    """Every literature entry of a scan, and a line on each that could not be used."""
+    warnings: list[str] = []
+    return [_read_reference(spec, scan, warnings) for spec in scan.literature], warnings
+
+
+def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Reference:
+    values: dict[str, float] = {}
+    errors: dict[str, float] = {}
+    curve = np.empty((0, 2))
+    sources: tuple[str, ...] = ()
+    table = _read_rows(spec, warnings)
+    if table is not None:
+        for run in scan.runs:
+            rows = _matching_rows(table, spec, run)
+            if rows.empty:
+                continue
+            energies = rows[spec.value].to_numpy(dtype=float)
+            if np.ptp(energies) > NUMBER_TOLERANCE:
+                warnings.append(
+                    f"literature {spec.name!r}: {len(rows)} different values in {spec.file} match "
+                    f"run {run.run_id}; narrow them with `where`"
+                )
+                continue
+            values[run.run_id] = float(energies[0])
+            if spec.error is not None and np.isfinite(rows[spec.error].iloc[0]):
+                errors[run.run_id] = float(rows[spec.error].iloc[0])
+        if not values:
+            warnings.append(f"literature {spec.name!r}: nothing in {spec.file} matches any run")
+        curve = _curve(table, spec)
+        if "source" in table.columns:
+            sources = tuple(sorted(set(table["source"].dropna().astype(str))))
+    return Reference(
+        name=spec.name,
+        label=spec.label or spec.name,
+        kind=spec.kind,
+        source=Path(spec.file).name,
+        values=values,
+        errors=errors,
+        curve=curve,
+        sources=sources,
+    )
+
+
+def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None:
+    """The rows that fulfil `where`, with numbers in the columns of values and errors."""
+
+    def refuse(reason: str) -> None:
+        warnings.append(f"literature {spec.name!r}: {reason}; its columns stay empty")
+
+    try:
+        # "NA" and "NaN" could be molecules; only empty cells are missing.
+        table = pd.read_csv(spec.file, keep_default_na=False, na_values=[""])
+    except OSError as error:
+        refuse(f"{spec.file} cannot be read ({error.strerror or error})")
+        return None
+    except ValueError as error:  # pandas' parser errors and wrong encodings are ValueErrors
+        refuse(f"{spec.file} is not a table in CSV ({error})")
+        return None
+    wanted = [spec.value, *spec.where, *spec.match, *([spec.error] if spec.error else [])]
+    missing = [column for column in wanted if column not in table.columns]
+    if missing:
+        refuse(f"{spec.file} has no column {missing[0]!r} (it has {', '.join(table.columns)})")
+        return None
+    for column, value in spec.where.items():
+        table = table[_equal(table[column], value)]
+    if "unit" in table.columns and not table["unit"].isin(_UNITS).all():
+        refuse(f"{spec.file} has values in other units than hartree; leave them out with `where`")
+        return None
+    table = table.assign(**{spec.value: pd.to_numeric(table[spec.value], errors="coerce")})
+    if spec.error is not None:
+        table = table.assign(**{spec.error: pd.to_numeric(table[spec.error], errors="coerce")})
+    return table[np.isfinite(table[spec.value])]
+
+
+def _equal(column: pd.Series, value: str | float) -> pd.Series:
+    """Which entries equal `value`: numbers to 1e-6, anything else as text."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        numbers = pd.to_numeric(column, errors="coerce")
+        return (numbers - float(value)).abs() <= NUMBER_TOLERANCE
+    return column.astype(str).str.strip() == str(value).strip()
+
+
+def _matching_rows(table: pd.DataFrame, spec: LiteratureSpec, run: RunSpec) -> pd.DataFrame:
+    """The rows that belong to `run`; none where it lacks a parameter they are matched by."""
+    for column, parameter in spec.match.items():
+        value = run.geometry if parameter == "geometry" else run.parameters.get(parameter)
+        if value is None:
+            return table.iloc[:0]
+        table = table[_equal(table[column], value)]
+    return table
+
+
+def _curve(table: pd.DataFrame, spec: LiteratureSpec) -> np.ndarray:
+    """(parameter, energy) of all rows, for drawing, where rows are matched by one parameter."""
+    parameters = [column for column, name in spec.match.items() if name != "geometry"]
+    if len(parameters) != 1 or len(spec.match) != 1:
+        return np.empty((0, 2))
+    points = np.column_stack(
+        [pd.to_numeric(table[parameters[0]], errors="coerce"), table[spec.value]]
+    ).astype(float)
+    points = points[np.isfinite(points).all(axis=1)]
+    return points[np.argsort(points[:, 0], kind="stable")]

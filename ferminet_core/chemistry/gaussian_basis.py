@@ -1,0 +1,67 @@
+"""Gaussian basis sets by name, and the molecule in them, from PySCF."""
+
+import numpy as np
+from pyscf import gto
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.basis_sets import check_basis, element_basis
+from ferminet_core.inputs.molecule import Molecule
+
+
+def build_mole(
+    molecule: Molecule, basis: str, cartesian: bool = False, key: str = "reference.basis"
+) -> gto.Mole:
+    """PySCF's molecule, with coordinates in bohr as given.
+
+    Args:
+        molecule: nuclei (bohr), charge and spin.
+        basis: name of the basis set.
+        cartesian: Cartesian instead of spherical d, f, ... functions.
+        key: the setting that named the basis, for error lines.
+
+    Raises:
+        InputError: bad basis (`check_basis`), or fewer orbitals than electrons of one spin.
+    """
+    check_basis(basis, molecule.symbols, key)
+    mole = gto.M(
+        atom=list(zip(molecule.symbols, molecule.positions, strict=True)),
+        unit="Bohr",
+        basis={symbol: element_basis(basis, symbol) for symbol in molecule.symbols},
+        charge=molecule.charge,
+        spin=molecule.spin,
+        cart=cartesian,
+        verbose=0,
+        parse_arg=False,  # PySCF would read this process's command line
+    )
+    if mole.nao < molecule.n_up:
+        raise InputError(
+            f"{key}: {basis!r} gives {mole.nao} orbitals for {molecule.n_up} spin-up "
+            "electrons; choose a larger basis"
+        )
+    return mole
+
+
+def shell_variables(mole: gto.Mole) -> dict[str, tuple[str, np.ndarray]]:
+    """The basis as arrays; each contraction becomes a shell of its own, in AO order."""
+    centre: list[int] = []
+    momentum: list[int] = []
+    owner: list[int] = []
+    exponent: list[float] = []
+    coefficient: list[float] = []
+    for shell in range(mole.nbas):
+        own, exponents = mole.bas_angular(shell), mole.bas_exp(shell)
+        normalised = gto.gto_norm(own, exponents)[:, None] * mole.bas_ctr_coeff(shell)
+        for column in normalised.T:
+            used = column != 0.0
+            owner += [len(centre)] * int(used.sum())
+            exponent += exponents[used].tolist()
+            coefficient += column[used].tolist()
+            centre.append(mole.bas_atom(shell))
+            momentum.append(own)
+    return {
+        "shell_centre": ("shell", np.asarray(centre, dtype=np.int64)),
+        "shell_momentum": ("shell", np.asarray(momentum, dtype=np.int64)),
+        "primitive_shell": ("primitive", np.asarray(owner, dtype=np.int64)),
+        "primitive_exponent": ("primitive", np.asarray(exponent)),
+        "primitive_coefficient": ("primitive", np.asarray(coefficient)),
+    }

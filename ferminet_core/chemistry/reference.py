@@ -1,0 +1,16 @@
+"""Stage "reference": the Hartree-Fock solution that a run starts from."""
+
+import xarray as xr
+
+from ferminet_core.chemistry import hartree_fock
+from ferminet_core.inputs.run_spec import RunSpec
+
+
+def run(spec: RunSpec) -> xr.Dataset:
+    """Solve Hartree-Fock for the run's molecule; see `hartree_fock.solve` for the variables.
+
+    Raises:
+        InputError: the basis or method does not fit the molecule.
+        BrokenRunError: no solution converged.
+    """
+    return hartree_fock.solve(spec.molecule, spec.config.reference)

@@ -1,0 +1,187 @@
+"""What `plan` prints: operations, memory, volumes, time and node-hours of a scan, and what to ask a
+batch system for."""
+
+import json
+import math
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.table import Table
+
+from ferminet_core.cli.tables import console, formula
+from ferminet_core.inputs.scan import Scan
+from ferminet_core.planning.plan import LONGEST, PARTS, RunPlan, ScanPlan, resources, tries
+from ferminet_core.units import format_duration
+
+_UPPER = {"pretrain": "at most", "optimise": "", "inference": "at most"}
+
+
+def _table(names: str, texts: int = 1) -> Table:
+    """A table of columns named in one text; the first ones hold words, the others numbers."""
+    table = Table(box=None, pad_edge=False)
+    for index, name in enumerate(names.split("|")):
+        table.add_column(name, justify="left" if index < texts else "right")
+    return table
+
+
+def _size(size: float) -> str:
+    """Bytes for people, in binary units."""
+    power = min(4, max(1, int(math.log2(max(size, 1.0)) // 10)))
+    return f"{size / 1024**power:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
+
+
+def _parts(run: RunPlan) -> Table:
+    """Operations, traffic and time of an iteration of each stage, by part."""
+    table = _table("stage|part|Gflop|GB moved|ms|share", texts=2)
+    for name, stage in run.stages.items():
+        for part, cost in stage.parts.items():
+            share = cost.seconds / stage.step_seconds
+            cells = [f"{cost.flops / 1e9:.3g}", f"{cost.bytes / 1e9:.3g}"]
+            table.add_row(name, part, *cells, f"{1e3 * cost.seconds:.3g}", f"{100 * share:.0f} %")
+        if stage.messages_seconds:
+            share, ms = stage.messages_seconds / stage.step_seconds, 1e3 * stage.messages_seconds
+            table.add_row(name, "messages", "", "", f"{ms:.3g}", f"{100 * share:.0f} %")
+    return table
+
+
+def _stages(plan: ScanPlan) -> Table:
+    """Time and node-hours of each stage of all runs, and their sum."""
+    table = _table("stage||runs|iterations|s / iteration|devices|longest|node-hours", texts=2)
+    for name in PARTS:
+        stages = [run.stages[name] for run in plan.runs]
+        longest = max(stages, key=lambda stage: stage.seconds)
+        table.add_row(
+            name,
+            _UPPER[name],
+            str(sum(stage.iterations > 0 for stage in stages)),
+            str(longest.iterations),
+            f"{longest.step_seconds:.3g}",
+            str(longest.layout.devices),
+            format_duration(longest.seconds),
+            f"{plan.node_hours(name):.3g}",
+        )
+    whole = sum(plan.node_hours(name) for name in PARTS)
+    table.add_row("total", "", str(len(plan.runs)), "", "", "", "", f"{whole:.3g}")
+    return table
+
+
+def _scaling(plan: ScanPlan) -> Table:
+    """An iteration of the costliest optimisation on 1, 2, 4, ... nodes."""
+    table = _table("nodes|devices|ms / iteration|efficiency|optimisation", texts=0)
+    alone = plan.scaling[1]
+    for nodes, step in plan.scaling.items():
+        iterations = plan.costliest.spec.config.optimise.iterations
+        table.add_row(
+            str(nodes),
+            str(nodes * plan.layout.per_node),
+            f"{1e3 * step:.3g}",
+            f"{100 * alone / (nodes * step):.0f} %",
+            format_duration(iterations * step),
+        )
+    return table
+
+
+def _warnings(plan: ScanPlan) -> Iterator[str]:
+    """What will not work, or not at once."""
+    capacity = plan.machine.capacity
+    for name in PARTS:
+        needed = max(run.stages[name].memory for run in plan.runs)
+        if needed > capacity:
+            yield (
+                f"warning: {name} needs {_size(needed)} on a device, which has {_size(capacity)}; "
+                "more devices, or fewer mcmc.walkers"
+            )
+        if (count := tries(plan, name)) > 1:
+            yield (
+                f"warning: {name} takes {count} jobs of {LONGEST // 60} h, one after the other; "
+                f"`retries` in the profile must be {count - 1} or more"
+            )
+
+
+def resources_yaml(plan: ScanPlan) -> str:
+    """The block for a profile's config.yaml; texts are quoted twice, as Snakemake wants them."""
+    lines = ["set-resources:"]
+    for stage, values in resources(plan).items():
+        lines.append(f"  {stage}:")
+        for key, value in values.items():
+            lines.append(f"    {key}: " + (f'"{value}"' if isinstance(value, str) else str(value)))
+    return "\n".join(lines)
+
+
+def print_plan(scan: Scan, plan: ScanPlan) -> None:
+    """All of it, for people."""
+    run = plan.costliest
+    spec, stage = run.spec, run.stages["optimise"]
+    warm = sum(bool(one.spec.neighbour) for one in plan.runs)
+    count = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
+    starts = f", {warm} of them from a neighbour" if warm else ""
+    print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}{starts}")
+    print(f"{plan.machine.name}: {plan.machine.origin}")
+    print(
+        f"\n{spec.run_id}{', the costliest' if len(plan.runs) > 1 else ''}: "
+        f"{formula(spec.molecule)}, {spec.molecule.n_electrons} electrons, "
+        f"{run.network.parameters} parameters, {spec.config.mcmc.walkers} walkers; "
+        f"an iteration or record of a device:"
+    )
+    console().print(_parts(run))
+    print("\nAll runs (pretraining and equilibration with all iterations that they may take):")
+    console().print(_stages(plan))
+    needed, capacity = _size(stage.memory), _size(plan.machine.capacity)
+    print(f"\nmemory of a device in the optimisation: {needed} of {capacity}")
+    keep = spec.config.checkpoint.keep
+    print(
+        f"volumes before compression: a checkpoint of the optimisation "
+        f"{' to '.join(map(_size, run.checkpoint))} ({keep} are kept), inference.zarr.zip "
+        f"{_size(run.samples)}; what the scan leaves {_size(plan.volume)}"
+    )
+    print(f"\nThe optimisation of {spec.run_id} on more nodes, messages included:")
+    console().print(_scaling(plan))
+    print()
+    for line in _warnings(plan):
+        print(line)
+    print(
+        "# For a profile in cluster_profiles/; wall times in minutes, half as much again as above"
+    )
+    print(resources_yaml(plan))
+
+
+def _stage_json(run: RunPlan, name: str) -> dict[str, Any]:
+    stage = run.stages[name]
+    return {
+        "iterations": stage.iterations,
+        "devices": stage.layout.devices,
+        "parts": {part: cost._asdict() for part, cost in stage.parts.items()},
+        "messages_s": stage.messages_seconds,
+        "step_s": stage.step_seconds,
+        "seconds": stage.seconds,
+        "memory_bytes": stage.memory,
+    }
+
+
+def print_plan_json(scan: Scan, plan: ScanPlan) -> None:
+    """All of it, for programs; SI units."""
+    data = {
+        "scan": scan.name,
+        "device": plan.machine.name,
+        "origin": plan.machine.origin,
+        "nodes": plan.layout.nodes,
+        "devices_per_node": plan.layout.per_node,
+        "runs": {
+            run.spec.run_id: {
+                "neighbour": run.spec.neighbour,
+                "parameters": run.network.parameters,
+                "checkpoint_bytes": run.checkpoint,
+                "samples_bytes": run.samples,
+                "stages": {name: _stage_json(run, name) for name in PARTS},
+            }
+            for run in plan.runs
+        },
+        "node_hours": {name: plan.node_hours(name) for name in PARTS},
+        "volume_bytes": plan.volume,
+        "scaling_step_s": plan.scaling,
+        "warnings": list(_warnings(plan)),
+        "set-resources": resources(plan),
+    }
+    json.dump(data, sys.stdout, indent=2)
+    print()

@@ -1,0 +1,135 @@
+"""What `check` and `status` print: run table, resolved settings, JSON schema, states of stages."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.system_file import json_schema
+from ferminet_core.units import format_duration
+
+if TYPE_CHECKING:
+    from ferminet_core.runner.status import StageState
+
+# Into a file or a pipe the table is written whole: a width taken from no terminal would cut it.
+_UNCUT = 10_000
+
+
+def console() -> Console:
+    """Standard output, plain."""
+    found = Console(markup=False, highlight=False)
+    return found if found.is_terminal else Console(markup=False, highlight=False, width=_UNCUT)
+
+
+def print_runs(scan: Scan) -> None:
+    """The run table: one row per run."""
+    table = Table(box=None, pad_edge=False)
+    variants = any(run.variant for run in scan.runs)
+    warm = any(run.neighbour for run in scan.runs)
+    for name in ("run", "geometry", *(["variant"] if variants else []), *scan.parameters):
+        table.add_column(name)
+    for name in ("formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"):
+        table.add_column(name, justify="right")
+    if warm:
+        table.add_column("starts from")
+    for run in scan.runs:
+        molecule, config = run.molecule, run.config
+        cells = [run.run_id, run.geometry, *([run.variant] if variants else [])]
+        cells += [f"{run.parameters[n]:g}" if n in run.parameters else "" for n in scan.parameters]
+        cells += [
+            formula(molecule),
+            f"{molecule.charge:+d}" if molecule.charge else "0",
+            str(molecule.spin),
+            f"{molecule.n_up}/{molecule.n_down}",
+            config.reference.basis,
+            str(config.mcmc.walkers),
+            str(config.optimise.iterations),
+            *([run.neighbour] if warm else []),
+        ]
+        table.add_row(*cells)
+    count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"
+    print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}")
+    console().print(table)
+
+
+def formula(molecule: Molecule) -> str:
+    """The elements in their first order with counts: "H2O" for O, H, H is "OH2"."""
+    counts = {symbol: molecule.symbols.count(symbol) for symbol in molecule.symbols}
+    return "".join(f"{symbol}{n if n > 1 else ''}" for symbol, n in counts.items())
+
+
+def print_resolved(scan: Scan) -> None:
+    """Every setting of every run as YAML, one document per run."""
+    for run in scan.runs:
+        document = {
+            "run_id": run.run_id,
+            "molecule": run.molecule.model_dump(mode="json"),
+            "config": run.config.model_dump(mode="json"),
+        }
+        sys.stdout.write("---\n")
+        yaml.safe_dump(document, sys.stdout, sort_keys=False)
+
+
+def print_schema() -> None:
+    """The JSON schema of system files, for editors that complete and check YAML by one."""
+    json.dump(json_schema(), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def print_states(states: Mapping[Path, list["StageState"]]) -> None:
+    """A row for each stage of each run that has begun; of the others a row for the run."""
+    begun = {
+        run: [stage for stage in stages if stage.state != "waiting"] or stages[:1]
+        for run, stages in states.items()
+    }
+    console().print(states_table(begun))
+
+
+def states_table(states: Mapping[Path, list["StageState"]]) -> Table:
+    """A row for each stage of each run."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("scan", "run", "stage", "state"):
+        table.add_column(name)
+    for name in ("step", "energy / Eh", "rate / s", "left", "checkpoint", "restarts"):
+        table.add_column(name, justify="right")
+    table.add_column("remark")
+    for run, stages in states.items():
+        for stage in stages:
+            table.add_row(run.parent.parent.name, *_state_cells(stage))
+    return table
+
+
+def _state_cells(stage: "StageState") -> list[str]:
+    def duration(seconds: float | None) -> str:
+        return "" if seconds is None else format_duration(seconds)
+
+    energy = "" if stage.energy_Eh is None else f"{stage.energy_Eh:.4f}"
+    if stage.error_Eh is not None:
+        energy += f" +- {stage.error_Eh:.4f}"
+    step = "" if stage.step is None else f"{stage.step}/{stage.total}"
+    return [
+        stage.run,
+        "" if stage.state == "waiting" else stage.stage,
+        stage.state,
+        step,
+        energy,
+        "" if stage.rate is None else f"{stage.rate:.3g}",
+        duration(stage.left_s),
+        f"{age} ago" if (age := duration(stage.checkpoint_age_s)) else "",
+        str(stage.restarts or ""),
+        stage.reason or stage.holder or stage.verdict,
+    ]
+
+
+def print_states_json(states: Mapping[Path, list["StageState"]]) -> None:
+    """All stages of all runs as JSON: {run folder: [stage, ...]}."""
+    plain = {str(run): [stage._asdict() for stage in stages] for run, stages in states.items()}
+    json.dump(plain, sys.stdout, indent=2)
+    print()

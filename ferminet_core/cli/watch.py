@@ -1,0 +1,117 @@
+"""A scan watched while it runs: a table that renews itself on a terminal, lines anywhere else."""
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+
+from ferminet_core.cli.tables import states_table
+from ferminet_core.runner.progress import LONGEST_INTERVAL
+from ferminet_core.runner.status import CONVENTIONAL, StageState
+from ferminet_core.units import format_duration
+
+States = Mapping[Path, list[StageState]]
+# Shown in this order where the terminal is too low for all runs.
+_IMPORTANCE = ("running", "broken", "failed", "resumable", "waiting", "done")
+_ENDED = frozenset({"done", "broken"})
+
+
+def follow(
+    read: Callable[[], States],
+    every: float,
+    console: Console,
+    wait: Callable[[float], None] = time.sleep,
+) -> None:
+    """Show the states of runs until all are done or broken for good, or until a Ctrl-C.
+
+    Args:
+        read: takes a look.
+        every: seconds between two looks.
+        console: where to show them; not on a terminal, only what changes is told.
+        wait: lets so many seconds pass.
+    """
+    show = _live if console.is_terminal else _lines
+    with contextlib.suppress(KeyboardInterrupt):
+        show(_looks(read, every, wait), console)
+
+
+def _looks(
+    read: Callable[[], States], every: float, wait: Callable[[float], None]
+) -> Iterator[dict[Path, StageState]]:
+    """The stage that each run is at, look after look."""
+    while True:
+        runs = {run: _present(stages) for run, stages in read().items()}
+        yield runs
+        if all(stage.state in _ENDED for stage in runs.values()):
+            return
+        wait(every)
+
+
+def _present(stages: list[StageState]) -> StageState:
+    """The stage that a run is at: the last that has begun, or the one after it, which waits; the
+    conventional energies only after the others."""
+    chain = [stage for stage in stages if stage.stage != CONVENTIONAL]
+    last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
+    finished = chain[last].state == "done" and last + 1 < len(chain)
+    present = chain[last + finished]
+    left = present.state == "done" and stages[-1].state != "done"
+    return stages[-1] if left else present
+
+
+def _counts(runs: Mapping[Path, StageState]) -> str:
+    counts = Counter(stage.state for stage in runs.values())
+    return ", ".join(f"{counts[state]} {state}" for state in reversed(_IMPORTANCE) if counts[state])
+
+
+def _live(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        for runs in looks:
+            live.update(_view(runs, console.height), refresh=True)
+
+
+def _view(runs: Mapping[Path, StageState], height: int) -> Group:
+    """A row per run under the numbers of runs in each state, no more than fit into `height`."""
+    room = max(1, height - 4)  # the numbers, the table's head, what is left out, the cursor
+    ranked = sorted(runs, key=lambda run: _IMPORTANCE.index(runs[run].state))
+    shown = set(ranked[:room])
+    # Who holds a stage would break the row into two on most terminals.
+    rows = {run: [stage._replace(holder="")] for run, stage in runs.items() if run in shown}
+    table = states_table(rows)
+    left_out = {run: runs[run] for run in ranked[room:]}
+    rest = [f"and {len(left_out)} more: {_counts(left_out)}"] if left_out else []
+    return Group(f"runs: {_counts(runs)}", table, *rest)
+
+
+def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
+    """A line for each run that has come to another stage or state; one a minute on its steps."""
+    told: dict[Path, StageState] = {}
+    when: dict[Path, float] = {}
+    runs: dict[Path, StageState] = {}
+    for runs in looks:
+        now = time.monotonic()
+        for run, stage in runs.items():
+            before = told.get(run)
+            moved = before is None or (before.stage, before.state) != (stage.stage, stage.state)
+            stepped = before is not None and before.step != stage.step
+            if moved or (stepped and now - when[run] >= LONGEST_INTERVAL):
+                console.print(f"{time.strftime('%H:%M:%S')} {_line(run, stage)}", soft_wrap=True)
+                told[run], when[run] = stage, now
+    console.print(f"runs: {_counts(runs)}", soft_wrap=True)
+
+
+def _line(run: Path, stage: StageState) -> str:
+    parts = [stage.state]
+    if stage.step is not None:
+        parts.append(f"step {stage.step}/{stage.total}")
+    if stage.energy_Eh is not None:
+        error = "" if stage.error_Eh is None else f" +- {stage.error_Eh:.4f}"
+        parts.append(f"E = {stage.energy_Eh:.4f}{error} Eh")
+    if stage.left_s is not None:
+        parts.append(f"{format_duration(stage.left_s)} left")
+    if stage.reason:
+        parts.append(stage.reason)
+    return f"{run.parent.parent.name} {run.name} {stage.stage}: {', '.join(parts)}"

@@ -1,0 +1,1 @@
+"""From a system file to run specs; loads neither JAX nor PySCF."""

@@ -1,0 +1,355 @@
+"""Every setting of a run, its default, and its bounds: the only place where defaults live.
+
+The defaults are those of the full-size calculation; `presets.yaml` holds the smaller ones. Numbers
+come from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2,
+033429 (2020), here "2020", or from the later JAX code described by J. S. Spencer, D. Pfau,
+A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
+"""
+
+import enum
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from ferminet_core.inputs.basis_sets import dunning, plain
+from ferminet_core.inputs.messages import show
+
+# No settings: what the stages do in fixed numbers.
+RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
+CHECK_SWEEPS = 10  # sets of walkers over which the pretraining averages its criterion's energy
+
+
+def _whole(value: object) -> object:
+    """2e4 is a float in YAML, and means 20000."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_whole)]
+ConventionalMethod = Literal["rhf", "uhf", "ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
+
+
+class Resume(enum.Enum):
+    """Whether a setting may change while a stage that uses it is unfinished, or to extend it.
+
+    NO: never; what was computed depends on it
+    GROW: it may grow: the steps already made are the first ones of the longer loop
+    ROUNDING: yes; results differ by rounding
+    FREE: yes; results do not depend on it
+    ANEW: yes; the stage, which is one call, starts over, and what was there is set aside
+    """
+
+    NO = "no"
+    GROW = "may grow"
+    ANEW = "yes (starts over)"
+    ROUNDING = "yes (rounding)"
+    FREE = "yes"
+
+
+def _resume(rule: Resume) -> dict[str, Any]:
+    return {"resume": rule.value}
+
+
+class Section(BaseModel):
+    """Settings: unknown keys, text for numbers, and numbers for truth values are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class NetworkConfig(Section):
+    """The wavefunction (Pfau et al. 2020)."""
+
+    layers: Whole = Field(4, ge=1, description="Interaction layers.")
+    one_electron_width: Whole = Field(256, ge=1, description="Width of the one-electron stream.")
+    two_electron_width: Whole = Field(32, ge=1, description="Width of the two-electron stream.")
+    determinants: Whole = Field(16, ge=1, description="Number of determinants.")
+    determinant_form: Literal["dense", "block"] = Field(
+        "dense",
+        description="dense: one matrix of all electrons (JAX code); "
+        "block: spin-up block times spin-down block (2020).",
+    )
+    envelope: Literal["isotropic", "diagonal", "anisotropic"] = Field(
+        "isotropic",
+        description="Decay of each orbital away from each nucleus: one rate (JAX code), one per "
+        "axis, or a 3x3 matrix (2020).",
+    )
+    bias: bool = Field(True, description="Bias in the hidden layers.")
+    orbital_bias: bool = Field(False, description="Bias in the layer that makes the orbitals.")
+    jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
+
+
+class ReferenceConfig(Section):
+    """The Hartree-Fock solution that a run starts from."""
+
+    method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
+        "auto", description="Hartree-Fock method; auto: stable solution of lowest energy."
+    )
+    basis: str = Field("cc-pvdz", min_length=1, description="Gaussian basis set, by PySCF's name.")
+
+
+class ConventionalConfig(Section):
+    """Conventional energies to set beside the curve; the Monte Carlo does not depend on them."""
+
+    methods: Annotated[tuple[ConventionalMethod, ...], Field(strict=False)] = Field(
+        (),
+        description="Methods; without any the stage is not run. For open shells rhf is ROHF.",
+        json_schema_extra=_resume(Resume.ANEW),
+    )
+    basis: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+        ("cc-pvdz",),
+        min_length=1,
+        description="Gaussian basis sets, by PySCF's names.",
+        json_schema_extra=_resume(Resume.ANEW),
+    )
+    extrapolate: bool = Field(
+        False,
+        description="Estimate the basis-set limit from the last two sets, neighbours in one of "
+        "Dunning's families.",
+        json_schema_extra=_resume(Resume.ANEW),
+    )
+
+    @field_validator("methods", "basis")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if plain(name) in map(plain, names[:index]):
+                raise ValueError(f"{name!r} is there twice; keep one")
+        return names
+
+    @model_validator(mode="after")
+    def _neighbours(self) -> "ConventionalConfig":
+        if not self.extrapolate:
+            return self
+        small, large = (dunning(name) for name in ("", *self.basis)[-2:])
+        if small and large and small._replace(cardinal=small.cardinal + 1) == large:
+            return self
+        raise ValueError(
+            f"extrapolate is true with basis {show(list(self.basis))}; allowed: a basis whose last "
+            "two sets are neighbours, smaller first, in one of Dunning's families; "
+            "try [cc-pvtz, cc-pvqz]"
+        )
+
+
+class McmcConfig(Section):
+    """Sampling of |psi|^2 by all-electron Gaussian moves and moves from atom to atom."""
+
+    walkers: Whole = Field(
+        4096, ge=2, multiple_of=2, description="Number of walkers; pretraining uses two halves."
+    )
+    steps: Whole = Field(
+        10,
+        ge=1,
+        description="Moves between two updates; in molecules every tenth goes from atom to atom.",
+    )
+    width: float = Field(
+        0.15,
+        gt=0,
+        description="Initial width of a move, in units of the electron's distance to the nearest "
+        "nucleus.",
+    )
+    target_acceptance: float = Field(
+        0.525, gt=0, lt=1, description="Accepted fraction that the width is adapted to."
+    )
+    burn_in: Whole = Field(200, ge=0, description="Moves before walkers are first used.")
+
+
+class PretrainConfig(Section):
+    """Matching the network's orbitals to the Hartree-Fock orbitals."""
+
+    optimiser: Literal["muon", "adam", "lamb"] = Field(
+        "muon", description="Optimiser, from optax (2020: adam)."
+    )
+    learning_rate: float = Field(
+        1e-2, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
+    )
+    min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
+    max_iterations: Whole = Field(
+        20000,
+        ge=1,
+        description="Iterations at which it ends anyway.",
+        json_schema_extra=_resume(Resume.GROW),
+    )
+    energy_tolerance: float = Field(
+        0.004,
+        gt=0,
+        description="Ends when the energy exceeds Hartree-Fock's by no more than this part of "
+        "|E_HF|, within its error, and the orbitals fit.",
+    )
+    orbital_tolerance: float = Field(
+        0.02, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+    )
+    steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
+    check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
+
+    @model_validator(mode="after")
+    def _order(self) -> "PretrainConfig":
+        if self.min_iterations > self.max_iterations:
+            raise ValueError(
+                f"min_iterations is {self.min_iterations}; allowed: at most max_iterations, "
+                f"{self.max_iterations}; set both"
+            )
+        return self
+
+
+class OptimiseConfig(Section):
+    """Minimising the energy."""
+
+    optimiser: Literal["kfac", "adam", "spring"] = Field(
+        "kfac", description="Optimiser; spring: for few walkers (arXiv:2401.10190)."
+    )
+    iterations: Whole = Field(
+        200_000, ge=1, description="Updates.", json_schema_extra=_resume(Resume.GROW)
+    )
+    learning_rate: float = Field(
+        0.05, gt=0, description="Learning rate at the start (JAX code; 2020: 1e-4)."
+    )
+    delay: float = Field(10_000.0, gt=0, description="Updates after which the rate has fallen.")
+    decay: float = Field(
+        1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at update t."
+    )
+    damping: float = Field(1e-3, gt=0, description="Damping of the curvature, KFAC's or SPRING's.")
+    norm_constraint: float = Field(
+        1e-3,
+        gt=0,
+        description="Bound on the squared norm of the step: KFAC's by its Fisher matrix, "
+        "SPRING's by the parameters themselves.",
+    )
+    momentum: float = Field(
+        0.99, ge=0, lt=1, description="Part of its last step that SPRING starts from; 0: MinSR."
+    )
+    ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
+    inverse_period: Whole = Field(1, ge=1, description="Updates between inversions in KFAC.")
+    singlet_penalty: float = Field(
+        0.1,
+        ge=0,
+        description="Hartree added for a wavefunction that changes sign when up and down electrons "
+        "are exchanged; only for spin 0 with a spin-broken reference, as of a stretched bond.",
+    )
+    max_rollbacks: Whole = Field(
+        5,
+        ge=0,
+        description="How often the optimisation may go back over numbers that are not finite, at "
+        "half the learning rate each time, before it ends broken.",
+    )
+    clip: float = Field(
+        5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."
+    )
+    clip_centre: Literal["mean", "median"] = Field(
+        "mean", description="What they are clipped about (JAX code: mean; 2020: median)."
+    )
+
+
+class InferenceConfig(Section):
+    """Measuring at frozen parameters."""
+
+    samples: Whole = Field(
+        10_000,
+        ge=RECORDS_PER_CALL,
+        multiple_of=RECORDS_PER_CALL,
+        description="Recorded steps.",
+        json_schema_extra=_resume(Resume.GROW),
+    )
+    thin: Whole = Field(10, ge=1, description="Moves between two records.")
+    max_equilibration: Whole = Field(
+        2000, ge=100, description="Records after which measuring begins even if still drifting."
+    )
+    keep_every: Whole = Field(
+        100,
+        ge=RECORDS_PER_CALL,
+        multiple_of=RECORDS_PER_CALL,
+        description="Records between two stored sets of walkers.",
+    )
+
+
+class RuntimeConfig(Section):
+    """How it is computed."""
+
+    precision: Literal["float32", "float64"] = Field("float32", description="Of the network.")
+    chunk: Whole | None = Field(
+        None,
+        ge=1,
+        description="Walkers per piece of the local energy; default: as the cache allows.",
+        json_schema_extra=_resume(Resume.ROUNDING),
+    )
+    block: Whole = Field(
+        50,
+        ge=1,
+        description="Iterations per compiled call, at most; fewer where they take seconds.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+
+
+class CheckpointConfig(Section):
+    """What is kept of a stage while it runs and after; no result depends on it."""
+
+    every_minutes: float = Field(
+        10.0,
+        gt=0,
+        description="Minutes between checkpoints; longer where that took over 2 % of the run.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    every_steps: Whole | None = Field(
+        None,
+        ge=1,
+        description="Steps between checkpoints as well; default: by time alone.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    keep: Whole = Field(
+        2,
+        ge=1,
+        description="Checkpoints of a running stage that are kept.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+    keep_finished: bool = Field(
+        True,
+        description="Keep the last checkpoint of a finished stage, from which it can be extended.",
+        json_schema_extra=_resume(Resume.FREE),
+    )
+
+
+class Config(Section):
+    """All settings of a run."""
+
+    seed: Whole = Field(0, ge=0, description="Seed of all random numbers of the run.")
+    network: NetworkConfig = NetworkConfig()
+    reference: ReferenceConfig = ReferenceConfig()
+    conventional: ConventionalConfig = ConventionalConfig()
+    mcmc: McmcConfig = McmcConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    optimise: OptimiseConfig = OptimiseConfig()
+    inference: InferenceConfig = InferenceConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+
+
+SECTIONS = tuple(name for name, value in Config() if isinstance(value, Section))
+
+
+@cache
+def setting_keys() -> tuple[str, ...]:
+    """Every setting by its dotted key, in order: `seed`, `network.layers`, ..."""
+    keys: list[str] = []
+    for name, value in Config():
+        fields = type(value).model_fields if isinstance(value, Section) else None
+        keys.extend(f"{name}.{field}" for field in fields) if fields else keys.append(name)
+    return tuple(keys)
+
+
+@cache
+def resume_rules() -> dict[str, Resume]:
+    """What a resume may do to each setting, by dotted key."""
+    rules = {}
+    for key in setting_keys():
+        section, _, name = key.partition(".")
+        owner = type(getattr(Config(), section)) if name else Config
+        extra = owner.model_fields[name or section].json_schema_extra
+        rule = extra.get("resume") if isinstance(extra, dict) else None
+        rules[key] = Resume(rule or Resume.NO)
+    return rules

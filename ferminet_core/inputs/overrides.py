@@ -1,0 +1,125 @@
+"""Overrides of settings: presets, dotted keys, and which settings they resolve to."""
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import (
+    ValidationError,
+)
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.config import SECTIONS, Config, setting_keys
+from ferminet_core.inputs.messages import Location, did_you_mean, dotted, error_lines, show
+
+# The beginning of an error line (file and key) for the dotted key of a setting.
+Where = Callable[[str], str]
+
+PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+DEFAULT_PRESET = "paper"
+# Where settings of earlier versions have gone.
+_MOVED = {"reference.correlated": "conventional.methods"}
+
+
+def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
+    """Overrides by dotted key, from nested mappings, dotted keys, or both.
+
+    Args:
+        overrides: such as `{"network": {"layers": 2}, "mcmc.walkers": 64}`
+        where: the beginning of an error line (file and key) for a dotted key
+
+    Raises:
+        InputError: unknown setting, one that is given twice, a wrong type or value out of bounds.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in _leaves(overrides, "", where):
+        if key not in setting_keys():
+            raise InputError(f"{where(key)}: unknown setting{_setting_hint(key)}")
+        if key in flat:
+            raise InputError(f"{where(key)}: given twice; keep one")
+        flat[key] = value
+    # Each value by itself; how settings fit together is checked once all are known.
+    lines = [line for location, line in _problems(flat, where) if dotted(location) not in SECTIONS]
+    if lines:
+        raise InputError("\n".join(lines))
+    return flat
+
+
+def _leaves(mapping: Mapping[Any, Any], section: str, where: Where) -> Iterator[tuple[str, Any]]:
+    for name, value in mapping.items():
+        key = f"{section}.{name}" if section else str(name)
+        if key not in SECTIONS:
+            yield key, value
+        elif isinstance(value, Mapping):
+            yield from _leaves(value, key, where)
+        else:
+            raise InputError(
+                f"{where(key)}: found {show(value)}; "
+                f"allowed: a mapping{did_you_mean('', _section_keys(key), 'its settings')}"
+            )
+
+
+def _section_keys(section: str) -> list[str]:
+    return [k.split(".")[1] for k in setting_keys() if k.startswith(f"{section}.")]
+
+
+def _setting_hint(key: str) -> str:
+    """What may have been meant by a key that is no setting."""
+    section, _, name = key.partition(".")
+    last = key.rpartition(".")[2]
+    # The right name in the wrong section, or in none.
+    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}") or k == _MOVED.get(key)]
+    if elsewhere:
+        return f"; did you mean {elsewhere[0]!r}?"
+    if name and section in SECTIONS:
+        return did_you_mean(name, _section_keys(section))
+    return did_you_mean(section, Config.model_fields)
+
+
+def _problems(flat: Mapping[str, Any], where: Where) -> list[tuple[Location, str]]:
+    """What pydantic has to say against these settings: locations and lines."""
+    try:
+        Config.model_validate(_nested(flat))
+    except ValidationError as error:
+        return error_lines(error, lambda location: (), lambda location: where(dotted(location)))
+    return []
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        if name:
+            nested.setdefault(section, {})[name] = value
+        else:
+            nested[section] = value
+    return nested
+
+
+@cache
+def presets() -> dict[str, dict[str, Any]]:
+    """The overrides of each preset, by dotted key."""
+    data = yaml.safe_load(PRESETS_FILE.read_text(encoding="utf-8"))
+    return {
+        name: flatten(overrides or {}, f"{PRESETS_FILE.name}: {name}.{{}}".format)
+        for name, overrides in data.items()
+    }
+
+
+def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
+    """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
+
+    Raises:
+        InputError: unknown preset, or settings that do not fit together.
+    """
+    if preset not in presets():
+        raise InputError(
+            f"{where('preset')}: unknown preset {preset!r}{did_you_mean(preset, presets())}"
+        )
+    flat = {**presets()[preset], **overrides}
+    problems = _problems(flat, where)
+    if problems:
+        raise InputError("\n".join(line for _, line in problems))
+    return Config.model_validate(_nested(flat))

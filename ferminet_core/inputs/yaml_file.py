@@ -1,0 +1,158 @@
+"""YAML that means what it says, with the line of every key for error messages.
+
+`yaml.SafeLoader` builds plain data only, so a file cannot run code. Scalars follow YAML 1.2: `1e-3`
+is a number, `no` (nitric oxide) is text, `1:30` is no angle. A key that is given twice, or is
+no text, is an error.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.messages import dotted
+
+MAX_BYTES = 1_000_000
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2 scalars that refuses duplicate or odd keys, aliases and tags."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        tag = getattr(event, "tag", None)
+        # A few lines of nested aliases unfold to gigabytes; a system file needs no tags.
+        if tag or isinstance(event, yaml.AliasEvent):
+            found = f"tags ({tag})" if tag else "aliases (*name)"
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{found} are not supported", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is given twice; keep one", key_node.start_mark
+                )
+            if key_node.tag != "tag:yaml.org,2002:str":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} is no text; put it in quotes", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+):
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_tag}", re.compile(f"(?:{_pattern})$"), list(_first)
+    )
+
+
+@dataclass(frozen=True)
+class YamlFile:
+    """A file's content, and where in the file each part stands."""
+
+    path: Path
+    data: dict[Any, Any]
+    root: yaml.Node
+
+    def where(self, location: Sequence[str | int] = ()) -> str:
+        """`systems/h2.yaml:12: overrides.network.layers`, the beginning of an error line."""
+        line = _line(self.root, list(location))
+        return f"{self.path}:{line}" + (f": {dotted(location)}" if location else "")
+
+
+def read_yaml(path: Path) -> YamlFile:
+    """Read a YAML file that holds a mapping.
+
+    Raises:
+        InputError: unreadable, not YAML, a key given twice, or no mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES} bytes; is it a system file?")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file{_neighbours(path)}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path}: is a folder; give the system file, as systems/h2.yaml") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from None
+    root, data = _load(text, str(path))
+    if root is None:
+        raise InputError(f"{path}: is empty; see the other files in systems/ for what to write")
+    if not isinstance(data, dict):
+        raise InputError(f"{path}:1: found a {type(data).__name__}; allowed: a mapping of keys")
+    return YamlFile(path, data, root)
+
+
+def parse_value(text: str, where: str) -> Any:
+    """The value of a YAML scalar or flow list, as given on the command line.
+
+    Raises:
+        InputError: not YAML; the line begins with `where`.
+    """
+    return _load(text, where)[1]
+
+
+def _load(text: str, where: str) -> tuple[yaml.Node | None, Any]:
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        data = loader.construct_document(node) if node is not None else None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f":{mark.line + 1}" if mark else ""
+        column = f" (column {mark.column + 1})" if mark else ""
+        raise InputError(f"{where}{line}: {error.problem or error.context}{column}") from None
+    except yaml.YAMLError as error:  # characters that YAML does not allow
+        raise InputError(f"{where}: {str(error).splitlines()[0]}") from None
+    except (RecursionError, ValueError):
+        raise InputError(f"{where}: nested too deeply, or a number too long") from None
+    return node, data
+
+
+def _neighbours(path: Path) -> str:
+    names = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    return f"; system files there: {', '.join(names)}" if names else ""
+
+
+def _line(node: yaml.Node, location: list[str | int]) -> int:
+    """Line (from 1) of the key at `location`, or of its nearest parent that is there.
+
+    A part of the location may be dotted in the file: `network.layers: 3`.
+    """
+    line: int = node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        parts: list[str | int] = []
+        for part in location:
+            parts.extend(part.split(".") if isinstance(part, str) else [part])
+        for key, value in node.value:
+            names = str(key.value).split(".")
+            if parts[: len(names)] == names:
+                below = _line(value, parts[len(names) :]) if parts[len(names) :] else 0
+                return max(key.start_mark.line + 1, below)
+    elif isinstance(node, yaml.SequenceNode) and location:
+        index = location[0]
+        if isinstance(index, int) and index < len(node.value):
+            return _line(node.value[index], location[1:])
+    return line

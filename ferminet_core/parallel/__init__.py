@@ -1,0 +1,1 @@
+"""Devices and ranks: JAX set-up, the mesh of walkers, MPI."""

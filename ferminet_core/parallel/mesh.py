@@ -1,0 +1,130 @@
+"""Walkers over devices: one mesh axis over all devices of all ranks, parameters replicated, walkers
+split."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ferminet_core.errors import InputError
+from ferminet_core.parallel import distributed
+from ferminet_core.parallel.collectives import AXIS
+
+REPLICATED = PartitionSpec()
+SPLIT = PartitionSpec(AXIS)
+
+
+def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
+    """A mesh of all devices along the walkers' axis, for walkers in groups of equal size.
+
+    Raises:
+        InputError: `n_walkers` cannot be divided over the devices.
+    """
+    devices = jax.devices()
+    unit = groups * len(devices)
+    if n_walkers % unit:
+        raise InputError(
+            f"mcmc.walkers: found {n_walkers}, allowed are multiples of {unit} on {len(devices)} "
+            f"devices (try {n_walkers + -n_walkers % unit})"
+        )
+    return Mesh(devices, (AXIS,))
+
+
+def place(mesh: Mesh, tree: Any, specs: Any) -> Any:
+    """Put the arrays of `tree` on the mesh; `specs` is a prefix tree of partition specs.
+
+    Every rank gives the whole arrays, and keeps what its devices are to hold.
+    """
+    shardings = jax.tree.map(
+        lambda spec: NamedSharding(mesh, spec),
+        specs,
+        is_leaf=lambda x: isinstance(x, PartitionSpec),
+    )
+    return jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda x: _put(x, sharding), part), shardings, tree
+    )
+
+
+def _put(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        data = _put(jax.random.key_data(x), sharding)
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+    if isinstance(x, jax.Array) and x.sharding.is_equivalent_to(sharding, x.ndim):
+        return x
+    whole = np.asarray(x)
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
+
+
+def fetch(tree: Any) -> Any:
+    """The whole arrays of a tree on the host of every rank; other leaves as they are.
+
+    All ranks see the same numbers, so what they decide by them is the same.
+    """
+    return jax.tree.map(_fetch, tree)
+
+
+def _fetch(x: Any) -> Any:
+    if not isinstance(x, jax.Array):
+        return x
+    if x.is_fully_addressable or x.is_fully_replicated:
+        return np.asarray(x)
+    assert isinstance(x.sharding, NamedSharding)
+    axis = x.sharding.spec.index(AXIS)
+    shards = sorted(x.addressable_shards, key=lambda shard: shard.index[axis].start or 0)
+    own = np.concatenate([np.moveaxis(np.asarray(shard.data), axis, 0) for shard in shards])
+    # Ranks and their devices come in the same order on the mesh.
+    return np.moveaxis(distributed.ranks().allgather(own), 0, axis)
+
+
+def per_device(
+    function: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any
+) -> jax.stages.Wrapped:
+    """Compile `function`, written for the walkers of one device with collectives over `AXIS`.
+
+    No argument is donated: the state before a call outlives it, so that a loop can go back to it.
+    """
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+    )
+    return jax.jit(mapped)
+
+
+def compiled(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
+    """Compile ahead for these arguments, and wait until every rank has.
+
+    XLA's collectives on CPUs give up on a rank that comes half a minute after the first. Compiling
+    may take longer than that on one rank, and no time on another that finds it in its cache.
+    """
+    found = function.lower(*arguments).compile()
+    distributed.ranks().meet()
+    return found
+
+
+def iterate(
+    iteration: Callable[[Any], tuple[Any, Any]], state: Any, count: jax.Array, size: int
+) -> tuple[Any, Any]:
+    """`count` iterations in a row; call inside a compiled function.
+
+    The number is an argument, so that one executable serves blocks of any length and the numbers
+    do not depend on how the iterations are parted into blocks.
+
+    Args:
+        iteration: state -> state and a tree of scalars
+        state: before the first
+        count: how many, at most `size`
+        size: entries of each series that is returned
+
+    Returns:
+        The last state and the tree of series (size,), whose first `count` entries are filled.
+    """
+    scalars = jax.eval_shape(lambda s: iteration(s)[1], state)
+    series = jax.tree.map(lambda x: jnp.zeros((size,), x.dtype), scalars)
+
+    def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        state, stats = iteration(carry[0])
+        return state, jax.tree.map(lambda s, x: s.at[i].set(x), carry[1], stats)
+
+    return jax.lax.fori_loop(0, count, body, (state, series))

@@ -1,0 +1,1 @@
+"""The predicted cost of a scan."""

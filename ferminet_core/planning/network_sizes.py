@@ -1,0 +1,117 @@
+"""Sizes that follow from the settings of a network: of its maps and of its parameters."""
+
+from typing import NamedTuple
+
+from ferminet_core.inputs.config import NetworkConfig
+from ferminet_core.inputs.molecule import Molecule
+
+SIGMA_SIZE = {"isotropic": 1, "diagonal": 3, "anisotropic": 9}  # numbers of an envelope's width
+
+
+class Dense(NamedTuple):
+    """x W + b, applied to `rows` vectors of a walker."""
+
+    rows: int
+    inputs: int
+    outputs: int
+    bias: bool
+
+    @property
+    def parameters(self) -> int:
+        """Weights and biases."""
+        return (self.inputs + self.bias) * self.outputs
+
+    @property
+    def factors(self) -> int:
+        """Numbers of its two Kronecker factors."""
+        return (self.inputs + self.bias) ** 2 + self.outputs**2
+
+
+class Layer(NamedTuple):
+    """Widths into an interaction layer, and its dense maps; the last has none for pairs."""
+
+    one_in: int
+    two_in: int
+    one: Dense
+    two: Dense | None
+
+
+class Network(NamedTuple):
+    """Sizes of a wavefunction.
+
+    spins: electrons of each spin present; orbitals: the maps to the orbitals of each
+    sigma: numbers of an envelope's width; jastrow: lengths of the cusp factor
+    """
+
+    nuclei: int
+    spins: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    determinants: int
+    orbitals: tuple[Dense, ...]
+    sigma: int
+    jastrow: int
+
+    @property
+    def electrons(self) -> int:
+        """Of both spins."""
+        return sum(self.spins)
+
+    @property
+    def dense(self) -> list[Dense]:
+        """All dense maps."""
+        maps = [d for layer in self.layers for d in (layer.one, layer.two) if d is not None]
+        return [*maps, *self.orbitals]
+
+    @property
+    def envelope(self) -> int:
+        """Weights of the envelopes."""
+        return self.nuclei * sum(o.outputs for o in self.orbitals)
+
+    @property
+    def orbital_values(self) -> int:
+        """Values of all orbitals at the electrons of a walker."""
+        return sum(o.rows * o.outputs for o in self.orbitals)
+
+    @property
+    def parameters(self) -> int:
+        """Numbers that are optimised."""
+        return sum(d.parameters for d in self.dense) + self.diagonal
+
+    @property
+    def diagonal(self) -> int:
+        """Parameters outside of dense maps: envelopes, weights of determinants, cusps."""
+        return self.envelope * (1 + self.sigma) + self.determinants + self.jastrow
+
+    @property
+    def curvature(self) -> int:
+        """Numbers of KFAC's factors, the diagonal blocks included."""
+        return sum(d.factors for d in self.dense) + self.diagonal
+
+
+def network(config: NetworkConfig, molecule: Molecule) -> Network:
+    """The sizes that `networks.init` gives a wavefunction of the molecule."""
+    spins = tuple(n for n in molecule.electrons if n > 0)
+    n, n_spins, n_nuclei = sum(spins), len(spins), len(molecule.symbols)
+    one, two = 4 * n_nuclei, 4
+    layers = []
+    for index in range(config.layers):
+        inputs = one * (1 + n_spins) + two * n_spins
+        wide = Dense(n, inputs, config.one_electron_width, config.bias)
+        last = index == config.layers - 1
+        pair = None if last else Dense(n * n, two, config.two_electron_width, config.bias)
+        layers.append(Layer(one, two, wide, pair))
+        one, two = config.one_electron_width, config.two_electron_width
+    k = config.determinants
+    columns = [n] * n_spins if config.determinant_form == "dense" else list(spins)
+    return Network(
+        nuclei=n_nuclei,
+        spins=spins,
+        layers=tuple(layers),
+        determinants=k,
+        orbitals=tuple(
+            Dense(rows, one, k * orbitals, config.orbital_bias)
+            for rows, orbitals in zip(spins, columns, strict=True)
+        ),
+        sigma=SIGMA_SIZE[config.envelope],
+        jastrow=2 if config.jastrow else 0,
+    )

@@ -1,0 +1,318 @@
+"""The price of a scan before it is run: time, node-hours, memory and volumes of every stage.
+
+Bounds from above where a criterion ends a loop: the pretraining is counted with all of
+`pretrain.max_iterations`, the equilibration with all of `inference.max_equilibration`. Hartree-Fock
+and compilation, minutes at most, are left out.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.planning import cost, network_sizes
+from ferminet_core.planning.cost import Load, Work
+from ferminet_core.planning.machines import Layout, Machine, Rates, collective_seconds, seconds
+from ferminet_core.planning.network_sizes import Network
+from ferminet_core.vmc.passes import ITEMSIZE, chunk_size
+
+PARTS = {
+    "pretrain": cost.pretrain_parts,
+    "optimise": cost.optimise_parts,
+    "inference": cost.inference_parts,
+}
+ONE = Layout(1, 1)
+# A wall time is asked for with room for slower nodes, compilation and Hartree-Fock.
+MARGIN = 1.5
+# Minutes: a day, which most partitions allow. What takes longer continues in the next try.
+LONGEST = 24 * 60
+# Of twice the speed on twice the nodes: nodes are added while it is reached, and shown while they
+# gain anything to speak of.
+EFFICIENT = 0.7
+WORTH_SHOWING = 0.25
+# Bytes of a rank's libraries and compiled code (670 MB were seen), beside its arrays.
+BASE_MEMORY = 1e9
+# A rank of a GPU also holds on the host what passes to and from it.
+GPU_HOST_MEMORY = 8e9
+
+
+class Part(NamedTuple):
+    """A part of an iteration on one device: operations, bytes moved, seconds."""
+
+    flops: float
+    bytes: float
+    seconds: float
+
+
+class Stage(NamedTuple):
+    """A stage of one run.
+
+    iterations: or records; parts: of one of them; step_seconds: of one of them with the messages
+    between devices; seconds: of all, and of what goes before; memory: bytes of a device, at most
+    """
+
+    iterations: int
+    layout: Layout
+    parts: dict[str, Part]
+    messages_seconds: float
+    step_seconds: float
+    seconds: float
+    memory: float
+
+    @property
+    def device_hours(self) -> float:
+        """Of all its devices."""
+        return self.seconds * self.layout.devices / 3600
+
+
+class RunPlan(NamedTuple):
+    """One run: sizes, stages by name, bytes.
+
+    checkpoint: of the optimisation at its beginning, and at its end with the series of all
+    iterations; samples: `inference.zarr.zip`; all before compression
+    """
+
+    spec: RunSpec
+    network: Network
+    stages: dict[str, Stage]
+    checkpoint: tuple[int, int]
+    samples: int
+
+    @property
+    def seconds(self) -> float:
+        """Of its stages, one after the other."""
+        return sum(stage.seconds for stage in self.stages.values())
+
+
+def check_layout(runs: Sequence[RunSpec], layout: Layout) -> None:
+    """Whether the walkers can be shared out.
+
+    Raises:
+        InputError: they cannot, as `mesh.walker_mesh` would say once the job runs.
+    """
+    n = layout.devices
+    for run in runs:
+        walkers = run.config.mcmc.walkers
+        if walkers % n:
+            raise InputError(
+                f"--nodes, --devices-per-node: found {layout.nodes} and {layout.per_node}, but "
+                f"{run.run_id} has mcmc.walkers {walkers}; allowed are multiples of {n} on {n} "
+                f"devices (try {walkers + -walkers % n})"
+            )
+
+
+def _load(run: RunSpec, machine: Machine, layout: Layout) -> Load:
+    walkers = run.config.mcmc.walkers // layout.devices
+    electrons = run.molecule.n_electrons
+    return Load(walkers, chunk_size(run.config, electrons, machine.platform), layout.devices)
+
+
+def _messages(run: RunSpec, net: Network, layout: Layout) -> list[float]:
+    """Bytes of each average of an iteration of the optimisation."""
+    itemsize = ITEMSIZE[run.config.runtime.precision]
+    choice, walkers = run.config.optimise, run.config.mcmc.walkers
+    numbers: list[float] = [net.parameters, walkers, 2]  # gradient, local energies, acceptance
+    if choice.optimiser == "kfac":
+        numbers.append(net.curvature)
+    elif choice.optimiser == "spring":  # the gradients of a device's walkers, the common matrix
+        numbers += [walkers / layout.devices * net.parameters, walkers**2]
+    return [itemsize * n for n in numbers]
+
+
+def _iterations(run: RunSpec, stage: str) -> int:
+    config = run.config
+    return {
+        "pretrain": 0 if run.neighbour else config.pretrain.max_iterations,
+        "optimise": config.optimise.iterations,
+        "inference": config.inference.samples + config.inference.max_equilibration,
+    }[stage]
+
+
+def _part_seconds(
+    machine: Machine, stage: str, name: str, work: Work, itemsize: int, devices: int
+) -> float:
+    """How long a device takes for a part of an iteration."""
+    rates = machine.rates
+    if not isinstance(rates, Rates):
+        # The criterion of the pretraining consists of what a record of the inference does.
+        return cost.flops(work) / rates["inference" if name == "criterion" else stage]
+    alone = seconds(rates, work, itemsize)
+    if name != "inverses":
+        return alone
+    # The factors are shared out over the devices (`kfac.preconditioner`).
+    largest = max(seconds(rates, [kernel], itemsize) for kernel in work)
+    return max(alone / devices, largest)
+
+
+def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> Stage:
+    """What a stage of a run takes on some devices."""
+    net = network_sizes.network(run.config.network, run.molecule)
+    load = _load(run, machine, layout)
+    itemsize = ITEMSIZE[run.config.runtime.precision]
+
+    def part(name: str, work: Work) -> Part:
+        took = _part_seconds(machine, stage, name, work, itemsize, layout.devices)
+        return Part(cost.flops(work), itemsize * cost.moved_numbers(work), took)
+
+    parts = {name: part(name, w) for name, w in PARTS[stage](net, run.config, load).items()}
+    optimises = stage == "optimise"
+    messages = _messages(run, net, layout) if optimises else []
+    messages_s = collective_seconds(machine, layout, messages)
+    step = sum(p.seconds for p in parts.values()) + messages_s
+    before = part("burn-in", cost.burn_in(net, run.config, load)).seconds if optimises else 0.0
+    iterations = _iterations(run, stage)
+    return Stage(
+        iterations=iterations,
+        layout=layout,
+        parts=parts,
+        messages_seconds=messages_s,
+        step_seconds=step,
+        seconds=iterations * step + before,
+        memory=cost.peak_memory(net, run.config, load),
+    )
+
+
+def run_plan(run: RunSpec, machine: Machine, layout: Layout) -> RunPlan:
+    """What a run takes: the optimisation on all devices, the other stages on one each."""
+    net = network_sizes.network(run.config.network, run.molecule)
+    return RunPlan(
+        spec=run,
+        network=net,
+        stages={
+            name: stage_plan(run, name, machine, layout if name == "optimise" else ONE)
+            for name in PARTS
+        },
+        checkpoint=(
+            cost.checkpoint_bytes(net, run.config, 0),
+            cost.checkpoint_bytes(net, run.config, run.config.optimise.iterations),
+        ),
+        samples=cost.sample_bytes(net, run.config),
+    )
+
+
+class ScanPlan(NamedTuple):
+    """All runs of a scan on one kind of device.
+
+    scaling: seconds of an iteration of the costliest optimisation, by number of nodes
+    """
+
+    machine: Machine
+    layout: Layout
+    runs: list[RunPlan]
+    scaling: dict[int, float]
+
+    @property
+    def costliest(self) -> RunPlan:
+        """The run that takes most time, the first of several."""
+        return max(self.runs, key=lambda run: run.seconds)
+
+    def node_hours(self, stage: str) -> float:
+        """Of a stage of all runs; a stage on one device of a node takes its share of the node."""
+        hours = sum(run.stages[stage].device_hours for run in self.runs)
+        return hours / self.layout.per_node
+
+    @property
+    def volume(self) -> int:
+        """Bytes that all runs leave: samples, twice where the last checkpoint is kept, and the last
+        checkpoint of the optimisation."""
+        return sum(
+            run.samples
+            + run.spec.config.checkpoint.keep_finished * (run.samples + run.checkpoint[1])
+            for run in self.runs
+        )
+
+
+def _scaling(
+    runs: Sequence[RunSpec], machine: Machine, run: RunSpec, per_node: int
+) -> dict[int, float]:
+    """Seconds of an iteration of a run's optimisation on 1, 2, 4, ... nodes, as long as all runs
+    can share out their walkers and the devices do not wait most of the time."""
+    found: dict[int, float] = {}
+    nodes = 1
+    while all(one.config.mcmc.walkers % (nodes * per_node) == 0 for one in runs):
+        found[nodes] = stage_plan(run, "optimise", machine, Layout(nodes, per_node)).step_seconds
+        if found[1] < WORTH_SHOWING * nodes * found[nodes]:
+            break
+        nodes *= 2
+    return found
+
+
+def suggested_nodes(scaling: Mapping[int, float], iterations: int) -> int:
+    """As few nodes as finish the iterations within a day, or as many as are used well.
+
+    Args:
+        scaling: seconds of an iteration by number of nodes, in ascending order from one
+    """
+    best = 1
+    for nodes, step in scaling.items():
+        if scaling[1] < EFFICIENT * nodes * step:
+            break
+        best = nodes
+        if step * iterations <= 60 * LONGEST:
+            break
+    return best
+
+
+def scan_plan(
+    runs: Sequence[RunSpec],
+    machine: Machine,
+    per_node: int,
+    nodes: int | None = None,
+) -> ScanPlan:
+    """What a scan takes.
+
+    Args:
+        nodes: of each optimisation; as `suggested_nodes` if None
+
+    Raises:
+        InputError: the walkers cannot be shared by so many devices.
+    """
+    check_layout(runs, Layout(nodes or 1, per_node))
+    first = Layout(1, per_node)
+    costliest = max(runs, key=lambda run: run_plan(run, machine, first).seconds)
+    scaling = _scaling(runs, machine, costliest, per_node)
+    chosen = nodes or suggested_nodes(scaling, costliest.config.optimise.iterations)
+    layout = Layout(chosen, per_node)
+    return ScanPlan(machine, layout, [run_plan(run, machine, layout) for run in runs], scaling)
+
+
+# --- what to ask a batch system for ---------------------------------------------------------------
+
+
+def _megabytes(size: float) -> int:
+    """Rounded up to half a gigabyte."""
+    return 500 * math.ceil(size / 500e6)
+
+
+def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
+    """What each stage should be given, in the words of the profiles in `cluster_profiles/`."""
+    found: dict[str, dict[str, int | str]] = {}
+    for name in PARTS:
+        stages = [run.stages[name] for run in plan.runs]
+        ranks = plan.layout.per_node if name == "optimise" else 1
+        minutes = MARGIN * max(stage.seconds for stage in stages) / 60
+        arrays = max(stage.memory for stage in stages)
+        if plan.machine.platform == "gpu":
+            memory, wanted = GPU_HOST_MEMORY, {"gres": f"'gpu:{ranks}'"}
+        else:
+            memory, wanted = BASE_MEMORY + arrays, {}
+        if name == "inference":
+            # The series, what it is joined from, and what is being written.
+            memory += 3 * max(run.samples for run in plan.runs)
+        nodes: dict[str, int | str] = {}
+        if name == "optimise":
+            nodes = {"nodes": plan.layout.nodes, "tasks": plan.layout.devices}
+        found[name] = {
+            **nodes,
+            **wanted,
+            "mem_mb": _megabytes(ranks * memory),
+            "runtime": min(LONGEST, 10 * math.ceil((minutes + 5) / 10)),
+        }
+    return found
+
+
+def tries(plan: ScanPlan, stage: str) -> int:
+    """How many jobs of the wall time in `resources` the longest of a stage takes."""
+    longest = max(run.stages[stage].seconds for run in plan.runs)
+    return math.ceil(longest / (60 * float(resources(plan)[stage]["runtime"])))

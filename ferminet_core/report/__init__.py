@@ -1,0 +1,1 @@
+"""Table, plots, report page and bibliography of a scan."""

@@ -1,0 +1,211 @@
+"""What to cite for a set of runs, chosen by their settings; the entries lie in `citations.bib`."""
+
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from ferminet_core.inputs.basis_sets import element_basis, plain
+from ferminet_core.inputs.molecule import ELEMENTS
+from ferminet_core.inputs.run_spec import RunSpec
+
+BIB_FILE = Path(__file__).with_name("citations.bib")
+_ENTRY = re.compile(r"^@\w+\{(\w+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
+# How tables of literature name a source, among other words: author and year.
+_SOURCE_KEY = re.compile(r"\b[A-Z][A-Za-z]+(?:19|20)\d\d\b")
+
+
+class Use(NamedTuple):
+    """purpose: what the references are cited for; applies: whether a run used that."""
+
+    purpose: str
+    keys: tuple[str, ...]
+    applies: Callable[[RunSpec], bool]
+
+
+def _always(run: RunSpec) -> bool:
+    return True
+
+
+def _optimised_by(optimiser: str) -> Callable[[RunSpec], bool]:
+    return lambda run: run.config.optimise.optimiser == optimiser
+
+
+def _warm(run: RunSpec) -> bool:
+    return run.neighbour != ""
+
+
+def _pretrained(run: RunSpec) -> bool:
+    return not _warm(run)
+
+
+def _pretrained_by(optimiser: str) -> Callable[[RunSpec], bool]:
+    return lambda run: _pretrained(run) and run.config.pretrain.optimiser == optimiser
+
+
+def _methods(run: RunSpec) -> Collection[str]:
+    """Conventional methods that the run's settings ask for."""
+    return run.config.conventional.methods
+
+
+def _asked_for(*methods: str) -> Callable[[RunSpec], bool]:
+    return lambda run: not set(methods).isdisjoint(_methods(run))
+
+
+def _open_shell_triples(run: RunSpec) -> bool:
+    """Whether a (T) correction is made on other orbitals than RHF's."""
+    methods = _methods(run)
+    return "uccsd(t)" in methods or ("ccsd(t)" in methods and run.molecule.spin > 0)
+
+
+def _extrapolated(run: RunSpec) -> bool:
+    return bool(_methods(run)) and run.config.conventional.extrapolate
+
+
+def _bases(run: RunSpec) -> Iterator[tuple[str, str]]:
+    """The basis sets of a run, each with an element that is in it."""
+    names = [run.config.reference.basis]
+    if _methods(run):
+        names += run.config.conventional.basis
+    for name in names:
+        for symbol in run.molecule.symbols:
+            yield element_basis(name, symbol), symbol
+
+
+def _as_in_the_later_code(run: RunSpec) -> bool:
+    network = run.config.network
+    return network.determinant_form == "dense" or network.envelope == "isotropic"
+
+
+def _point_of_a_curve(run: RunSpec) -> bool:
+    return len(run.molecule.symbols) == 2 and bool(run.parameters)
+
+
+USES: tuple[Use, ...] = (
+    Use("the wavefunction, its pretraining and optimisation", ("Pfau2020",), _always),
+    Use("dense determinants or isotropic envelopes", ("Spencer2020",), _as_in_the_later_code),
+    Use("electron-electron cusps", ("Kato1957",), lambda run: run.config.network.jastrow),
+    Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
+    Use("the local energy by a forward Laplacian", ("Li2024",), _always),
+    Use("KFAC", ("Martens2015", "KFACJAX2022"), _optimised_by("kfac")),
+    Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),
+    Use("MinSR, which SPRING extends", ("Chen2024",), _optimised_by("spring")),
+    Use("Adam, in the optimisation", ("Kingma2015",), _optimised_by("adam")),
+    Use("Muon, in the pretraining", ("Liu2025",), _pretrained_by("muon")),
+    Use("Adam, in the pretraining", ("Kingma2015",), _pretrained_by("adam")),
+    Use("LAMB, in the pretraining", ("You2020",), _pretrained_by("lamb")),
+    Use("start configurations drawn from the reference", ("Hough2006",), _pretrained),
+    Use("warm starts: walkers that follow the nuclei", ("Umrigar1989",), _warm),
+    Use("warm starts: who starts from whom", ("Prim1957",), _warm),
+    Use("error bars by reblocking", ("Flyvbjerg1989", "Lee2011"), _always),
+    Use("autocorrelation times", ("Sokal1997",), _always),
+    Use("R-hat over walkers", ("Gelman2013",), _always),
+    Use("the bootstrap over walkers", ("Efron1979",), _always),
+    Use("the estimate at zero variance", ("Fu2024",), _always),
+    Use("the estimator of <S^2>", ("Pauncz1979",), lambda run: run.molecule.n_down > 0),
+    Use("bond length and frequency of a diatomic", ("Simons1973", "Jay2021"), _point_of_a_curve),
+    Use("Hartree-Fock and its integrals", ("Sun2020", "Sun2018", "Sun2015"), _always),
+    Use("stability of Hartree-Fock solutions", ("Seeger1977",), _always),
+    Use("CCSD(T)", ("Raghavachari1989",), _asked_for("ccsd(t)", "uccsd(t)")),
+    Use("CCSD(T) of open shells", ("Watts1993",), _open_shell_triples),
+    Use("NEVPT2", ("Angeli2001",), _asked_for("nevpt2")),
+    Use("CASSCF and its active space", ("Sun2017", "Sayfutyarova2017"), _asked_for("nevpt2")),
+    Use("full CI", ("Knowles1984",), _asked_for("fci")),
+    Use("Hartree-Fock at the basis-set limit", ("Halkier1999",), _extrapolated),
+    Use("correlation at the basis-set limit", ("Helgaker1997", "Halkier1998"), _extrapolated),
+    Use("automatic differentiation and compilation", ("JAX2018",), _always),
+    Use("optax's optimisers", ("DeepMind2020",), _pretrained),
+    Use("optax's optimisers", ("DeepMind2020",), _optimised_by("adam")),
+    Use("the workflow", ("Molder2021",), _always),
+)
+
+_FIRST_ROW = ("B", "C", "N", "O", "F", "Ne")
+_SECOND_ROW = ("Al", "Si", "P", "S", "Cl", "Ar")
+_VALENCE, _ANY = r"(aug)?ccpv[dtq56]z", r"(aug)?cc(pv|pcv|pwcv)[dtq56]z"
+
+
+def _row(first: str, last: str) -> tuple[str, ...]:
+    return ELEMENTS[ELEMENTS.index(first) : ELEMENTS.index(last) + 1]
+
+
+# Of basis sets: the names (see `basis.plain`), the elements, and the reference.
+BASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (_ANY, ("H", *_FIRST_ROW), "Dunning1989"),
+    (_ANY, ("He",), "Woon1994"),
+    (_ANY, ("Li", "Be", "Na", "Mg"), "Prascher2011"),
+    (_ANY, _SECOND_ROW, "Woon1993"),
+    (_ANY, _row("Sc", "Zn"), "Balabanov2005"),
+    (_VALENCE, _row("Ga", "Kr"), "Wilson1999"),
+    (r"augcc.*", ("H", *_FIRST_ROW), "Kendall1992"),
+    (r"(aug)?ccpcv.*", _FIRST_ROW, "Woon1995"),
+    (r"(aug)?ccpcv.*", _SECOND_ROW, "Peterson2002"),
+    (r"(aug)?ccpwcv.*", (*_FIRST_ROW, *_SECOND_ROW), "Peterson2002"),
+    (r"sto3g", _row("H", "Ne"), "Hehre1969"),
+    (r"631g", ("H", "C", "N", "O", "F"), "Hehre1972"),
+    (r"def2(svp|tzvpp?|qzvpp?)", ELEMENTS, "Weigend2005"),
+)
+
+
+@cache
+def entries() -> dict[str, str]:
+    """The BibTeX entries by key, in the file's order."""
+    text = BIB_FILE.read_text(encoding="utf-8")
+    return {match[1]: match[0] for match in _ENTRY.finditer(text)}
+
+
+def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str, str], list[str]]:
+    """What to cite, and for what.
+
+    Args:
+        runs: the runs of one or more scans.
+        sources: of the published energies drawn beside them, as their tables name them.
+
+    Returns:
+        The purposes by key, in the order of importance; and a line for each basis set and each
+        source that has no entry.
+    """
+    found: dict[str, list[str]] = {}
+    missing: list[str] = []
+    for use in USES:
+        if any(use.applies(run) for run in runs):
+            for key in use.keys:
+                found.setdefault(key, []).append(use.purpose)
+    for name, symbol in sorted({pair for run in runs for pair in _bases(run)}):
+        keys = _basis_keys(name, symbol)
+        for key in keys:
+            found.setdefault(key, []).append(f"basis set {name}")
+        if not keys:
+            missing.append(f"no entry for basis set {name} of {symbol}: cite its authors")
+    for source in sorted(set(sources)):
+        keys = [key for key in _SOURCE_KEY.findall(source) if key in entries()]
+        for key in keys:
+            found.setdefault(key, []).append("published energies drawn beside the results")
+        if not keys:
+            missing.append(f"no entry for the source {source!r} of published energies")
+    return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}, missing
+
+
+def _basis_keys(name: str, symbol: str) -> list[str]:
+    return [
+        key
+        for pattern, symbols, key in BASES
+        if symbol in symbols and re.fullmatch(pattern, plain(name))
+    ]
+
+
+def bibliography(runs: Sequence[RunSpec], sources: Iterable[str], origin: str) -> str:
+    """BibTeX of what the runs used, under comment lines that say what each entry is for.
+
+    Args:
+        runs, sources: as for `purposes`.
+        origin: where the runs come from, for the first line.
+    """
+    cited, missing = purposes(runs, sources)
+    count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+    width = max(len(key) for key in cited)
+    lines = [f"% What {count} of {origin} used, and what each entry is for:"]
+    lines += [f"%   {key:{width}}  {purpose}" for key, purpose in cited.items()]
+    lines += [f"% {line}" for line in missing]
+    lines.append("% For this program itself see CITATION.cff.")
+    return "\n".join(lines) + "\n\n" + "\n".join(entries()[key] for key in cited)

@@ -1,0 +1,113 @@
+"""What the report shows of one run, from the files of its finished stages."""
+
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from ferminet_core.analysis.literature import Reference
+from ferminet_core.errors import ArtefactError
+from ferminet_core.inputs.run_spec import RunSpec, flat_settings
+from ferminet_core.report import run_charts
+from ferminet_core.report.charts import Chart
+from ferminet_core.report.density_charts import density_charts
+from ferminet_core.runner.status import STAGES, StageState, run_states
+from ferminet_core.runner.work_files import read_events
+from ferminet_core.storage import artefacts, files
+
+
+class RunPage(NamedTuple):
+    """One run.
+
+    charts: by heading; line: of energies over variances, None before the optimisation is finished
+    stages: where each stands; provenance: of each finished stage; artefacts: attributes of each
+    events: all stages' events in the order of time; settings: by dotted key, as it was made with
+    problems: files that could not be read
+    """
+
+    run: RunSpec
+    charts: dict[str, list[Chart]]
+    line: run_charts.VarianceLine | None
+    stages: list[StageState]
+    provenance: dict[str, dict[str, Any]]
+    artefacts: dict[str, dict[str, Any]]
+    events: list[dict[str, Any]]
+    settings: dict[str, Any]
+    problems: list[str]
+
+
+def read_run(run: RunSpec, folder: Path, name: str, references: Sequence[Reference]) -> RunPage:
+    """Charts and facts of a run; a damaged file is told and left out.
+
+    Args:
+        run: the run as the scan has it now.
+        folder: its own, with the stages' artefacts.
+        name: prefix of its charts' names.
+        references: published energies to draw beside its own.
+    """
+    found, problems = _artefacts(folder)
+    stages = {stage: folder / f"{stage}.work" for stage in STAGES}
+    events = {stage: read_events(work) for stage, work in stages.items()}
+    provenance = {
+        stage: record
+        for stage in found
+        if (record := files.read_json(folder / f"{stage}.provenance.json"))
+    }
+    hartree_fock = float(found["reference"].attrs["e_hf"]) if "reference" in found else math.nan
+    known = run_charts.levels(run.run_id, hartree_fock, references)
+    charts: dict[str, list[Chart]] = {}
+    line = None
+
+    def marks(stage: str, shift: int = 0) -> list[run_charts.Mark]:
+        return run_charts.marks(provenance.get(stage, {}), events[stage], shift)
+
+    if ds := found.get("inference"):
+        charts["Electron density"] = density_charts(name, ds, run.molecule)
+        shift = int(ds.attrs.get("n_equilibration", 0))
+        charts["Inference"] = run_charts.inference_charts(
+            name, ds, known, marks("inference", shift)
+        )
+    if ds := found.get("optimise"):
+        charts["Optimisation"] = run_charts.optimisation_charts(name, ds, known, marks("optimise"))
+        if "variance_Eh2" in ds:
+            line = run_charts.variance_line(name, ds)
+            charts["Optimisation"] += [line.chart] if line.chart else []
+    if ds := found.get("pretrain"):
+        charts["Pretraining"] = run_charts.pretraining_charts(name, ds, known, marks("pretrain"))
+    return RunPage(
+        run=run,
+        charts={heading: some for heading, some in charts.items() if some},
+        line=line,
+        stages=run_states(folder),
+        provenance=provenance,
+        artefacts={stage: dict(ds.attrs) for stage, ds in found.items()},
+        events=sorted(itertools.chain(*events.values()), key=lambda event: str(event.get("time"))),
+        settings=_settings(run, list(found.values())),
+        problems=problems,
+    )
+
+
+def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
+    """The finished stages' artefacts in the order of the stages, and what could not be read."""
+    found, problems = {}, []
+    for stage in STAGES:
+        path = folder / f"{stage}.zarr.zip"
+        if path.exists():
+            try:
+                found[stage] = artefacts.load(path)
+            except ArtefactError as error:
+                problems.append(str(error))
+    return found, problems
+
+
+def _settings(run: RunSpec, found: list[xr.Dataset]) -> dict[str, Any]:
+    """The settings that a run was made with: those that its last finished stage holds."""
+    planned = flat_settings(run.config, "inference")
+    stored = [str(ds.attrs["spec"]) for ds in found if "spec" in ds.attrs]
+    if not stored:
+        return planned
+    return flat_settings(json.loads(stored[-1])["config"], "inference", defaults=planned)

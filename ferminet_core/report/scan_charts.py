@@ -1,0 +1,453 @@
+"""The report's charts of a whole scan: the curve or its rows, quantities, correlation energies."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ferminet_core import units
+from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.potential_curve import Estimate
+from ferminet_core.analysis.summary import Summary, energies
+from ferminet_core.report.charts import (
+    INK,
+    MILLI,
+    Cell,
+    Chart,
+    Figure,
+    Number,
+    Table,
+    axis,
+    error_bars,
+    figure,
+    full,
+    label,
+    line,
+    markers,
+    numbers,
+    plus_minus,
+)
+from ferminet_core.report.plots import (
+    DENSE,
+    HF_COLOUR,
+    REFERENCE_COLOURS,
+    RUN_COLOURS,
+    ConventionalCurve,
+    along,
+    conventional,
+    parameter_label,
+    primary_reference,
+    residual_limits,
+    short_label,
+    span,
+    variants,
+)
+
+_SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up"}  # as in plots
+_DASHES = ("solid", "dash", "dashdot", "dot")
+_BASIS_DASHES = ("dot", "dashdot", "dash", "solid")  # as in plots
+_BASIS_SYMBOLS = ("cross-thin", "x-thin", "y-down", "y-up")
+_UNITS = {"mEh": MILLI, "kcal/mol": units.HARTREE_IN_KCAL_PER_MOL}
+_BAND = "rgba(0, 114, 178, 0.14)"
+_ROW_PIXELS, _FRAME_PIXELS = 26, 130
+
+# Estimates of the energy of zero variance by run_id.
+Estimates = Mapping[str, Estimate]
+
+
+class _Base(NamedTuple):
+    """Energies that residuals are taken against: a column of the scan table."""
+
+    label: str
+    column: str
+    reference: Reference | None
+
+
+def scan_charts(summary: Summary, estimates: Estimates) -> list[Chart]:
+    """The charts of a scan's energies: a curve and its residuals, or a row for each run.
+
+    Args:
+        estimates: of the energy of zero variance, as far as there are any.
+    """
+    if summary.parameter is None:
+        return [_rows_chart(summary, estimates)]
+    # Free atoms beside a curve are no points of it.
+    on_curve = summary.table[summary.table[summary.parameter].notna()]
+    if on_curve.duplicated([summary.parameter, "variant"]).any():
+        return [_rows_chart(summary, estimates)]  # several molecules at the same distance
+    summary = summary._replace(table=on_curve)
+    return [_curve_chart(summary), _residual_chart(summary, estimates)]
+
+
+def bases(summary: Summary) -> list[_Base]:
+    """What residuals can be shown against, the most trusted first; Hartree-Fock comes last."""
+    first = primary_reference(summary.references)
+    known = [r for r in summary.references if r.values]
+    known.sort(key=lambda reference: reference is not first)
+    return [*(_Base(r.label, r.column, r) for r in known), _Base("Hartree-Fock", "hf_Eh", None)]
+
+
+def reference_colour(index: int) -> str:
+    """The colour of the reference at this place in the system file."""
+    colour = REFERENCE_COLOURS[index % len(REFERENCE_COLOURS)]
+    return INK if colour == "#000000" else colour
+
+
+# --- a curve over one parameter -------------------------------------------------------------------
+
+
+def _curve_chart(summary: Summary) -> Chart:
+    table, parameter = summary.table, str(summary.parameter)
+    low, high = span(table[parameter])
+    data: list[Figure] = []
+    for index, reference in enumerate(summary.references):
+        curve = reference.curve
+        curve = curve[(curve[:, 0] >= low) & (curve[:, 0] <= high)] if curve.size else curve
+        if len(curve):
+            colour = reference_colour(index)
+            places, values = (numbers(column) for column in curve.T)
+            trace = line(label(reference.label), places, values, colour, width=1.2)
+            # Few points are shown as such, the line between them faint: it means nothing.
+            few = {"mode": "lines+markers", "opacity": 0.8} if len(curve) < DENSE else {}
+            dash = _DASHES[index // len(REFERENCE_COLOURS) % len(_DASHES)]
+            data.append(trace | few | {"line": {**trace["line"], "dash": dash}})
+    first = table.drop_duplicates(parameter).sort_values(parameter)
+    if first["hf_Eh"].notna().any():
+        data.append(_beside("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
+    for method in conventional(summary):
+        data.append(_conventional(method, *along(table[parameter], method.values)))
+    for name, points, colour, symbol in _computed(summary):
+        trace = markers(
+            name, numbers(points[parameter]), numbers(points["energy_Eh"]), colour, symbol=symbol
+        )
+        data.append(trace | {"error_y": error_bars(points["error_Eh"])})
+    x = axis(label(parameter_label(summary)))
+    return Chart(
+        name="curve",
+        title="Energy",
+        text=_curve_text(summary),
+        views=[figure(data, x, axis("energy (hartree)", **_focus(table)), hovermode="closest")],
+        note="Error bars are one standard error; most are smaller than the symbols.",
+        table=_curve_table(summary),
+    )
+
+
+def _beside(name: str, x: pd.Series, y: pd.Series, colour: str, basis: int = 1) -> Figure:
+    """A curve of a conventional method, with dash and symbol of its basis set."""
+    dash = _BASIS_DASHES[basis % len(_BASIS_DASHES)]
+    trace = line(label(name), numbers(x), numbers(y), colour, dash=dash, width=1.2)
+    return trace | {"mode": "lines+markers", "marker": _symbol(colour, basis)}
+
+
+def _symbol(colour: str, basis: int) -> Figure:
+    symbol = _BASIS_SYMBOLS[basis % len(_BASIS_SYMBOLS)]
+    return {"symbol": symbol, "size": 7, "line": {"width": 1.5, "color": colour}}
+
+
+def _conventional(curve: ConventionalCurve, x: pd.Series, y: pd.Series) -> Figure:
+    return _beside(curve.label, x, y, curve.colour, curve.basis)
+
+
+def _computed(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
+    """(label, finished rows, colour, symbol) of each variant."""
+    return [
+        (label(f"FermiNet {variant}".strip()), points, colour, _SYMBOLS[marker])
+        for variant, points, colour, marker in variants(summary)
+    ]
+
+
+def _focus(table: pd.DataFrame) -> Figure:
+    """Keep what lies far above the results from squeezing them, as in the printed curve."""
+    done = energies(table)["energy_Eh"]
+    if len(done) < 2:
+        return {}
+    height = max(float(np.ptp(done)), 1e-3)
+    return {"range": [float(done.min()) - 0.15 * height, float(done.max()) + 0.5 * height]}
+
+
+def _curve_text(summary: Summary) -> str:
+    done = energies(summary.table)
+    if done.empty:
+        return "No run is finished yet."
+    lowest = done.iloc[int(done["energy_Eh"].argmin())]
+    parameter = str(summary.parameter)
+    return (
+        f"Energies of {len(done)} runs over {parameter_label(summary)}, from "
+        f"{done[parameter].min():g} to {done[parameter].max():g}; the lowest is "
+        f"{plus_minus(lowest['energy_Eh'], lowest['error_Eh'])} hartree at "
+        f"{parameter} = {lowest[parameter]:g}."
+    )
+
+
+def _curve_table(summary: Summary) -> Table:
+    """What the curve shows, row by row."""
+    done = energies(summary.table)
+    curves = conventional(summary._replace(table=done))
+    columns = [str(summary.parameter), "energy (Eh)", "error (Eh)", "Hartree-Fock (Eh)"]
+    columns += [f"{curve.label} (Eh)" for curve in curves]
+    columns += [f"{r.label} (Eh)" for r in summary.references]
+    names = [str(summary.parameter), "energy_Eh", "error_Eh", "hf_Eh"]
+    published = [r.column for r in summary.references]
+    rows: list[list[Cell]] = [
+        [
+            row["run_id"],
+            *(_number(row[name]) for name in names),
+            *(_number(curve.values.iloc[place]) for curve in curves),
+            *(_number(row[name]) for name in published),
+        ]
+        for place, (_, row) in enumerate(done.iterrows())
+    ]
+    return Table("The curve in numbers", ["run", *columns], rows)
+
+
+def _number(value: float) -> Number:
+    return Number("" if math.isnan(value) else f"{value:.9g}", full(value))
+
+
+def _residual_chart(summary: Summary, estimates: Estimates) -> Chart:
+    choices = bases(summary)
+    if len(choices) > 1:
+        choices = choices[:-1]  # a correlation energy is no residual
+    views = [
+        _residual_figure(summary, base, unit, estimates) for base in choices for unit in _UNITS
+    ]
+    return _difference_chart("residuals", summary, choices, views, estimates)
+
+
+def _difference_chart(
+    name: str, summary: Summary, choices: list[_Base], views: list[Figure], estimates: Estimates
+) -> Chart:
+    """Views of differences from each base in each unit, with text and table."""
+    return Chart(
+        name=name,
+        title="Difference from a reference",
+        text=_residual_text(summary.table, choices[0]),
+        views=views,
+        choices={"Reference": [base.label for base in choices], "Unit": list(_UNITS)},
+        note=_band_note(choices),
+        table=_residual_table(summary, choices, estimates),
+    )
+
+
+def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estimates) -> Figure:
+    """Every series minus the base; every view has the same series in the same order."""
+    parameter, factor = str(summary.parameter), _UNITS[unit]
+    table = summary.table.sort_values(parameter)
+    first = table.drop_duplicates(parameter)
+    data = []
+    for index, other in enumerate(summary.references):
+        if other.values:
+            y = numbers(factor * (first[other.column] - first[base.column]))
+            trace = line(
+                label(other.label), numbers(first[parameter]), y, reference_colour(index), width=1
+            )
+            mode = "lines" if other is base.reference else "lines+markers"
+            data.append(trace | {"mode": mode, "marker": {"size": 4}})
+    beside = []
+    for method in conventional(summary):
+        difference = method.values - table[base.column]
+        beside.append(MILLI * difference)
+        data.append(_conventional(method, *along(table[parameter], factor * difference)))
+    hartree_fock = factor * (first["hf_Eh"] - first[base.column])
+    trace = _beside("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
+    data.append(trace | {"visible": False})
+    for name, points, colour, symbol in _computed(summary):
+        x = numbers(points[parameter])
+        difference = factor * (points["energy_Eh"] - points[base.column])
+        trace = markers(name, x, numbers(difference), colour, symbol=symbol)
+        data.append(trace | {"error_y": error_bars(factor * points["error_Eh"])})
+        estimated = points[points["run_id"].isin(estimates)]
+        if not estimated.empty:
+            found = [estimates[run_id] for run_id in estimated["run_id"]]
+            difference = factor * (np.array([e.value for e in found]) - estimated[base.column])
+            style = {"symbol": f"{symbol}-open", "line": {"width": 1.5}}
+            trace = markers(
+                f"{name}, zero-variance estimate",
+                numbers(estimated[parameter]),
+                numbers(difference),
+                colour,
+                **style,
+            )
+            data.append(
+                trace | {"visible": False, "error_y": error_bars(factor * e.error for e in found)}
+            )
+    y_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
+    if base.reference:
+        limits = residual_limits(energies(summary.table), base.reference, beside)  # in mEh
+        y_axis["range"] = [factor / MILLI * limit for limit in limits]
+    shapes = _accuracy_band("y", factor) if base.reference else []
+    x_axis = axis(label(parameter_label(summary)))
+    return figure(data, x_axis, y_axis, hovermode="closest", shapes=shapes)
+
+
+def _accuracy_band(along: str, factor: float) -> list[Figure]:
+    """Chemical accuracy as a shape behind the data, across the whole of the other axis."""
+    across = {"y": "x", "x": "y"}[along]
+    half = factor * units.CHEMICAL_ACCURACY
+    band = {"type": "rect", f"{across}ref": f"{across} domain", f"{across}0": 0, f"{across}1": 1}
+    line_ = {f"{along}0": -half, f"{along}1": half, "line": {"width": 0}}
+    zero = {"type": "line", f"{across}ref": f"{across} domain", f"{across}0": 0, f"{across}1": 1}
+    middle = {f"{along}0": 0, f"{along}1": 0, "line": {"width": 1, "color": INK}}
+    below = {"layer": "below"}
+    return [{**band, **line_, **below, "fillcolor": _BAND}, {**zero, **middle, **below}]
+
+
+def _band_note(choices: list[_Base]) -> str:
+    if choices[0].reference is None:
+        return "Nothing published is known of these runs; the difference is from Hartree-Fock."
+    half = MILLI * units.CHEMICAL_ACCURACY
+    return f"The band is chemical accuracy, ±1 kcal/mol (±{half:.2f} mEh)."
+
+
+def _residual_text(table: pd.DataFrame, base: _Base) -> str:
+    done = energies(table)
+    difference = (done["energy_Eh"] - done[base.column]).dropna()
+    if difference.empty:
+        return "No finished run has an energy to compare with."
+    largest = float(difference.iloc[int(difference.abs().argmax())])
+    within = int((difference.abs() <= units.CHEMICAL_ACCURACY).sum())
+    text = (
+        f"The largest difference from {base.label} is {MILLI * largest:+.3f} mEh "
+        f"({units.HARTREE_IN_KCAL_PER_MOL * largest:+.3f} kcal/mol)"
+    )
+    if base.reference is None:
+        return f"{text}."
+    return f"{text}; {within} of {len(difference)} runs lie within chemical accuracy."
+
+
+def _residual_table(summary: Summary, choices: list[_Base], estimates: Estimates) -> Table:
+    """Residuals of the finished runs against every base, in both units."""
+    columns = ["run", "error (mEh)"]
+    for base in choices:
+        columns += [f"E − {short_label(base.label)} ({unit})" for unit in _UNITS]
+    if estimates:
+        columns.append("zero-variance estimate − E (mEh)")
+    rows = []
+    for _, row in energies(summary.table).iterrows():
+        cells: list[Cell] = [row["run_id"], _decimal(MILLI * row["error_Eh"])]
+        for base in choices:
+            cells += [_decimal(f * (row["energy_Eh"] - row[base.column])) for f in _UNITS.values()]
+        if estimates:
+            found = estimates.get(row["run_id"])
+            difference = MILLI * (found.value - row["energy_Eh"]) if found else math.nan
+            cells.append(_decimal(difference))
+        rows.append(cells)
+    return Table("Differences in numbers", columns, rows)
+
+
+def _decimal(value: float) -> Number:
+    return Number("" if math.isnan(value) else f"{value:.3f}", full(value))
+
+
+# --- lists of molecules, and what follows from several runs ---------------------------------------
+
+
+def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
+    """One row per run, with the difference from a base."""
+    choices = bases(summary)
+    views = [_rows_figure(summary, base, unit) for base in choices for unit in _UNITS]
+    return _difference_chart("rows", summary, choices, views, estimates)
+
+
+def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:
+    table, factor = summary.table, _UNITS[unit]
+    done, names = energies(table), [label(run_id) for run_id in table["run_id"]]
+    data = []
+    for index, other in enumerate(summary.references):
+        if other.values:
+            x = numbers(factor * (done[other.column] - done[base.column]))
+            rows = [label(run_id) for run_id in done["run_id"]]
+            style = {"symbol": "line-ns-open", "size": 12, "line": {"width": 2}}
+            data.append(markers(label(other.label), x, rows, reference_colour(index), **style))
+    beside = []
+    for method in conventional(summary):
+        deviation = method.values - table[base.column]
+        beside.append(MILLI * deviation)
+        x, style = numbers(factor * deviation), _symbol(method.colour, method.basis)
+        data.append(markers(label(method.label), x, names, method.colour, **style))
+    difference = factor * (done["energy_Eh"] - done[base.column])
+    data += _row_markers(done, "run_id", difference, factor * done["error_Eh"])
+    x_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
+    if base.reference:
+        limits = residual_limits(done, base.reference, beside)
+        x_axis["range"] = [factor / MILLI * limit for limit in limits]
+    return _rows(data, names, x_axis, _accuracy_band("x", factor) if base.reference else [])
+
+
+def _row_markers(points: pd.DataFrame, names: str, x: pd.Series, error: pd.Series) -> list[Figure]:
+    """Markers with error bars in rows named by a column, a trace for each variant."""
+    data = []
+    for index, variant in enumerate(points["variant"].unique()):
+        mine = points["variant"] == variant
+        rows = [label(name) for name in points.loc[mine, names]]
+        name = label(f"FermiNet {variant}".strip())
+        trace = markers(name, numbers(x[mine]), rows, RUN_COLOURS[index % len(RUN_COLOURS)])
+        data.append(trace | {"error_x": error_bars(error[mine])})
+    return data
+
+
+def _rows(data: list[Figure], names: list[str], x_axis: Figure, shapes: list[Figure]) -> Figure:
+    """Traces over rows with these names, the first on top; as high as they are many."""
+    # Every row has its place, with or without a point.
+    places = {"categoryorder": "array", "categoryarray": names, "range": [len(names) - 0.5, -0.5]}
+    y_axis = axis("", type="category", automargin=True, showgrid=False, **places)
+    height = _FRAME_PIXELS + _ROW_PIXELS * len(names)
+    return figure(data, x_axis, y_axis, shapes=shapes, height=height, hovermode="closest")
+
+
+def quantities_chart(summary: Summary) -> Chart | None:
+    """Each quantity minus its published value; None where nothing is published of any."""
+    table = summary.quantities
+    known = table[table["published_Eh"].notna()]
+    if known.empty:
+        return None
+    views = []
+    for unit, factor in (("mEh", MILLI), ("eV", units.HARTREE_IN_EV)):
+        data = []
+        rows = [label(name) for name in known["quantity"]]
+        hartree_fock = numbers(factor * (known["hf_Eh"] - known["published_Eh"]))
+        style = {"symbol": "x-thin", "line": {"width": 2, "color": HF_COLOUR}}
+        trace = markers("Hartree-Fock", hartree_fock, rows, HF_COLOUR, **style)
+        data.append(trace | {"visible": False})
+        difference = factor * (known["value_Eh"] - known["published_Eh"])
+        data += _row_markers(known, "quantity", difference, factor * known["error_Eh"])
+        names = [label(name) for name in known["quantity"].unique()]
+        shapes = _accuracy_band("x", factor)
+        views.append(_rows(data, names, axis(f"difference from published ({unit})"), shapes))
+    deviation = (known["value_Eh"] - known["published_Eh"]).abs()
+    within = int((deviation <= units.CHEMICAL_ACCURACY).sum())
+    return Chart(
+        name="quantities",
+        title="Difference from published values",
+        text=f"{within} of {len(known)} values lie within chemical accuracy of the published ones.",
+        views=views,
+        choices={"Unit": ["mEh", "eV"]},
+        note="Errors of separate runs are independent. The band is chemical accuracy.",
+    )
+
+
+def correlation_chart(summary: Summary) -> Chart | None:
+    """Per cent of the correlation energy of each run; None where it is not known of any."""
+    shares = summary.derived["correlation"]
+    if not shares:
+        return None
+    rows = [label(run_id) for run_id in shares]
+    percent = [share["percent"] for share in shares.values()]
+    trace = markers("FermiNet", numbers(percent), rows, RUN_COLOURS[0])
+    trace |= {"error_x": error_bars(share["error"] for share in shares.values())}
+    whole = {"type": "line", "x0": 100, "x1": 100, "yref": "y domain", "y0": 0, "y1": 1}
+    shapes = [{**whole, "line": {"width": 1, "color": INK}, "layer": "below"}]
+    cells: list[list[Cell]] = [
+        [run_id, _decimal(share["percent"]), _decimal(share["error"])]
+        for run_id, share in shares.items()
+    ]
+    return Chart(
+        name="correlation",
+        title="Share of the correlation energy",
+        text=f"From {min(percent):.2f} to {max(percent):.2f} per cent, over {len(percent)} runs.",
+        views=[_rows([trace], rows, axis("correlation energy (%)"), shapes)],
+        note="100 (E_HF − E) / (E_HF − E_exact), with both limits from the literature.",
+        table=Table("Shares in numbers", ["run", "per cent", "error"], cells),
+    )

@@ -1,0 +1,294 @@
+"""The report's tables: the scan, what follows from it, and how it was made."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from ferminet_core import units
+from ferminet_core.analysis.summary import Summary
+from ferminet_core.report.charts import MILLI, Cell, Number, Table, full, plus_minus, rounded
+from ferminet_core.report.plots import primary_reference, short_label
+from ferminet_core.report.run_page import RunPage
+
+_Format = Callable[[Any], str]
+
+
+def _fixed(decimals: int, factor: float = 1.0) -> _Format:
+    return lambda value: f"{factor * value:.{decimals}f}"
+
+
+# Heading and form of the columns of scan.csv; parameters and literature have their own.
+_COLUMNS: Mapping[str, tuple[str, _Format]] = {
+    "run_id": ("run", str),
+    "geometry": ("geometry", str),
+    "variant": ("variant", str),
+    "state": ("state", str),
+    "energy_Eh": ("energy (Eh)", _fixed(6)),
+    "error_Eh": ("error (mEh)", _fixed(3, MILLI)),
+    "variance_Eh2": ("variance (Eh²)", "{:.3g}".format),
+    "tau": ("τ (records)", _fixed(2)),
+    "rhat": ("R-hat", _fixed(4)),
+    "s2": ("⟨S²⟩", "{:.2g}".format),
+    "s2_error": ("error of ⟨S²⟩", "{:.2g}".format),
+    "n_nonfinite": ("not finite", str),
+    "n_outliers": ("outliers", str),
+    "pmove": ("accepted", _fixed(3)),
+    "hf_Eh": ("Hartree-Fock (Eh)", _fixed(6)),
+    "hf_method": ("method", str),
+    "n_opt": ("iterations", str),
+    "n_samples": ("records", str),
+    "neighbour": ("starts from", str),
+    "wall_s": ("wall time", units.format_duration),
+    "node_h": ("node hours", "{:.3g}".format),
+    "verdict": ("verdict", str),
+}
+_FIRST = ("energy_Eh", "error_Eh", "verdict", "hf_Eh")
+
+
+def scan_table(summary: Summary) -> Table:
+    """scan.csv, without columns that say nothing, and with the difference from the reference;
+    numbers keep all their digits behind them."""
+    table = summary.table
+    forms = {name: _COLUMNS.get(name, (name, "{:g}".format)) for name in map(str, table.columns)}
+    forms |= {r.column: (f"{r.label} (Eh)", _fixed(6)) for r in summary.references}
+    names = [name for name in forms if not _empty(table, name)]
+    # What is asked first stands first.
+    names.sort(key=lambda name: name not in {*_FIRST, *summary.dataset.coords})
+    columns = [(name, *forms[name], table[name]) for name in names]
+    if base := primary_reference(summary.references):
+        difference = MILLI * (table["energy_Eh"] - table[base.column])
+        heading = f"E − {short_label(base.label)} (mEh)"
+        columns.insert(names.index("error_Eh") + 1, ("", heading, _fixed(3), difference))
+    keys, headings, _, _ = zip(*columns, strict=True)
+    rows = [
+        [_cell(values.iloc[row], form) for _, _, form, values in columns]
+        for row in range(len(table))
+    ]
+    return Table("All runs", list(headings), rows, keys)
+
+
+def _empty(table: pd.DataFrame, name: str) -> bool:
+    """A column without a value, or geometries that are called as their runs."""
+    if name == "geometry":
+        return bool((table["geometry"] == table["run_id"]).all())
+    values = table[name]
+    return bool((values.isna() | (values.astype(str) == "")).all()) and name not in _FIRST
+
+
+def _cell(value: Any, form: _Format) -> Cell:
+    if isinstance(value, str):
+        return value
+    return Number("" if pd.isna(value) else form(value), "" if pd.isna(value) else full(value))
+
+
+def constants_table(summary: Summary) -> Table | None:
+    """What is derived from each curve; None where there is no curve."""
+    rows: list[list[Cell]] = []
+    for curve in summary.derived["curves"]:
+        name = f" ({curve['variant']})" if curve["variant"] else ""
+        rows += [[f"{quantity}{name}", *cells] for quantity, *cells in _constants(curve)]
+    if not rows:
+        return None
+    return Table("Constants of the curve", ["quantity", "value", "unit", "how"], rows)
+
+
+def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
+    """(quantity, value, unit, how it was found) of one curve."""
+    if "refused" in curve:
+        yield "bond length", "", "", f"not given: {curve['refused']}"
+    for key, quantity, unit in (
+        ("r_e_bohr", "bond length rₑ", "bohr"),
+        ("omega_e_inverse_cm", "harmonic frequency ωₑ", "cm⁻¹"),
+        ("minimum_Eh", "energy at the minimum", "hartree"),
+        ("D_e_Eh", "depth Dₑ", "hartree"),
+    ):
+        if key in curve:
+            found = curve[key]
+            how = (
+                f"error from noise {rounded(found['error_statistical'])}, from the choice of fit "
+                f"{rounded(found['error_model'])}"
+            )
+            yield quantity, plus_minus(found["value"], found["error"]), unit, how
+    if "D_e_refused" in curve:
+        yield "depth Dₑ", "", "", f"not given: {curve['D_e_refused']}"
+    for name, found in curve["non_parallelity"].items():
+        how = (
+            f"over {found['n_points']} points; "
+            f"{MILLI * found['expected_from_noise_Eh']:.2f} mEh expected from noise alone"
+        )
+        value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"])
+        yield f"non-parallelity against {name}", value, "mEh", how
+
+
+def atomisation_table(summary: Summary) -> Table | None:
+    """Energies of atomisation of the molecules all of whose atoms were run; None without any."""
+    found = summary.derived["atomisation"]
+    rows: list[list[Cell]] = [
+        [
+            run_id,
+            plus_minus(entry["value_Eh"], entry["error_Eh"]),
+            plus_minus(
+                units.HARTREE_IN_KCAL_PER_MOL * entry["value_Eh"],
+                units.HARTREE_IN_KCAL_PER_MOL * entry["error_Eh"],
+            ),
+        ]
+        for run_id, entry in found.items()
+    ]
+    return Table("Energies of atomisation", ["run", "hartree", "kcal/mol"], rows) if rows else None
+
+
+def quantities_table(summary: Summary) -> Table:
+    """quantities.csv, in mEh."""
+    table = summary.quantities
+    names = [str(n) for n in table.columns if not (table[n].isna() | (table[n] == "")).all()]
+    labels = {r.column: r.label for r in summary.references}
+    headings = {"value_Eh": "value", "error_Eh": "error", "hf_Eh": "Hartree-Fock"} | labels
+    columns = [
+        f"{headings.get(n, n.removesuffix('_Eh'))} (mEh)" if n.endswith("_Eh") else n for n in names
+    ]
+    rows = [[_cell(row[n], _fixed(3, MILLI)) for n in names] for _, row in table.iterrows()]
+    return Table("Quantities", columns, rows, keys=names)
+
+
+def variance_table(pages: Sequence[RunPage], summary: Summary) -> Table | None:
+    """Estimates of the energy at zero variance; None before any optimisation is finished."""
+    energy = summary.table.set_index("run_id")["energy_Eh"]
+    rows: list[list[Cell]] = []
+    for page in pages:
+        if page.line is None:
+            continue
+        cells: list[Cell] = [page.run.run_id]
+        if found := page.line.estimate:
+            difference = MILLI * (found.energy.value - float(energy[page.run.run_id]))
+            measured = not math.isnan(difference)
+            cells += [
+                plus_minus(found.energy.value, found.energy.error),
+                f"{difference:+.3f}" if measured else "",
+                f"{MILLI * found.energy.error:.3f}",
+                plus_minus(found.slope.value, found.slope.error),
+                "",
+            ]
+        else:
+            cells += ["", "", "", "", page.line.reason]
+        rows.append(cells)
+    columns = [
+        "run",
+        "estimate (Eh)",
+        "estimate − E (mEh)",
+        "error (mEh)",
+        "slope (1/Eh)",
+        "why not",
+    ]
+    return Table("Estimates at zero variance", columns, rows) if rows else None
+
+
+# --- how it was made ------------------------------------------------------------------------------
+
+
+def stages_table(page: RunPage) -> Table:
+    """Where each stage of a run stands, and what it took."""
+    rows: list[list[Cell]] = []
+    for stage in page.stages:
+        facts = page.provenance.get(stage.stage, {})
+        attrs = page.artefacts.get(stage.stage, {})
+        state = stage.state
+        if state != "done" and stage.step is not None:
+            state += f", step {stage.step} of {stage.total}"
+        rows.append(
+            [
+                stage.stage,
+                state,
+                str(facts.get("ended", "")),
+                units.format_duration(facts["wall_s"]) if facts.get("wall_s") else "",
+                str(facts.get("restarts", "")),
+                str(attrs.get("seed", "")),
+                str(facts.get("git_commit", ""))[:12],
+                str(attrs.get("digest", ""))[:12],
+                stage.reason,
+            ]
+        )
+    columns = ["stage", "state", "finished", "wall time", "restarts", "seed", "commit", "digest"]
+    return Table("Stages", [*columns, "remark"], rows)
+
+
+def events_table(page: RunPage, most: int = 50) -> Table | None:
+    """What happened beside start and end, the latest last; None where nothing did."""
+    told = [event for event in page.events if event.get("event") not in ("start", "done")]
+    if not told:
+        return None
+    rows: list[list[Cell]] = []
+    for event in told[-most:]:
+        text = str(event.get("text") or event.get("reason") or "")
+        if not text and "step" in event:
+            text = f"from step {event['step']}"
+        names = ("time", "stage", "event")
+        rows.append([*(str(event.get(name, "")) for name in names), text])
+    title = "Events" if len(told) <= most else f"The last {most} of {len(told)} events"
+    return Table(title, ["time", "stage", "event", "what"], rows)
+
+
+def settings_tables(pages: Sequence[RunPage]) -> list[Table]:
+    """The settings that all runs share, and those in which runs differ."""
+    every = [page.settings for page in pages]
+    keys = list(every[0])
+    shared = [key for key in keys if all(s.get(key) == every[0][key] for s in every)]
+    common: list[list[Cell]] = [[key, _plain(every[0][key])] for key in shared]
+    tables = [Table("Settings of all runs", ["setting", "value"], common)]
+    differing = [key for key in keys if key not in shared]
+    if differing:
+        rows: list[list[Cell]] = [
+            [page.run.run_id, *(_plain(page.settings.get(key)) for key in differing)]
+            for page in pages
+        ]
+        tables.insert(0, Table("Settings in which runs differ", ["run", *differing], rows))
+    return tables
+
+
+def _plain(value: Any) -> str:
+    """A setting as a system file has it."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def versions_table(pages: Sequence[RunPage]) -> Table | None:
+    """Versions and commits of all finished stages; None before the first."""
+    found: dict[str, set[str]] = {}
+    for page in pages:
+        for facts in page.provenance.values():
+            versions = {**facts.get("versions", {}), "python": facts.get("python", "")}
+            for name, version in {**versions, "commit": facts.get("git_commit", "")}.items():
+                if version:
+                    found.setdefault(name, set()).add(str(version))
+    rows: list[list[Cell]] = [[name, ", ".join(sorted(some))] for name, some in found.items()]
+    return Table("Versions", ["package", "version"], rows) if rows else None
+
+
+def cost_table(summary: Summary, pages: Sequence[RunPage]) -> Table | None:
+    """Wall time of the finished stages of each run, and node hours; None before the first."""
+    rows: list[list[Cell]] = []
+    by_run = summary.table.set_index("run_id")
+    stages = list(dict.fromkeys(stage.stage for page in pages for stage in page.stages))
+    for page in pages:
+        if not page.provenance:
+            continue
+        row = by_run.loc[page.run.run_id]
+        times = [page.provenance.get(stage, {}).get("wall_s") for stage in stages]
+        rows.append(
+            [
+                page.run.run_id,
+                *(_cell(math.nan if t is None else t, units.format_duration) for t in times),
+                _cell(row["wall_s"], units.format_duration),
+                _cell(row["node_h"], "{:.3g}".format),
+            ]
+        )
+    if not rows:
+        return None
+    sums = summary.table[["wall_s", "node_h"]].sum()
+    total = [
+        _cell(sums["wall_s"], units.format_duration),
+        _cell(sums["node_h"], "{:.3g}".format),
+    ]
+    rows.append(["all", *[Number("", "")] * len(stages), *total])
+    return Table("Cost", ["run", *stages, "wall time", "node hours"], rows)

@@ -1,0 +1,1 @@
+"""Runs one stage on files: attempt, resume, stop, progress, status."""

@@ -1,0 +1,325 @@
+"""Drives one stage of one run: load its parents, loop over its steps, checkpoint, save.
+
+A stage itself opens no file (`ferminet_core.stages.base`); all reading and writing is here, so that
+the same stages run from a shell, from a test and on many nodes. Where several ranks run a stage,
+all go through here side by side, and rank 0 alone reads and writes.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from ferminet_core.errors import ArtefactError, InputError, ResumeError
+from ferminet_core.inputs.config import CheckpointConfig
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel import distributed
+from ferminet_core.parallel.jax_setup import CompileLog, process_age
+from ferminet_core.runner import resume
+from ferminet_core.runner.attempt import Record, common_attributes, identity
+from ferminet_core.runner.job import Job
+from ferminet_core.runner.progress import StageProgress, read_stats, say
+from ferminet_core.runner.stopping import Stop
+from ferminet_core.stages.base import Recorder, Series, Stage, Step
+from ferminet_core.storage import artefacts, checkpoints
+from ferminet_core.storage.checkpoints import Checkpoint
+from ferminet_core.storage.lease import Lease
+
+# Checkpoints by time are at least so many times further apart than one takes: 2 % of the run.
+SAVE_RATIO = 50.0
+# The parent of a warm start: another run's optimisation.
+NEIGHBOUR = "neighbour"
+
+Parents = Mapping[str, xr.Dataset]
+
+
+def load_parents(job: Job) -> dict[str, xr.Dataset]:
+    """Load the artefacts that `job` builds upon, and see that they belong to its molecule.
+
+    Raises:
+        InputError: another stage's artefact, or another molecule's.
+        ArtefactError: a missing or damaged file.
+    """
+    loaded = {}
+    for name, path in job.parents.items():
+        ds = artefacts.load(path)
+        stage = "optimise" if name == NEIGHBOUR else name
+        if ds.attrs.get("stage") != stage:
+            found = ds.attrs.get("stage")
+            raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {stage!r}")
+        if name == NEIGHBOUR:
+            if ds.attrs.get("run_id") != job.spec.neighbour:
+                raise InputError(
+                    f"{path}: comes from run {ds.attrs.get('run_id')!r}, but {job.spec.run_id} "
+                    f"starts from run {job.spec.neighbour!r}"
+                )
+        elif ds.attrs.get("molecule") != job.spec.molecule.fingerprint:
+            raise InputError(
+                f"{path}: was made for another molecule than {job.spec.run_id} "
+                f"(run {ds.attrs.get('run_id')!r} of scan {ds.attrs.get('scan')!r})"
+            )
+        loaded[name] = ds
+    return loaded
+
+
+class Saver:
+    """Writes checkpoints of one loop when they are due; on rank 0."""
+
+    def __init__(self, job: Job, record: Record, layout: Mapping[str, Any]) -> None:
+        self._job, self._record = job, record
+        self._config: CheckpointConfig = job.spec.config.checkpoint
+        self._attrs = {**common_attributes(job, record.identity), **layout}
+        self._last_time = time.monotonic()
+        self._seconds = 0.0
+        self.n_saves, self.total_s = 0, 0.0
+
+    def due(self, steps: int) -> bool:
+        """Whether a checkpoint should be written `steps` steps after the last one."""
+        every = self._config.every_steps
+        if every is not None and steps >= every:
+            return True
+        apart = max(60.0 * self._config.every_minutes, SAVE_RATIO * self._seconds)
+        return time.monotonic() - self._last_time >= apart
+
+    def save(self, step: int, leaves: Mapping[str, np.ndarray], series: Series) -> None:
+        """Write a checkpoint of a state's arrays and the series, then delete those not kept."""
+        began = time.monotonic()
+        volatile = {
+            "wall_s": self._record.wall_s(),
+            "history": json.dumps(self._record.history),
+        }
+        checkpoints.save(
+            self._job.checkpoints,
+            step,
+            leaves,
+            series,
+            {**self._attrs, **volatile},
+            self._record.lease.check,
+        )
+        self._last_time = time.monotonic()
+        self._seconds = self._last_time - began
+        self.n_saves, self.total_s = self.n_saves + 1, self.total_s + self._seconds
+        checkpoints.prune(self._job.checkpoints, self._config.keep)
+
+
+class Logbook:
+    """What rank 0 keeps of a loop while it runs: series, status, checkpoints, progress.
+
+    progress: a context manager, shown while it is open
+    """
+
+    def __init__(
+        self, stage: Stage, job: Job, record: Record, layout: Mapping[str, Any], series: Series
+    ) -> None:
+        self._stage, self._record = stage, record
+        self._recorder = Recorder(series)
+        self._saver = Saver(job, record, layout)
+        self.progress = StageProgress(stage.name, job.spec.run_id, stage.total)
+        self._first_step_s = 0.0
+
+    def add(self, done: Step) -> None:
+        """Take down a block of steps.
+
+        Raises:
+            LockedError: the lease is lost.
+        """
+        self._first_step_s = self._first_step_s or process_age()
+        self._recorder.add(done.stats)
+        reading = read_stats(done.stats)
+        for note in done.notes:
+            self.progress.note(note)
+            self._record.event("note", step=done.step, text=note)
+        self.progress.update(done.step, self._stage.total, reading)
+        self._record.heartbeat(done.step, self._stage.total, reading)
+
+    def due(self, steps: int) -> bool:
+        """Whether a checkpoint is due, `steps` steps after the last one."""
+        return self._saver.due(steps)
+
+    def save(self, step: int, leaves: Mapping[str, np.ndarray]) -> None:
+        """Write a checkpoint with the series so far."""
+        self._saver.save(step, leaves, self._recorder.series())
+
+    def finish(self, step: int, state: Any, log: CompileLog) -> str:
+        """Save the stage's result and its provenance; returns the digest."""
+        self.progress.finish(step)
+        ds = self._stage.result(state, self._recorder.series())
+        extra = {
+            "first_step_s": round(self._first_step_s, 3),  # 0 where no step was left to be made
+            "n_checkpoints": self._saver.n_saves,
+            "checkpoints_s": round(self._saver.total_s, 3),
+            "jax": log.summary(),
+            **distributed.ranks().facts(),
+        }
+        return self._record.finish(ds, step, extra)
+
+
+def _first_state(stage: Stage, job: Job, start: Checkpoint | None) -> Any:
+    """The state to go on from: a checkpoint's, or the stage's first.
+
+    Raises:
+        InputError: the checkpoint is of another network.
+    """
+    from ferminet_core.stages.datasets import restore_state  # not for the reference: JAX
+
+    state = stage.initial()
+    if start is None:
+        return state
+    try:
+        return stage.place(restore_state(start.leaves, state))
+    except ArtefactError as error:
+        raise InputError(f"{job.checkpoints}: step {start.step}: {error}") from None
+
+
+def drive(
+    stage: Stage, state: Any, begun_at: int | None, stop: Stop, logbook: Logbook | None
+) -> tuple[Any, int]:
+    """Run a stage's loop to its end.
+
+    Args:
+        state: where it goes on; begun_at: the step of the checkpoint that this comes from, None if
+        it comes from none.
+        logbook: on rank 0 alone.
+
+    Returns:
+        The last state, whose arrays are whole and on the host, and the number of steps.
+
+    Raises:
+        ResumeError: asked to end early; all is in a checkpoint.
+    """
+    from ferminet_core.parallel.mesh import fetch
+    from ferminet_core.stages.datasets import state_leaves  # not for the reference: JAX
+
+    ranks = distributed.ranks()
+
+    def save(step: int, state: Any) -> int:
+        began, leaves = time.monotonic(), state_leaves(state)
+        ranks.on_root(lambda: logbook.save(step, leaves) if logbook else None)
+        stop.saved(time.monotonic() - began)
+        return step
+
+    # Before the first step too: the first compilation may be long.
+    step = saved = save(0, state) if begun_at is None else begun_at
+    for done in stage.steps(state):
+        step, state = done.step, done.state
+        if logbook:
+            logbook.add(done)
+        stop.block_done()
+        reason, due = ranks.agree(stop.due(), logbook is not None and logbook.due(step - saved))
+        if reason or due:
+            saved = save(step, state)
+        if reason:
+            raise ResumeError(f"{reason}; continues from step {step} when run again")
+    if saved != step:
+        save(step, state)
+    return fetch(state), step
+
+
+def _take_lease(job: Job, stop: Stop, stack: ExitStack) -> Lease:
+    """The lease on the job's work folder, held until the stack unwinds."""
+
+    def give_up() -> str | None:
+        return stop.due() if job.wait else "stepping aside (--no-wait)"
+
+    lease = Lease(job.work)
+    where = f"{job.spec.run_id} {job.stage}"
+    lease.acquire(give_up, lambda line: say(f"{where}: {line}"))
+    return stack.enter_context(lease)
+
+
+def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Record:
+    """Take the lease and begin the records, both until the stack unwinds."""
+    lease = _take_lease(job, stop, stack)
+    record = stack.enter_context(Record(job, identity(job, parents), lease))
+    stop.on_abandon = record.abandon
+    stop.watch_request(job.work)
+    return record
+
+
+class Beginning(NamedTuple):
+    """What rank 0 reads for all ranks: the stage's parents, the checkpoint to go on from, and the
+    digest of a result that was there already."""
+
+    parents: dict[str, xr.Dataset]
+    start: Checkpoint | None
+    digest: str | None
+
+
+def run_loop(
+    job: Job, make: Callable[[RunSpec, Parents], Stage], log: CompileLog, stop: Stop
+) -> str:
+    """Run an iterative stage from its parents to its artefact; returns the digest.
+
+    Called by all ranks. Rank 0 holds the lease, reads, writes and talks to the user.
+
+    Args:
+        job: the stage, its run and its files.
+        make: builds the stage from the spec and the loaded parents.
+        log: what JAX compiles meanwhile, for the provenance.
+        stop: when to end early.
+    """
+    ranks = distributed.ranks()
+    with ExitStack() as stack:
+        record: Record | None = None
+
+        def begin() -> Beginning:
+            nonlocal record
+            parents = load_parents(job)
+            record = _open_record(job, parents, stop, stack)
+            digest = record.finished_before()
+            return Beginning(
+                parents, None if digest else resume.starting_point(job, record), digest
+            )
+
+        parents, start, digest = ranks.on_root(begin)
+        if digest:
+            return digest
+        ranks.check_devices()
+        stage = make(job.spec, parents)
+        logbook = None
+        if record is not None:
+            layout = {"devices": log.facts.get("devices", 1), "chunk": stage.chunk}
+            series = start.series if start else {}
+            record.begin(start.step if start else 0, stage.total)
+            logbook = Logbook(stage, job, record, layout, series)
+            stack.enter_context(logbook.progress)
+        with _lost_rank_told(job):
+            state = _first_state(stage, job, start)
+            state, step = drive(stage, state, start.step if start else None, stop, logbook)
+        digest = ranks.on_root(lambda: logbook.finish(step, state, log) if logbook else "")
+        if ranks.is_root:
+            checkpoints.prune(job.checkpoints, int(job.spec.config.checkpoint.keep_finished))
+        return digest
+
+
+@contextmanager
+def _lost_rank_told(job: Job) -> Iterator[None]:
+    """A collective that fails because a rank is gone is no fault of this one."""
+    import jax
+
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if distributed.ranks().size == 1:
+            raise
+        where = f"{job.spec.run_id} {job.stage}"
+        raise ResumeError(
+            f"{where}: another rank is gone ({str(error).splitlines()[0]}); continues from the "
+            "last checkpoint when run again"
+        ) from error
+
+
+def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset], stop: Stop) -> str:
+    """Run a stage that is one call and has no parents (reference, conventional energies); returns
+    the digest."""
+    with ExitStack() as stack:
+        record = _open_record(job, {}, stop, stack)
+        if digest := record.finished_before():
+            return digest
+        resume.starting_point(job, record)
+        record.begin(0, 1)
+        return record.finish(compute(job.spec), 1, {})

@@ -1,0 +1,160 @@
+"""Where the stages of a run stand, from the files they leave; reads only, and disturbs nothing."""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ferminet_core.inputs.spec_files import conventional_spec
+from ferminet_core.storage import files, lease
+from ferminet_core.storage.checkpoints import steps_in
+
+# Each needs the one before; a run is done with the last.
+STAGES = ("reference", "pretrain", "optimise", "inference")
+# Beside these, in runs that ask for it.
+CONVENTIONAL = "conventional"
+
+
+class StageState(NamedTuple):
+    """One stage of one run.
+
+    state: waiting, running, resumable (a start goes on from a checkpoint), failed, broken (refused
+    until settings or code change), or done; step, total: iterations; energy_Eh, error_Eh: of the
+    latest block, hartree; rate: iterations per second; left_s: seconds to the end at that rate;
+    checkpoint_age_s: since the last checkpoint; holder: which process works on it; reason: why it
+    last stopped; verdict: on the run, beside its finished inference
+    """
+
+    run: str
+    stage: str
+    state: str
+    step: int | None = None
+    total: int | None = None
+    energy_Eh: float | None = None
+    error_Eh: float | None = None
+    rate: float | None = None
+    left_s: float | None = None
+    checkpoint_age_s: float | None = None
+    restarts: int = 0
+    holder: str = ""
+    reason: str = ""
+    verdict: str = ""
+
+
+def stage_state(run: Path, stage: str) -> StageState:
+    """The state of a stage of the run whose folder is `run`."""
+    work = run / f"{stage}.work"
+    status = files.read_json(work / "status.json") or {}
+    holder = lease.holder_of(work)
+    age = _checkpoint_age(work)
+    state = _state(run / f"{stage}.zarr.zip", status, holder is not None, age is not None)
+    step, total, rate = status.get("step"), status.get("total"), status.get("rate")
+    left = None
+    if state == "running" and rate and step is not None and total:
+        left = max(0, total - step) / rate
+    reason = str(status.get("reason") or "")
+    if state == "resumable" and status.get("state") == "running":
+        reason = f"ended without a word, last seen {status.get('heartbeat')}"
+    return StageState(
+        run=run.name,
+        stage=stage,
+        state=state,
+        step=step,
+        total=total,
+        energy_Eh=status.get("energy_Eh"),
+        error_Eh=status.get("error_Eh"),
+        rate=rate if state == "running" else None,
+        left_s=left,
+        checkpoint_age_s=age,
+        restarts=int(status.get("restarts") or 0),
+        holder=lease.describe(holder) if holder else "",
+        reason="" if state in ("running", "done") else reason,
+    )
+
+
+def _state(artefact: Path, status: dict[str, Any], held: bool, has_checkpoint: bool) -> str:
+    if held:
+        return "running"
+    if artefact.exists():
+        return "done"
+    said = str(status.get("state", ""))
+    if said in ("broken", "failed"):
+        return said
+    if has_checkpoint or said in ("running", "resumable", "done"):
+        return "resumable"
+    return "waiting"
+
+
+def _checkpoint_age(work: Path) -> float | None:
+    """Seconds since the newest checkpoint was written; None if there is none."""
+    for path in reversed(steps_in(work / "ckpt").values()):
+        with contextlib.suppress(OSError):
+            return max(0.0, time.time() - path.stat().st_mtime)
+    return None
+
+
+def stages_of(run: Path) -> tuple[str, ...]:
+    """The stages of the run whose folder is `run`, with the conventional energies last if it asks
+    for any."""
+    asked = conventional_spec(run.parent.parent, run.name).exists()
+    return (*STAGES, CONVENTIONAL) if asked else STAGES
+
+
+def run_states(run: Path) -> list[StageState]:
+    """The states of all stages of a run."""
+    return [stage_state(run, stage) for stage in stages_of(run)]
+
+
+def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[StageState]]:
+    """The states by run, and beside a finished inference what the scan's summary says of it.
+
+    A summary that is older than the result knows nothing of it.
+    """
+    summaries: dict[Path, tuple[float, Mapping[str, Any]]] = {}
+    found = {}
+    for run, stages in states.items():
+        scan = run.parent.parent
+        if scan not in summaries:
+            summaries[scan] = _summary_verdicts(scan / "summary.json")
+        written, verdicts = summaries[scan]
+        path = run / "inference.zarr.zip"
+        known = run.name in verdicts and path.exists() and path.stat().st_mtime <= written
+        found[run] = [
+            stage._replace(verdict=str(verdicts[run.name]["verdict"]) if known else "")
+            if (stage.stage, stage.state) == ("inference", "done")
+            else stage
+            for stage in stages
+        ]
+    return found
+
+
+def _summary_verdicts(path: Path) -> tuple[float, Mapping[str, Any]]:
+    """When a summary was written, and its verdicts by run; none without a summary."""
+    derived = files.read_json(path)
+    if derived is None:
+        return 0.0, {}
+    return path.stat().st_mtime, derived.get("verdicts", {})
+
+
+def run_folders(path: Path) -> list[Path]:
+    """The folders of all runs in a results folder, a scan's folder, or a run's own.
+
+    In a scan's folder these are the runs of its table, begun or not.
+    """
+    path = Path(path)
+    if (path / "runs").is_dir() or (path / "spec").is_dir():
+        with contextlib.suppress(OSError):
+            listed = (path / "runs.txt").read_text(encoding="utf-8").split()
+            return [path / "runs" / name for name in listed]
+        specs = sorted((path / "spec").glob("*.json"))
+        return [path / "runs" / spec.stem for spec in specs]
+    if path.parent.name == "runs":
+        return [path]
+    if not path.is_dir():
+        return []
+    return [run for scan in sorted(path.iterdir()) if scan.is_dir() for run in _of_scan(scan)]
+
+
+def _of_scan(scan: Path) -> list[Path]:
+    return run_folders(scan) if (scan / "spec").is_dir() else []

@@ -1,0 +1,120 @@
+"""What the stages hand on: parameters and walkers as datasets, the geometry as arrays, and a loop's
+state as named arrays."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from ferminet_core.errors import ArtefactError, InputError
+from ferminet_core.inputs.config import Config
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel.mesh import fetch
+from ferminet_core.stages import parameters
+from ferminet_core.vmc import passes
+from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.networks import Params, Spins
+
+
+def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
+    """Positions (bohr) and charges as arrays; always from the spec, never from an artefact."""
+    return Nuclei(jnp.asarray(molecule.positions, dtype), jnp.asarray(molecule.charges, dtype))
+
+
+def chunk_size(config: Config, spins: Spins) -> int:
+    """Walkers per pass of the local energy on this process's devices."""
+    return passes.chunk_size(config, sum(spins), jax.default_backend())
+
+
+def network_dataset(
+    params: Params,
+    electrons: jax.Array | np.ndarray,
+    width: float,
+    series: dict[str, np.ndarray],
+    **attrs: Any,
+) -> xr.Dataset:
+    """Dataset of a stage that changes the network.
+
+    Variables "params.<path>", walkers (walker, electron, xyz) in bohr, and every series over
+    `step`.
+    """
+    variables: dict[str, Any] = dict(parameters.to_variables(params))
+    variables["walkers"] = (
+        ("walker", "electron", "xyz"),
+        np.asarray(electrons, np.float32),
+        {"units": "bohr"},
+    )
+    for name, values in series.items():
+        units = {"Eh": "hartree", "Eh2": "hartree^2"}.get(name.rpartition("_")[2], "1")
+        variables[name] = (("step",), np.asarray(values, np.float64), {"units": units})
+    return xr.Dataset(variables, attrs={"mcmc_width": width, **attrs})
+
+
+def params(dataset: xr.Dataset, spec: RunSpec, dtype: Any) -> Params:
+    """The parameter tree of a dataset made by `network_dataset`.
+
+    Raises:
+        InputError: parameters or walkers are not those of the run's network.
+    """
+    tree = jax.tree.map(lambda x: jnp.asarray(x, dtype), parameters.from_variables(dataset))
+    init = functools.partial(
+        networks.init,
+        config=spec.config.network,
+        spins=spec.molecule.electrons,
+        n_nuclei=len(spec.molecule.symbols),
+        dtype=dtype,
+    )
+    expected = jax.eval_shape(init, jax.random.key(0))
+    found = jax.tree.map(jnp.shape, tree)
+    if found != jax.tree.map(lambda x: x.shape, expected):
+        raise InputError(
+            f"{spec.run_id}: the {dataset.attrs.get('stage')} artefact holds another network than "
+            "the spec's network section; make it again with this spec"
+        )
+    walkers = dataset.sizes["walker"]
+    if walkers != spec.config.mcmc.walkers:
+        raise InputError(
+            f"{spec.run_id}: the {dataset.attrs.get('stage')} artefact holds {walkers} walkers, "
+            f"mcmc.walkers is {spec.config.mcmc.walkers}; make it again with this spec"
+        )
+    return tree
+
+
+def state_leaves(state: Any) -> dict[str, np.ndarray]:
+    """Whole arrays of a state (any tree of arrays and numbers) by path; on all ranks at once."""
+    return {name: np.asarray(leaf) for name, leaf in _named_leaves(fetch(state)).items()}
+
+
+def _named_leaves(state: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in found:
+            raise RuntimeError(f"two parts of the state are called {name}")
+        found[name] = leaf
+    return found
+
+
+def restore_state(leaves: Mapping[str, np.ndarray], template: Any) -> Any:
+    """The tree of `template` with the arrays of `state_leaves`.
+
+    Raises:
+        ArtefactError: other names, shapes or types than the template's.
+    """
+    expected = {
+        name: (np.shape(leaf), np.dtype(getattr(leaf, "dtype", type(leaf))))
+        for name, leaf in _named_leaves(template).items()
+    }
+    if missing := sorted(expected.keys() ^ leaves.keys()):
+        raise ArtefactError(f"the state's parts differ: {', '.join(missing[:3])}")
+    for name, (shape, dtype) in expected.items():
+        found = leaves[name]
+        if (found.shape, found.dtype) != (shape, dtype):
+            raise ArtefactError(f"{name} is {found.dtype}{found.shape}, needed is {dtype}{shape}")
+    return jax.tree.unflatten(jax.tree.structure(template), [leaves[name] for name in expected])

@@ -1,0 +1,307 @@
+"""Energy inference: expectation values over |psi|^2 with frozen parameters and a frozen width.
+
+Walkers are first brought to equilibrium, by a rule fixed beforehand (see
+`Inference._after_equilibration`); then local energies are recorded unclipped, walker by walker, and
+the mean, its error and its diagnostics are computed from that raw series alone (module
+`measurement`).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.sharding import PartitionSpec
+
+from ferminet_core.analysis import estimates
+from ferminet_core.errors import BrokenRunError
+from ferminet_core.inputs.config import RECORDS_PER_CALL
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel import collectives
+from ferminet_core.parallel.mesh import (
+    REPLICATED,
+    SPLIT,
+    compiled,
+    fetch,
+    per_device,
+    place,
+    walker_mesh,
+)
+from ferminet_core.stages import datasets
+from ferminet_core.stages.base import Step
+from ferminet_core.vmc import mcmc, observables
+from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.networks import Params
+
+WINDOW = 50  # records in each of the two windows that the equilibration compares
+EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in standard errors
+
+
+class State(NamedTuple):
+    """All that the loop depends on beside the spec and the parameters.
+
+    walkers: split over devices; width: of the moves, frozen once measuring
+    n_equilibration: records before the measurement; measuring: whether that has begun
+    equilibrated: whether it began because the windows agreed; n_records: measured so far
+    window: (walker,), sum of the local energies since the present window of the equilibration
+    began; before: (walker,), means over the window before, NaN in the first; both on the host
+    """
+
+    walkers: mcmc.Walkers
+    width: jax.Array
+    n_equilibration: int
+    measuring: bool
+    equilibrated: bool
+    n_records: int
+    window: np.ndarray
+    before: np.ndarray
+
+
+class Records(NamedTuple):
+    """What one compiled call measures: energies (record, walker), hartree; pmove (record,);
+    s2 (walker,); dipole (walker, 3), e bohr."""
+
+    energies: jax.Array
+    pmove: jax.Array
+    s2: jax.Array
+    dipole: jax.Array
+
+
+RECORD_SPECS = Records._make((PartitionSpec(None, collectives.AXIS), REPLICATED, SPLIT, SPLIT))
+
+
+def _finite_mean(values: np.ndarray) -> np.ndarray:
+    """Mean over walkers, (1,), without those whose exchanged psi overflows; NaN if none is left."""
+    finite = values[np.isfinite(values)]
+    return np.array([finite.mean() if finite.size else np.nan])
+
+
+def _record_means(energies: np.ndarray) -> np.ndarray:
+    """Mean over walkers of each record (record, walker), without what is not finite; NaN if none
+    is left."""
+    finite = np.isfinite(energies)
+    total = np.where(finite, energies, 0.0).sum(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return total / finite.sum(axis=1)
+
+
+class Inference:
+    """The measurement of one run; see `stage.Stage`."""
+
+    name = "inference"
+
+    def __init__(self, spec: RunSpec, optimised: xr.Dataset, reference: xr.Dataset) -> None:
+        self.spec, self.config = spec, spec.config
+        # Until the equilibration is over, its shortest length counts.
+        self.total = 2 * WINDOW + self.config.inference.samples
+        self.spins = spec.molecule.electrons
+        self.mesh = walker_mesh(self.config.mcmc.walkers)
+        self.dtype = jnp.dtype(self.config.runtime.precision)
+        self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
+        self.chunk = datasets.chunk_size(self.config, self.spins)
+        self.key = jax.random.key(spec.stage_seed(self.name))
+        self.optimised, self.reference = optimised, reference
+        self.params = place(self.mesh, datasets.params(optimised, spec, self.dtype), REPLICATED)
+
+    # --- per device -------------------------------------------------------------------------------
+
+    def _record(
+        self,
+        params: Params,
+        walkers: mcmc.Walkers,
+        width: jax.Array,
+        call: jax.Array,
+        nuclei: Nuclei,
+        key: jax.Array,
+    ) -> tuple[mcmc.Walkers, Records]:
+        """`RECORDS_PER_CALL` local energies of every walker, `inference.thin` moves apart."""
+        key = jax.random.fold_in(key, call)
+
+        def psi(electrons: jax.Array) -> tuple[jax.Array, jax.Array]:
+            return networks.apply(params, electrons, nuclei.positions, self.spins)
+
+        def record(carry: mcmc.Walkers, i: jax.Array) -> tuple[mcmc.Walkers, tuple[jax.Array, ...]]:
+            moved, info = mcmc.sample(
+                jax.random.fold_in(key, i),
+                carry,
+                lambda x: 2.0 * psi(x)[1],
+                nuclei,
+                self.spins,
+                width,
+                self.config.inference.thin,
+            )
+            energies = local_energy(params, moved.electrons, nuclei, self.spins, self.chunk)
+            return moved, (energies, jnp.mean(info.accepted))
+
+        walkers, (energies, accepted) = jax.lax.scan(record, walkers, jnp.arange(RECORDS_PER_CALL))
+        s2 = observables.spin_squared(psi, walkers.electrons, self.spins)
+        dipole = observables.dipole(walkers.electrons, nuclei)
+        return walkers, Records(energies, collectives.mean(accepted), s2, dipole)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def initial(self) -> State:
+        """The optimisation's last walkers."""
+        electrons = jnp.asarray(self.optimised["walkers"].values, self.dtype)
+        n_walkers = electrons.shape[0]
+        state = State(
+            walkers=mcmc.walkers(electrons),
+            width=jnp.asarray(self.optimised.attrs["mcmc_width"], self.dtype),
+            n_equilibration=0,
+            measuring=False,
+            equilibrated=False,
+            n_records=0,
+            window=np.zeros(n_walkers),
+            before=np.full(n_walkers, np.nan),
+        )
+        return self.place(state)
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices; counters and sums on the host."""
+        walkers, width = place(self.mesh, (state.walkers, state.width), (SPLIT, REPLICATED))
+        return State(
+            walkers,
+            width,
+            int(state.n_equilibration),
+            bool(state.measuring),
+            bool(state.equilibrated),
+            int(state.n_records),
+            np.asarray(state.window),
+            np.asarray(state.before),
+        )
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """Equilibration, then measurement, `RECORDS_PER_CALL` records per compiled call."""
+        if state.n_records >= self.config.inference.samples:
+            return
+        measure = self._compile(state)
+
+        nuclei, key = self._fixed()
+
+        def call(state: State, number: int) -> tuple[mcmc.Walkers, Records]:
+            width, count = state.width, np.int32(number)
+            walkers, records = measure(self.params, state.walkers, width, count, nuclei, key)
+            return walkers, fetch(records)
+
+        limit = self.config.inference.max_equilibration
+        while not state.measuring:
+            if state.n_equilibration >= limit:
+                state = state._replace(measuring=True)
+                break
+            # Calls before the measurement are numbered downwards from -1: other random numbers.
+            walkers, records = call(state, -1 - state.n_equilibration // RECORDS_PER_CALL)
+            state = self._after_equilibration(state, walkers, records)
+            self.total = max(self.total, state.n_equilibration + self.config.inference.samples)
+            energies = np.asarray(records.energies, np.float64)
+            yield Step(state.n_equilibration, state, {"equilibration_Eh": _record_means(energies)})
+        self.total = state.n_equilibration + self.config.inference.samples
+        while state.n_records < self.config.inference.samples:
+            walkers, records = call(state, state.n_records // RECORDS_PER_CALL)
+            step = self._measured(state, walkers, records)
+            state = step.state
+            yield step
+
+    def _after_equilibration(self, state: State, walkers: mcmc.Walkers, records: Records) -> State:
+        """The state after one call of the equilibration, which adapts the width; nothing of it is
+        measured.
+
+        Walkers are independent, so the difference of a walker's means over two successive windows,
+        averaged over walkers, has a standard error that no autocorrelation spoils. Equilibration
+        ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
+        in the measurement itself, whose halves are compared in the same way (`drift`).
+        """
+        target = self.config.mcmc.target_acceptance
+        window = state.window + np.asarray(records.energies, np.float64).sum(axis=0)
+        width = mcmc.adapt_width(fetch(state.width), jnp.mean(records.pmove), target)
+        state = state._replace(
+            walkers=walkers,
+            width=place(self.mesh, width, REPLICATED),
+            n_equilibration=state.n_equilibration + RECORDS_PER_CALL,
+            window=window,
+        )
+        if state.n_equilibration % WINDOW:
+            return state
+        means = window / WINDOW
+        difference = (means - state.before)[np.isfinite(means - state.before)]
+        error = difference.std() / np.sqrt(max(difference.size - 1, 1)) if difference.size else 0.0
+        agree = bool(difference.size) and abs(difference.mean()) <= EQUILIBRIUM_SIGMAS * error
+        return state._replace(
+            window=np.zeros_like(window), before=means, equilibrated=agree, measuring=agree
+        )
+
+    def _measured(self, before: State, walkers: mcmc.Walkers, records: Records) -> Step:
+        """The step that one call of the measurement makes."""
+        call = before.n_records // RECORDS_PER_CALL
+        done = before.n_records + RECORDS_PER_CALL
+        energies = np.asarray(records.energies, np.float64)
+        if not np.isfinite(energies).any():
+            raise BrokenRunError(
+                f"{self.spec.run_id} inference: no finite local energy in records "
+                f"{before.n_records + 1} to {done}; the optimised network is broken"
+            )
+        stats = {
+            "energy_local": energies,
+            "energy_Eh": _record_means(energies),
+            "pmove": np.asarray(records.pmove),
+            "s2": _finite_mean(np.asarray(records.s2, np.float64)),
+            "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
+        }
+        if call % max(1, self.config.inference.keep_every // RECORDS_PER_CALL) == 0:
+            stats["walkers"] = fetch(walkers.electrons).astype(np.float32)[None]
+        state = before._replace(walkers=walkers, n_records=done)
+        return Step(before.n_equilibration + done, state, stats)
+
+    def _compile(self, state: State) -> Any:
+        """One call, compiled ahead: a request to stop is heard in between."""
+        call = per_device(
+            self._record,
+            self.mesh,
+            (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
+            (SPLIT, RECORD_SPECS),
+        )
+        fixed = np.int32(0), *self._fixed()
+        return compiled(call, self.params, state.walkers, state.width, *fixed)
+
+    def _fixed(self) -> tuple[Nuclei, jax.Array]:
+        """Nuclei and key on every device."""
+        return place(self.mesh, (self.nuclei, self.key), REPLICATED)
+
+    def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
+        """The raw series, and the figures derived from it as attributes."""
+        series = {"equilibration_Eh": np.zeros(0), **series}
+        variables = {
+            "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
+            "equilibration_Eh": (
+                ("equilibration",),
+                series["equilibration_Eh"],
+                {"units": "hartree"},
+            ),
+            "pmove": (("sample",), series["pmove"], {"units": "1"}),
+            "s2": (("call",), series["s2"], {"units": "1"}),
+            "dipole": (("call", "xyz"), series["dipole"], {"units": "e bohr"}),
+            "walkers": (
+                ("kept", "walker", "electron", "xyz"),
+                series["walkers"],
+                {"units": "bohr"},
+            ),
+        }
+        conditions = estimates.Conditions(
+            seed=self.spec.stage_seed("bootstrap"),
+            spin=self.spec.molecule.spin,
+            equilibrated=state.equilibrated,
+            pretrain_converged=bool(self.optimised.attrs.get("pretrain_converged", 1)),
+            n_rollbacks=int(self.optimised.attrs["n_rollbacks"]),
+        )
+        attrs = {
+            **estimates.figures(series, conditions),
+            "n_opt": int(self.optimised.attrs["n_iterations"]),
+            "neighbour": str(self.optimised.attrs.get("neighbour", "")),
+            "equilibrated": int(state.equilibrated),
+            "mcmc_width": float(state.width),
+            "hf_Eh": float(self.reference.attrs["e_hf"]),
+            "hf_method": str(self.reference.attrs["method"]),
+        }
+        return xr.Dataset(variables, attrs=attrs)

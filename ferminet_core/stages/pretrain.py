@@ -1,0 +1,390 @@
+"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section
+III.A).
+
+The loss is the mean squared difference of the orbital matrices, over walkers drawn in halves from
+the reference's and from the network's own density: the first teaches the orbitals where electrons
+are, the second finds and removes density that the network has where it should not.
+
+The loop ends by a criterion: the network's variational energy must come close to E_HF and its
+orbitals close to the reference's. A network that starts the optimisation from less spends thousands
+of expensive updates on what Hartree-Fock already knew.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optax.contrib
+import xarray as xr
+
+from ferminet_core.chemistry import orbitals
+from ferminet_core.chemistry.start_walkers import start_walkers
+from ferminet_core.errors import BrokenRunError
+from ferminet_core.inputs.config import CHECK_SWEEPS, PretrainConfig
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel import collectives
+from ferminet_core.parallel.mesh import (
+    REPLICATED,
+    SPLIT,
+    compiled,
+    fetch,
+    iterate,
+    per_device,
+    place,
+    walker_mesh,
+)
+from ferminet_core.stages import datasets
+from ferminet_core.stages.base import BlockLength, Series, Step
+from ferminet_core.vmc import mcmc
+from ferminet_core.vmc.energy import clip_energies
+from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.networks import Params
+
+
+class State(NamedTuple):
+    """params, optimiser: replicated; reference, network: the walkers of each density, split over
+    devices; widths: (2,), of their moves; step: updates done; met: the criterion's answer."""
+
+    params: Params
+    optimiser: Any
+    reference: mcmc.Walkers
+    network: mcmc.Walkers
+    widths: jax.Array
+    step: jax.Array
+    met: jax.Array
+
+
+SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED, REPLICATED))
+INPUT_SPECS = (SPECS, REPLICATED, REPLICATED, REPLICATED)  # state, reference, nuclei, key
+
+
+class Check(NamedTuple):
+    """The criterion's readings: energy of the network and its standard error (hartree)."""
+
+    energy: jax.Array
+    error: jax.Array
+    n_nonfinite: jax.Array
+
+
+def target_matrices(
+    reference: orbitals.Reference,
+    electrons: jax.Array,
+    nuclei: jax.Array,
+    spins: networks.Spins,
+    n_determinants: int,
+    form: str,
+) -> list[jax.Array]:
+    """What the network's orbitals should be, shaped like `networks.orbitals`.
+
+    Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros
+    for the orbitals of the other spin.
+    """
+    up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
+    targets, start = [], 0
+    for block, n in zip((up, down), spins, strict=True):
+        if n == 0:
+            continue
+        order = np.arange(n_determinants) % block.shape[-3]
+        target = block[..., order, :, :]
+        if form == "dense":
+            pad = [(0, 0)] * (target.ndim - 1) + [(start, sum(spins) - start - n)]
+            target = jnp.pad(target, pad)
+        targets.append(target)
+        start += n
+    return targets
+
+
+def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> list[np.ndarray]:
+    """Exponents (determinant, orbital) in bohr^-1 that the envelopes of each spin present start
+    from.
+
+    An orbital of energy e decays as exp(-sqrt(-2 e) r) far from the molecule. Starting there spares
+    the pretraining the slow way from exponents of one to those of the core orbitals.
+    """
+    occupied = [
+        dataset["orbital_energy"].values[spin][dataset["orbital_occupation"].values[spin] > 0]
+        for spin in (0, 1)
+    ]
+    # Weakly bound or unbound orbitals still need an envelope that vanishes at infinity.
+    decays = [np.sqrt(np.maximum(-2.0 * e, 0.25)) for e in occupied]
+    result = []
+    for spin in (0, 1):
+        if not decays[spin].size:
+            continue
+        rows = []
+        for k in range(n_determinants):
+            # The second determinant of a spin-broken reference has its spins exchanged.
+            up, down = decays[::-1] if k % dataset.sizes["determinant"] else decays
+            rows.append(np.concatenate([up, down]) if form == "dense" else (up, down)[spin])
+        result.append(np.stack(rows))
+    return result
+
+
+def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """Summed squares of the differences and of the targets over all orbitals and walkers."""
+    difference = sum(jnp.sum((f - t) ** 2) for f, t in zip(found, targets, strict=True))
+    size = sum(jnp.sum(t**2) for t in targets)
+    return jnp.asarray(difference), jnp.asarray(size)
+
+
+def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
+    """With a learning rate that falls as 1 / (1 + t / 1000).
+
+    Muon (Liu et al., arXiv:2502.16982, section 2.1) moves the weight matrices along their momentum
+    with all singular values set to about one, and lets Adam move biases, envelopes and factors.
+    Plain Adam takes several times as many steps to orbitals that fit (`benchmarks.pretraining`).
+    """
+    make = {"muon": optax.contrib.muon, "adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
+    return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
+
+
+class Pretrain:
+    """The pretraining of one run; see `stage.Stage`."""
+
+    name = "pretrain"
+
+    def __init__(self, spec: RunSpec, reference: xr.Dataset) -> None:
+        self.spec, self.config = spec, spec.config
+        self.total = self.config.pretrain.max_iterations
+        self.spins = spec.molecule.electrons
+        self.mesh = walker_mesh(self.config.mcmc.walkers, groups=2)
+        self.dtype = jnp.dtype(self.config.runtime.precision)
+        self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
+        self.chunk = datasets.chunk_size(self.config, self.spins)
+        self.key = jax.random.key(spec.stage_seed(self.name))
+        # A single determinant of the network can only be one of the two of a broken reference.
+        self.dataset = reference.isel(determinant=slice(0, self.config.network.determinants))
+        self.e_hf = float(reference.attrs["e_hf"])
+        found = orbitals.Reference.from_dataset(self.dataset)
+        if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
+            # A scan passes from one determinant to two where the spin symmetry breaks. Holding the
+            # one twice changes nothing but lets one executable serve both sides.
+            found = found._replace(
+                mo_up=np.repeat(found.mo_up, 2, axis=0), mo_down=np.repeat(found.mo_down, 2, axis=0)
+            )
+        self.reference = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), found)
+        self.optimiser = optimiser(self.config.pretrain)
+
+    # --- per device -------------------------------------------------------------------------------
+
+    def _log_network(self, params: Params, nuclei: Nuclei) -> mcmc.LogDensity:
+        return lambda x: 2.0 * networks.apply(params, x, nuclei.positions, self.spins)[1]
+
+    def _sample(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """Move both halves of the walkers and adapt their widths."""
+        moves, target = self.config.pretrain.steps, self.config.mcmc.target_acceptance
+        first, second = jax.random.split(key)
+        hf, hf_info = mcmc.sample(
+            first,
+            state.reference,
+            lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
+            nuclei,
+            self.spins,
+            state.widths[0],
+            moves,
+        )
+        net, net_info = mcmc.sample(
+            second,
+            state.network,
+            self._log_network(state.params, nuclei),
+            nuclei,
+            self.spins,
+            state.widths[1],
+            moves,
+        )
+        accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
+        pmove = collectives.mean(accepted)
+        widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
+        return state._replace(reference=hf, network=net, widths=widths), pmove
+
+    def _iteration(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+    ) -> tuple[State, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, state.step)
+        state, pmove = self._sample(state, reference, nuclei, key)
+        electrons = jnp.concatenate([state.reference.electrons, state.network.electrons])
+        network = self.config.network
+        targets = target_matrices(
+            reference,
+            electrons,
+            nuclei.positions,
+            self.spins,
+            network.determinants,
+            network.determinant_form,
+        )
+        size = sum(x.size for x in targets)
+
+        def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            found = networks.orbitals(params, electrons, nuclei.positions, self.spins)
+            squares = misfit(found, targets)
+            return squares[0] / size, squares
+
+        gradient, squares = jax.grad(loss, has_aux=True)(state.params)
+        gradient, (difference, norm) = collectives.mean((gradient, squares))
+        updates, opt_state = self.optimiser.update(gradient, state.optimiser, state.params)
+        stats = {
+            "orbital_misfit": jnp.sqrt(difference / norm),
+            "pmove": pmove[1],
+            "pmove_reference": pmove[0],
+            "width": state.widths[1],
+        }
+        params = optax.apply_updates(state.params, updates)
+        return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
+
+    def _check(
+        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+    ) -> Check:
+        """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed.
+
+        The loop's own walkers stay where they are: looking changes nothing.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), state.step)
+
+        def sweep(carry: State, i: jax.Array) -> tuple[State, jax.Array]:
+            moved, _ = self._sample(carry, reference, nuclei, jax.random.fold_in(key, i))
+            electrons = moved.network.electrons
+            return moved, local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
+
+        _, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
+        # Walkers are independent of each other, sweeps a few moves apart are not: the error is that
+        # of the walkers' means.
+        _, info = clip_energies(jnp.mean(energies, axis=0), 0.0, "mean")
+        return Check(info.energy, info.error, info.n_nonfinite)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def initial(self) -> State:
+        """A random network, and walkers as the reference's density spreads them over the atoms."""
+        config, molecule = self.config, self.spec.molecule
+        params = networks.init(
+            jax.random.fold_in(self.key, 2**31 - 1),
+            config.network,
+            self.spins,
+            len(molecule.symbols),
+            self.dtype,
+        )
+        decays = reference_decays(
+            self.dataset, config.network.determinants, config.network.determinant_form
+        )
+        for envelope, decay in zip(params["envelope"], decays, strict=True):
+            axes = (1,) * (envelope["sigma"].ndim - 3)
+            start = jnp.asarray(decay.reshape(*decay.shape, *axes), self.dtype)
+            envelope["sigma"] = envelope["sigma"] * start
+        # Both determinants of a broken reference weigh the same, however many copies they have.
+        order = np.arange(config.network.determinants) % self.dataset.sizes["determinant"]
+        weights = 1.0 / np.bincount(order)[order]
+        params["determinants"]["w"] = jnp.asarray(weights / weights.mean(), self.dtype)
+        if "jastrow" in params:
+            # Cusps no longer than the smallest shell: the reference knows nothing of them.
+            length = jnp.asarray(1.0 / max(molecule.charges), self.dtype)
+            params["jastrow"] = jax.tree.map(lambda a: a * length, params["jastrow"])
+        rng = np.random.default_rng(self.spec.stage_seed("walkers"))
+        electrons = start_walkers(rng, self.dataset, molecule, config.mcmc.walkers)
+        first, second = jnp.split(jnp.asarray(electrons, self.dtype), 2)
+        half = first.shape[0]
+        state = State(
+            params,
+            self.optimiser.init(params),
+            mcmc.walkers(first),
+            mcmc.Walkers(second, jnp.arange(half, 2 * half, dtype=jnp.int32)),
+            jnp.full((2,), config.mcmc.width, self.dtype),
+            jnp.asarray(0, jnp.int32),
+            jnp.asarray(False),
+        )
+        return self.place(state)
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices, all else on each of them."""
+        return place(self.mesh, state, SPECS)
+
+    def _fixed(self) -> tuple[Any, ...]:
+        """What the compiled functions take beside the state, on every device."""
+        return place(self.mesh, (self.reference, self.nuclei, self.key), REPLICATED)
+
+    def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
+        """Orbitals close to the reference's, and an energy that does not exceed E_HF by more than
+        the tolerance and its own standard error."""
+        config = self.config.pretrain
+        excess = float(check.energy) - float(check.error) - self.e_hf
+        return (
+            step >= config.min_iterations
+            and float(check.n_nonfinite) == 0
+            and excess < config.energy_tolerance * abs(self.e_hf)
+            and orbital_misfit < config.orbital_tolerance
+        )
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """Blocks of up to `runtime.block` updates; every `pretrain.check_every` updates a look at
+        the criterion."""
+        if int(state.step) >= self.total or bool(state.met):
+            return
+        fixed = self._fixed()
+        block, check = self._compile(state)
+        length = BlockLength(self.config.runtime.block)
+        every = self.config.pretrain.check_every
+        while (done := int(state.step)) < self.total and not bool(state.met):
+            count = length.next(min(self.total - done, every - done % every))
+            began = time.monotonic()
+            state, stats = block(state, *fixed, np.int32(count))
+            series: Series = {name: np.asarray(x)[:count] for name, x in stats.items()}
+            length.took(count, time.monotonic() - began)
+            done += count
+            if not np.isfinite(series["orbital_misfit"]).all():
+                raise BrokenRunError(
+                    f"{self.spec.run_id} pretrain: parameters are no longer finite after {done} "
+                    "iterations; try a smaller pretrain.learning_rate"
+                )
+            # The criterion's readings stand at the iterations after which it was looked at.
+            readings = np.full((2, count), np.nan)
+            if done % every == 0 or done == self.total:
+                reading = check(state, *fixed)
+                readings[:, -1] = float(reading.energy), float(reading.error)
+                met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
+                state = self.place(state._replace(met=jnp.asarray(met)))
+            series["energy_Eh"], series["error_Eh"] = readings
+            yield Step(done, state, series)
+
+    def _compile(self, state: State) -> tuple[Any, Any]:
+        """A block of updates and the look at the criterion, compiled ahead."""
+        size = self.config.runtime.block
+
+        def block(
+            state: State,
+            reference: orbitals.Reference,
+            nuclei: Nuclei,
+            key: jax.Array,
+            count: jax.Array,
+        ) -> tuple[State, dict[str, jax.Array]]:
+            return iterate(lambda s: self._iteration(s, reference, nuclei, key), state, count, size)
+
+        specs = (*INPUT_SPECS, REPLICATED)
+        fixed = self._fixed()
+        updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
+        check = per_device(self._check, self.mesh, INPUT_SPECS, REPLICATED)
+        return (
+            compiled(updates, state, *fixed, np.int32(1)),
+            compiled(check, state, *fixed),
+        )
+
+    def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
+        """Parameters, all walkers, and the series; `converged` tells whether the criterion was
+        met."""
+        state = fetch(state)
+        electrons = np.concatenate([state.reference.electrons, state.network.electrons])
+        return datasets.network_dataset(
+            state.params,
+            electrons,
+            float(state.widths[1]),
+            series,
+            n_iterations=int(state.step),
+            converged=int(state.met),
+            spin_broken=int(self.dataset.sizes["determinant"] > 1),
+            e_hf=self.e_hf,
+        )

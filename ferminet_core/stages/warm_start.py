@@ -1,0 +1,110 @@
+"""Warm start: the wavefunction of a neighbouring geometry instead of pretraining.
+
+Parameters are the neighbour's. The nuclei are always those of the spec; the walkers follow them by
+the space-warp transformation (Umrigar 1989, doi:10.1002/qua.560360827): an electron moves with the
+nuclei near it,
+
+    r' = r + sum_a w_a(r) (R'_a - R_a),    w_a = |r - R_a|^-4 / sum_b |r - R_b|^-4,
+
+and the optimisation equilibrates them before it uses them.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel.mesh import REPLICATED, SPLIT, fetch, place, walker_mesh
+from ferminet_core.stages import datasets
+from ferminet_core.stages.base import Series, Step
+from ferminet_core.wavefunction.networks import Params
+
+_POWER = 4
+
+
+class State(NamedTuple):
+    """params: replicated; electrons: (walker, electron, 3), bohr, split over devices."""
+
+    params: Params
+    electrons: jnp.ndarray
+
+
+SPECS = State._make((REPLICATED, SPLIT))
+
+
+def space_warp(electrons: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Electrons that follow the nuclei.
+
+    Args:
+        electrons: (..., 3), bohr.
+        before, after: (nucleus, 3), where the nuclei were and where they are, bohr.
+
+    Returns:
+        (..., 3), bohr.
+    """
+    distances = np.linalg.norm(electrons[..., None, :] - before, axis=-1)
+    # Relative to the nearest, which may be as near as can be.
+    nearest = np.min(distances, axis=-1, keepdims=True)
+    ratio = np.divide(nearest, distances, out=np.ones_like(distances), where=distances > 0)
+    weights = ratio**_POWER
+    weights /= np.sum(weights, axis=-1, keepdims=True)
+    return electrons + weights @ (after - before)
+
+
+class WarmStart:
+    """The start of one run from a neighbour's optimised network; a `stage.Stage` without steps,
+    whose result has the form of the pretraining's."""
+
+    name = "pretrain"
+    total = 0
+
+    def __init__(self, spec: RunSpec, reference: xr.Dataset, neighbour: xr.Dataset) -> None:
+        self.spec, self.neighbour = spec, neighbour
+        # As in pretraining: a single determinant is only one of the two of a broken reference.
+        self.reference = reference.isel(determinant=slice(0, spec.config.network.determinants))
+        self.origin = RunSpec.model_validate_json(str(neighbour.attrs["spec"]))
+        found, wanted = self.origin.molecule, spec.molecule
+        if (found.symbols, found.electrons) != (wanted.symbols, wanted.electrons):
+            raise InputError(
+                f"{spec.run_id}: its neighbour {self.origin.run_id!r} is another molecule than the "
+                "spec's; a warm start needs the same nuclei and electrons"
+            )
+        self.mesh = walker_mesh(spec.config.mcmc.walkers)
+        self.dtype = jnp.dtype(spec.config.runtime.precision)
+        self.chunk = datasets.chunk_size(spec.config, wanted.electrons)
+
+    def initial(self) -> State:
+        """The neighbour's network, and its walkers about the spec's nuclei."""
+        params = datasets.params(self.neighbour, self.spec, self.dtype)
+        before, after = (np.asarray(s.molecule.positions) for s in (self.origin, self.spec))
+        electrons = space_warp(self.neighbour["walkers"].to_numpy().astype(float), before, after)
+        return self.place(State(params, jnp.asarray(electrons, self.dtype)))
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices, the network on each of them."""
+        placed: State = place(self.mesh, state, SPECS)
+        return placed
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """None."""
+        return iter(())
+
+    def result(self, state: State, series: Series) -> xr.Dataset:
+        """As a pretraining of no iterations; `neighbour` names the run it comes from."""
+        state = fetch(state)
+        attrs = self.neighbour.attrs
+        return datasets.network_dataset(
+            state.params,
+            state.electrons,
+            float(attrs["mcmc_width"]),
+            series,
+            n_iterations=0,
+            converged=int(attrs["pretrain_converged"]),
+            spin_broken=int(self.reference.sizes["determinant"] > 1),
+            e_hf=float(self.reference.attrs["e_hf"]),
+            neighbour=self.origin.run_id,
+        )

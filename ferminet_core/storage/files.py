@@ -1,0 +1,129 @@
+"""Files that are whole or absent: atomic writes, and small JSON files."""
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+
+def no_guard() -> None:
+    pass
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path, guard: Callable[[], None] = no_guard) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place when the block ends.
+
+    The file is flushed to disk before the rename and the folder after it, so that a crash
+    at any moment leaves either the old or the new file, whole. On an exception the old file
+    stays and the temporary one is removed.
+
+    Args:
+        path: the file.
+        guard: called right before the rename; what it raises prevents that.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    # Made with open() rather than mkstemp(), whose 0600 mode would shut out a project's group.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        guard()
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # a full disk does not say what it was full for
+        raise
+    _fsync_folder(path.parent)
+
+
+def remove_temporary(folder: Path, name: str = "") -> None:
+    """Delete what writes by `atomic_file` that were cut short have left in a folder.
+
+    Args:
+        folder: where the lease on what is written there is held.
+        name: of the file that was written; any if empty.
+    """
+    for path in Path(folder).glob(f".{name}*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def plain(value: Any) -> Any:
+    """`value` with array scalars as Python numbers and non-finite numbers as None.
+
+    JSON has no NaN; `null` is what every reader of these files understands.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):  # numpy and JAX scalars and arrays
+        return plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def publish(source: Path, target: Path, guard: Callable[[], None] = no_guard) -> None:
+    """Put a finished file in another place as well, by one rename, with the time of now.
+
+    Both are one file on the disk where the file system knows hard links, and a copy elsewhere.
+
+    Raises:
+        OSError: as `atomic_file`.
+    """
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+        # Snakemake repeats what is older than its input.
+        os.utime(temporary)
+        guard()
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _fsync_folder(target.parent)
+
+
+def write_json(path: Path, data: Mapping[str, Any], guard: Callable[[], None] = no_guard) -> None:
+    """Write `data` as indented JSON with one rename; non-finite numbers become null."""
+    text = json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
+    with atomic_file(path, guard) as file:
+        file.write(text.encode())
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where it is missing or not a whole JSON object."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,219 @@
+"""A lease on a stage's work folder: one process at a time, also across nodes.
+
+`lock.json` names the holder: host, process, its start, batch job and a token that is never used
+again. The holder renews the file's time stamp; one that stands still for `EXPIRY_S` seconds on the
+clock of whoever watches it belongs to a process that is gone (clocks of different nodes are never
+compared). On the holder's own machine its process is looked up, and a dead one's lease ends at
+once. Before each rename that publishes something the holder checks that the token is still its own,
+so that a process that was suspended past its lease changes nothing any more.
+"""
+
+import contextlib
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ferminet_core.errors import LockedError
+from ferminet_core.storage import files, provenance
+
+RENEW_S = 10.0
+EXPIRY_S = 60.0
+_POLL_S = 0.5
+NAME = "lock.json"
+
+# Asked while waiting for another's lease; returns a reason to give up, or None to go on.
+GiveUp = Callable[[], str | None]
+
+
+def _read(path: Path) -> str:
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8").strip()
+    return ""
+
+
+def _machine() -> str:
+    """One boot of one machine, seen from one container: where process numbers mean the same."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return f"{_read(Path('/proc/sys/kernel/random/boot_id'))} {namespace}".strip()
+
+
+def describe(holder: Mapping[str, Any]) -> str:
+    """The holder of a lease for a line of text."""
+    job = f", job {holder['jobid']}" if holder.get("jobid") else ""
+    who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}"
+    return f"{who}, since {holder.get('started', '?')}"
+
+
+def holder_of(work: Path) -> dict[str, Any] | None:
+    """Who holds the lease on a work folder now, as far as a look can tell; None for nobody.
+
+    Of a holder on another machine the time stamp is compared with this machine's clock.
+    """
+    path = Path(work) / NAME
+    holder = files.read_json(path)
+    if holder is None:
+        return None
+    alive = _alive(holder)
+    if alive is None:
+        try:
+            alive = time.time() - path.stat().st_mtime < EXPIRY_S
+        except OSError:
+            return None
+    return holder if alive else None
+
+
+def _alive(holder: Mapping[str, Any]) -> bool | None:
+    """Whether the holder's process runs; None where this machine cannot know."""
+    ticks, machine = holder.get("ticks"), _machine()
+    if ticks is None or not machine or holder.get("machine") != machine:
+        return None
+    return provenance.process_start(int(holder.get("pid", 0))) == ticks
+
+
+class Lease:
+    """The lease on one work folder, from `acquire` to `release`; a context manager."""
+
+    def __init__(self, work: Path) -> None:
+        self.path = Path(work) / NAME
+        self.token = secrets.token_hex(16)
+        self._end = threading.Event()
+
+    def acquire(self, give_up: GiveUp, tell: Callable[[str], None]) -> Self:
+        """Take the lease, waiting while another process holds it.
+
+        Args:
+            give_up: asked several times a second; a reason ends the waiting.
+            tell: told once whom is waited for.
+
+        Raises:
+            LockedError: another holds it, and `give_up` gave a reason.
+            OSError: the folder cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        told = False
+        seen: tuple[str, int] | None = None
+        since = time.monotonic()
+        while not self._create():
+            holder = files.read_json(self.path) or {}
+            stamp = self._stamp(holder)
+            if stamp != seen:
+                seen, since = stamp, time.monotonic()
+            dead = _alive(holder) is False or time.monotonic() - since > EXPIRY_S
+            if dead:
+                self._remove_dead(str(holder.get("token", "")))
+                continue
+            if reason := give_up():
+                raise LockedError(f"{self.path.parent}: held by {describe(holder)}; {reason}")
+            if not told:
+                tell(f"waiting for {describe(holder)}, which works on this")
+                told = True
+            self._end.wait(_POLL_S)
+        threading.Thread(target=self._renew, name="lease", daemon=True).start()
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def check(self) -> None:
+        """See that the lease is still held.
+
+        Raises:
+            LockedError: another process has taken it over.
+        """
+        holder = files.read_json(self.path) or {}
+        if holder.get("token") != self.token:
+            raise LockedError(
+                f"{self.path.parent}: taken over by {describe(holder)} while this process was "
+                "suspended or cut off; nothing more is written here"
+            )
+
+    def release(self) -> None:
+        """Give the lease back, if it is still held."""
+        self._end.set()
+        with contextlib.suppress(LockedError, OSError):
+            self.check()
+            self.path.unlink()
+
+    def _stamp(self, holder: Mapping[str, Any]) -> tuple[str, int]:
+        try:
+            return str(holder.get("token", "")), self.path.stat().st_mtime_ns
+        except OSError:
+            return "", 0
+
+    def _create(self) -> bool:
+        """Make the file with its content unless there is one."""
+        if self.path.exists():
+            return False
+        temporary = self.path.with_name(f".{NAME}.{self.token[:12]}.tmp")
+        files.write_json(
+            temporary,
+            {
+                "schema": 1,
+                "token": self.token,
+                "host": socket.gethostname(),
+                "machine": _machine(),
+                "pid": os.getpid(),
+                "ticks": provenance.process_start(os.getpid()),
+                "jobid": provenance.job_id(),
+                "started": provenance.utc_now(),
+            },
+        )
+        try:
+            # A hard link appears whole or not at all, and fails where the name is taken.
+            os.link(temporary, self.path)
+        except (FileExistsError, FileNotFoundError):
+            # Taken, or the holder of just now has cleared the temporary file away: try again.
+            return False
+        except OSError:
+            return self._create_without_links(temporary)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def _create_without_links(self, temporary: Path) -> bool:
+        """The same on file systems that know no hard links; readers may see an empty file."""
+        content = temporary.read_bytes()
+        try:
+            with open(self.path, "xb") as file:
+                file.write(content)
+        except FileExistsError:
+            return False
+        return True
+
+    def _remove_dead(self, token: str) -> None:
+        """Move a dead holder's file away, unless somebody else did and now holds the lease."""
+        moved = self.path.with_name(f".{NAME}.{secrets.token_hex(6)}.tmp")
+        try:
+            self.path.rename(moved)
+        except FileNotFoundError:
+            return
+        found = str((files.read_json(moved) or {}).get("token", ""))
+        if found != token:
+            # Not the dead one's: put it back, unless the name is taken by now, which its holder
+            # finds out before its next rename.
+            with contextlib.suppress(OSError):
+                os.link(moved, self.path)
+        moved.unlink(missing_ok=True)
+
+    def _renew(self) -> None:
+        while not self._end.wait(RENEW_S):
+            # A time stamp needs no room on a full disk.
+            with contextlib.suppress(OSError, LockedError):
+                self.check()
+                os.utime(self.path)

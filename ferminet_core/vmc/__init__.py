@@ -1,0 +1,1 @@
+"""Sampling, local energies, gradients and optimisers."""

@@ -1,0 +1,61 @@
+"""The local energy E_L = (H psi) / psi in the Born-Oppenheimer approximation.
+
+H = -1/2 sum_i lap_i - sum_im Z_m/|r_i - R_m| + sum_{i<j} 1/|r_i - r_j| + sum_{m<n} Z_m Z_n/|R_m -
+R_n|, in hartree and bohr (Pfau et al. 2020, eqs. 1 and 9).
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ferminet_core.vmc.passes import even_passes
+from ferminet_core.wavefunction.features import distance
+from ferminet_core.wavefunction.forward_laplacian import log_psi_derivatives
+from ferminet_core.wavefunction.networks import Params, Spins
+
+
+class Nuclei(NamedTuple):
+    """The geometry, an argument of every compiled function.
+
+    positions: (nucleus, 3), bohr; charges: (nucleus,), atomic units
+    """
+
+    positions: jax.Array
+    charges: jax.Array
+
+
+def potential_energy(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
+    """Coulomb energy (...), hartree, of electrons (..., electron, 3) and nuclei."""
+    r_ae = jnp.linalg.norm(electrons[..., :, None, :] - nuclei.positions, axis=-1)
+    attraction = -jnp.sum(nuclei.charges / r_ae, axis=(-2, -1))
+    upper = jnp.triu_indices(electrons.shape[-2], k=1)
+    r_ee = jnp.linalg.norm(electrons[..., upper[0], :] - electrons[..., upper[1], :], axis=-1)
+    first, second = jnp.triu_indices(nuclei.charges.shape[0], k=1)
+    r_aa = distance(nuclei.positions[first] - nuclei.positions[second])
+    nuclear = jnp.sum(nuclei.charges[first] * nuclei.charges[second] / r_aa)
+    return attraction + jnp.sum(1.0 / r_ee, axis=-1) + nuclear
+
+
+def local_energy(
+    params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, chunk: int | None = None
+) -> jax.Array:
+    """Local energies (walker,), hartree.
+
+    Args:
+        params: from `networks.init`
+        electrons: (walker, electron, 3), bohr
+        nuclei: positions and charges
+        spins: (n_up, n_down)
+        chunk: walkers per pass of the forward Laplacian, at most; all at once if None. Small passes
+            keep the Jacobians, (3n, n, width) per walker, in the cache or the device's memory.
+    """
+
+    def kinetic(walkers: jax.Array) -> jax.Array:
+        return -0.5 * log_psi_derivatives(params, walkers, nuclei.positions, spins).laplacian_ratio
+
+    n = electrons.shape[0]
+    # The last chunk is filled up with walkers of the first.
+    chunks = jnp.resize(electrons, (*even_passes(n, chunk or n), *electrons.shape[1:]))
+    energies = jax.lax.map(kinetic, chunks).reshape(-1)[:n]
+    return energies + potential_energy(electrons, nuclei)

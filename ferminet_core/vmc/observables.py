@@ -1,0 +1,58 @@
+"""Expectation values beside the energy: total spin and dipole moment."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.wavefunction.networks import Spins
+
+SignedLog = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
+
+
+def spin_squared(psi: SignedLog, electrons: jax.Array, spins: Spins) -> jax.Array:
+    """Local estimator of <S^2>, (walker,).
+
+    S^2 psi / psi = S_z (S_z + 1) + n_down - sum_{i up, j down} psi(r_i <-> r_j) / psi
+    (Pauncz, Spin Eigenfunctions, 1979, ch. 2: Dirac's exchange identity), with n_up >= n_down.
+
+    Args:
+        psi: electrons (walker, electron, 3) -> sign and log|psi|
+        electrons: (walker, electron, 3), spin up first
+        spins: (n_up, n_down)
+    """
+    n_up, n_down = spins
+    s_z = 0.5 * (n_up - n_down)
+    start = jnp.full(electrons.shape[0], s_z * (s_z + 1) + n_down, electrons.dtype)
+    if n_down == 0:
+        return start
+    sign, log = psi(electrons)
+
+    def exchanged(pair: jax.Array, total: jax.Array) -> jax.Array:
+        i, j = pair // n_down, n_up + pair % n_down
+        order = jnp.arange(n_up + n_down).at[i].set(j).at[j].set(i)
+        new_sign, new_log = psi(electrons[:, order])
+        return total - sign * new_sign * jnp.exp(new_log - log)
+
+    return jax.lax.fori_loop(0, n_up * n_down, exchanged, start)
+
+
+def spin_flip(psi: SignedLog, electrons: jax.Array, spins: Spins) -> jax.Array:
+    """psi with all up and all down electrons exchanged, over psi: (walker,).
+
+    An eigenfunction of S^2 with S_z = 0 has the constant (-1)^S: 1 for singlets, -1 for triplets.
+
+    Args:
+        psi: electrons (walker, electron, 3) -> sign and log|psi|
+        electrons: (walker, electron, 3), spin up first
+        spins: (n_up, n_down) with n_up = n_down
+    """
+    sign, log = psi(electrons)
+    flipped_sign, flipped_log = psi(jnp.roll(electrons, spins[1], axis=1))
+    return sign * flipped_sign * jnp.exp(flipped_log - log)
+
+
+def dipole(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
+    """Dipole moment (walker, 3) in e bohr: nuclei minus electrons, about the origin."""
+    return nuclei.charges @ nuclei.positions - jnp.sum(electrons, axis=-2)

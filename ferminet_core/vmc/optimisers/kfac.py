@@ -1,0 +1,303 @@
+"""KFAC, the approximate natural gradient (Martens and Grosse 2015; Pfau et al. 2020, section II.D).
+
+The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`.
+The curvature function is the network with every layer registered explicitly:
+
+* dense layers, applied once per electron or pair: Kronecker-factored (`SolvedDense`), those of the
+  one-electron stream by the parts of their input (`OneElectron`);
+* envelope weights and widths, determinant weights and cusp lengths: products of an input and a
+  parameter, so `scale_and_shift`, the diagonal of the Fisher matrix from the gradients of single
+  walkers. (kfac-jax's `generic` blocks would square the gradient of a whole batch instead.)
+
+Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of
+variance 1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the
+Fisher metric of |psi|^2 and the energy would give, so the natural gradient is the same; published
+damping and norm constraints refer to this convention.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import kfac_jax
+from jax.lax.linalg import triangular_solve
+from kfac_jax._src import tracer
+from kfac_jax._src.layers_and_loss_tags import layer_tag
+
+from ferminet_core.inputs.config import OptimiseConfig
+from ferminet_core.parallel import collectives
+from ferminet_core.vmc.optimisers import cholesky
+from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.networks import Layers, Params, Spins
+
+
+class _OrderedSet(set[Any]):
+    """A set that iterates in the order of insertion."""
+
+    def __init__(self, items: Iterable[Any] = ()) -> None:
+        self._order = dict.fromkeys(items)
+        super().__init__(self._order)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._order)
+
+
+# kfac-jax 0.0.8 puts the inputs of the layers in the order of a set of variables, that is of memory
+# addresses. Each process would then compile another program, and the compilation cache would never
+# be hit. A fixed order changes no number.
+vars(tracer)["set"] = _OrderedSet
+
+DENSE, ONE_ELECTRON = "dense", "one_electron"  # kinds of layers
+
+Batch = tuple[jax.Array, jax.Array]  # nuclei (nucleus, 3), electrons (walker, electron, 3)
+LogPsi = Callable[[Params, Batch], jax.Array]
+
+
+def _batch_size(batch: Batch) -> int:
+    return batch[1].shape[0]
+
+
+def _dense(params: Params, x: jax.Array) -> jax.Array:
+    return _register(DENSE, params, networks.dense(params, x), [x])
+
+
+def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
+    return kfac_jax.register_scale_and_shift(x * s, x, scale=s)
+
+
+def _one_electron(
+    params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
+) -> jax.Array:
+    y = networks.factored_layer(params, h, means, pair_means)
+    return _register(ONE_ELECTRON, params, y, [h, *means, *pair_means])
+
+
+def _register(variant: str, params: Params, y: jax.Array, inputs: list[jax.Array]) -> jax.Array:
+    """Declare y (walker, ..., outputs) the outputs of a layer with the parameters {"w", "b"?}."""
+    weights = [params[name] for name in ("w", "b") if name in params]
+    count = 1 + len(inputs)
+    meta = kfac_jax.LayerMetaData(
+        variant=variant,
+        outputs_index=(0,),
+        inputs_index=tuple(range(1, count)),
+        params_index=tuple(range(count, count + len(weights))),
+    )
+    return layer_tag.bind(y, *inputs, *weights, meta=meta)
+
+
+REGISTERED = Layers(_dense, _scale, _one_electron)
+
+
+def register_log_psi(log: jax.Array) -> jax.Array:
+    """Declare log|psi| (walker,) the quantity whose gradients make the metric."""
+    kfac_jax.register_normal_predictive_distribution(log[:, None])
+    return log
+
+
+def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
+    """log|psi| (walker,) with all layers and the predictive distribution registered."""
+    nuclei, electrons = batch
+    _, log = networks.apply(params, electrons, nuclei, spins, REGISTERED)
+    return register_log_psi(log)
+
+
+class SolvedDense(kfac_jax.RepeatedDenseKroneckerFactored):
+    """A dense layer's factors: averages over walkers of the sums of x x^T and of d d^T over the
+    places where it is applied, x its input (and 1 for the bias), d the gradient of log|psi| with
+    respect to its output.
+
+    It solves with its damped factors where kfac-jax inverts them. The step A^-1 G B^-1 of a
+    gradient G (inputs, outputs) takes n^3/3 + 2 n^2 m operations by a Cholesky factor of A (n, n)
+    and m right-hand sides; by the inverse 2 n^3 more. Inverses that several updates share
+    (`optimise.inverse_period` above one) are kfac-jax's.
+    """
+
+    def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
+        """Sum of x x^T over walkers and places, bias last."""
+        del places
+        [x] = inputs
+        x = self._with_bias([x], x.shape[:-1]).reshape(-1, self.array_shape[0])
+        return x.T @ x
+
+    def _with_bias(self, parts: list[jax.Array], places: tuple[int, ...]) -> jax.Array:
+        ones = [jnp.ones((*places, 1), parts[0].dtype)] if self.number_of_parameters == 2 else []
+        return jnp.concatenate([*parts, *ones], axis=-1)
+
+    def update_curvature_matrix_estimate(
+        self,
+        state: Any,
+        estimation_data: Any,
+        ema_old: Any,
+        ema_new: Any,
+        identity_weight: Any,
+        batch_size: Any,
+    ) -> Any:
+        """The state with the averages over these walkers mixed in."""
+        del identity_weight
+        [delta] = estimation_data.tangents.outputs
+        places = math.prod(delta.shape[1:-1])
+        inputs = self.input_products(estimation_data.primals.inputs, places)
+        delta = delta.reshape(-1, delta.shape[-1])
+        state = state.copy()
+        state.factors[0].update(inputs / batch_size, ema_old, ema_new)
+        state.factors[1].update(delta.T @ delta / batch_size, ema_old, ema_new)
+        state.average_repeats.update(jnp.asarray(places, delta.dtype), ema_old, ema_new)
+        return state
+
+    def _multiply_matpower_unscaled(
+        self,
+        state: Any,
+        vector: Sequence[jax.Array],
+        identity_weight: Any,
+        power: Any,
+        exact_power: bool,
+        use_cached: bool,
+    ) -> tuple[jax.Array, ...]:
+        if power != -1 or exact_power or use_cached:
+            return super()._multiply_matpower_unscaled(
+                state, vector, identity_weight, power, exact_power, use_cached
+            )
+        inputs, outputs = kfac_jax.utils.pi_adjusted_kronecker_factors(
+            *(factor.value for factor in state.factors), damping=identity_weight
+        )
+        gradient = self.parameters_shaped_list_to_array(vector)
+        step = times_inverse(times_inverse(gradient.T, inputs).T, outputs)
+        return self.array_to_parameters_shaped_list(step)
+
+
+class OneElectron(SolvedDense):
+    """A layer of the one-electron stream.
+
+    Its input x_i = [h_i, means over the spins, means of pairs with i] (Pfau et al. 2020, eq. 4) is
+    never put together: with the means s of a walker, which all its n electrons share, and the rest
+    o_i, the sums of x x^T consist of
+
+        sum_i o_i o_i^T,   (sum_i o_i) s^T,   n s s^T.
+    """
+
+    def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
+        """Sum of x x^T over walkers and electrons; rows as in `networks.split_weights`, bias
+        last."""
+        h, *rest = inputs
+        n_spins = len(rest) // 2
+        shared = jnp.concatenate(rest[:n_spins], axis=-1)
+        own = self._with_bias([h, *rest[n_spins:]], h.shape[:-1])
+        cross = jnp.sum(own, axis=1).T @ shared
+        flat = own.reshape(-1, own.shape[-1])
+        oo, ss = flat.T @ flat, places * (shared.T @ shared)
+        n = h.shape[-1]
+        rows = [
+            [oo[:n, :n], cross[:n], oo[:n, n:]],
+            [cross[:n].T, ss, cross[n:].T],
+            [oo[n:, :n], cross[n:], oo[n:, n:]],
+        ]
+        return jnp.block(rows)
+
+
+def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
+    """x M^-1 for a positive definite M (n, n) and x (m, n).
+
+    From the right: rows of x are then what LAPACK takes for columns, and nothing is transposed. M
+    has KFAC's damping already; what `cholesky.factor` adds is less than its rounding.
+    """
+    rounding = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) / matrix.shape[0]
+    factor = cholesky.factor(matrix, rounding)
+    half = triangular_solve(factor, x, left_side=False, lower=True, transpose_a=True)
+    return triangular_solve(factor, half, left_side=False, lower=True)
+
+
+def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPreconditioner:
+    """The preconditioner for a function with registered layers, such as `curvature_function`."""
+    return kfac_jax.OptaxPreconditioner(
+        value_func=log_psi,
+        damping=config.damping,
+        norm_constraint=config.norm_constraint,
+        estimation_mode="fisher_exact",
+        curvature_ema=config.ema_decay,
+        inverse_update_period=config.inverse_period,
+        layer_tag_to_block_ctor={DENSE: SolvedDense, ONE_ELECTRON: OneElectron},
+        register_only_generic=True,  # no guessing from the graph: layers are registered by hand
+        pmap_axis_name=collectives.AXIS,
+        batch_size_extractor=_batch_size,
+    )
+
+
+def init(
+    pre: kfac_jax.OptaxPreconditioner, params: Params, nuclei: jax.Array, electrons: jax.Array
+) -> kfac_jax.OptaxPreconditionState:
+    """Zero statistics for `params` and the walkers of one device, once all blocks are verified."""
+    batch = (nuclei, electrons)
+    state = pre.init((params, batch), jax.random.PRNGKey(0))
+    blocks(pre, params)
+    return state
+
+
+def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
+    """The curvature block of every parameter, {path: class name}.
+
+    Raises:
+        RuntimeError: a parameter with no block or with several (a mistake in the registrations).
+    """
+    paths = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+    ]
+    found: dict[str, list[str]] = {path: [] for path in paths}
+    for indices, block in pre.estimator.indices_to_block_map.items():
+        for index in indices:
+            found[paths[index]].append(type(block).__name__)
+    wrong = {path: names for path, names in found.items() if len(names) != 1}
+    if wrong:
+        raise RuntimeError(f"parameters without exactly one curvature block: {wrong}")
+    return {path: names[0] for path, names in found.items()}
+
+
+def update_curvature(
+    pre: kfac_jax.OptaxPreconditioner,
+    state: kfac_jax.OptaxPreconditionState,
+    params: Params,
+    batch: Batch,
+) -> kfac_jax.OptaxPreconditionState:
+    """Add the walkers of all devices to the curvature factors; call inside `shard_map`.
+
+    The factors are averaged in every step: kfac-jax would do so only before an inversion, and with
+    an inverse period above one each device would take steps of its own in between. And they are
+    averaged here, in one message, where kfac-jax takes one for each factor.
+    """
+    key = jax.random.PRNGKey(0)  # unused by the exact Fisher estimate
+    state = pre.maybe_update_estimator_curvature(state, (params, batch), key, sync=False)
+    leaves, structure = jax.tree.flatten(state, is_leaf=_is_average)
+    averages = [leaf for leaf in leaves if _is_average(leaf)]
+    values = iter(collectives.mean([average.value for average in averages]))
+    # A factor's weight is the same on all devices: that of the steps it has seen.
+    leaves = [
+        type(leaf)(weight=leaf.weight, value=next(values)) if _is_average(leaf) else leaf
+        for leaf in leaves
+    ]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _is_average(x: Any) -> bool:
+    return isinstance(x, kfac_jax.utils.WeightedMovingAverage)
+
+
+def update(
+    pre: kfac_jax.OptaxPreconditioner,
+    state: kfac_jax.OptaxPreconditionState,
+    params: Params,
+    gradient: Params,
+    batch: Batch,
+    learning_rate: jax.Array,
+) -> tuple[Params, Any]:
+    """The step to subtract from the parameters, and the new state; call inside `shard_map`.
+
+    The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of
+    the step that is really taken.
+    """
+    state = update_curvature(pre, state, params, batch)
+    state = pre.maybe_update_inverse_cache(state)
+    scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
+    step = pre.apply(scaled, state)
+    return step, pre.increment_count(state)

@@ -1,0 +1,1 @@
+"""The wavefunction psi and its derivatives."""

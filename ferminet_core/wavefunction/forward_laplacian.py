@@ -1,0 +1,362 @@
+"""Forward Laplacian: value, gradient and Laplacian carried through FermiNet in one sweep.
+
+Every quantity travels as (value, Jacobian, Laplacian) with respect to all electron coordinates, as
+in Li et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structure:
+
+* h_ij depends on r_i - r_j alone, so the two-electron stream carries three derivatives, and
+  d h_ij / d r_j = -d h_ij / d r_i;
+* inputs and envelopes of electron i depend on r_i alone;
+* the means over spins are the same for every electron;
+* determinants of matrices far from singular need one product with the inverse; the others are
+  taken care of by products of pivots (module `determinants`).
+
+Axes, for one walker up to the matrices: i, j = electrons; a = x, y, z; q = electron that is moved;
+the last axis is the layer's width. In this order the electrons of a spin lie together, and so does
+what is summed or multiplied alike, down to the traces over determinants: on CPUs such loops are
+vectorised, and nothing but the weights' product is transposed.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ferminet_core.wavefunction import envelopes
+from ferminet_core.wavefunction.determinants import (
+    cofactors,
+    eliminate,
+    invert,
+    log_sum,
+    log_sum_determinants,
+    mend,
+    second_cofactors,
+)
+from ferminet_core.wavefunction.features import distance
+from ferminet_core.wavefunction.networks import (
+    Params,
+    Spins,
+    assemble,
+    jastrow_pairs,
+    residual,
+    spin_slices,
+    split_weights,
+)
+
+# Products of smaller matrices are written as sums: on a CPU a call for each takes longer (LiH).
+LARGEST_SUMMED = 8
+
+
+class Jet(NamedTuple):
+    """A function of the electrons with its derivatives.
+
+    value: (electron, width); jacobian: (electron, 3, moved electron, width); laplacian: like value
+    """
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+class PairJet(NamedTuple):
+    """A function of r_i - r_j: value [i, j], derivative with respect to r_i (i, 3, j, width), and
+    the Laplacian with respect to the pair vector; derivatives are zero on the diagonal."""
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+class LogPsi(NamedTuple):
+    """sign and log|psi|, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1, bohr^-2; with
+    a first axis of walkers, or of one."""
+
+    sign: jax.Array
+    log: jax.Array
+    gradient: jax.Array
+    laplacian_ratio: jax.Array
+
+
+def _safe_inverse(r: jax.Array) -> jax.Array:
+    return jnp.where(r == 0, 0.0, 1.0 / jnp.where(r == 0, 1.0, r))
+
+
+def _tanh(x: Jet | PairJet, previous: Jet | PairJet) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """tanh and the residual connection; sums of squares run over all derivative axes."""
+    y = jnp.tanh(x.value)
+    slope = 1 - y**2
+    # Added one by one, as in `_total`.
+    squares = x.jacobian[:, 0] ** 2 + x.jacobian[:, 1] ** 2 + x.jacobian[:, 2] ** 2
+    spread = slope[:, None]
+    if squares.ndim > x.value.ndim:
+        squares, spread = jnp.sum(squares, axis=1), spread[:, None]
+    return (
+        residual(previous.value, y),
+        residual(previous.jacobian, spread * x.jacobian),
+        residual(previous.laplacian, slope * (x.laplacian - 2 * y * squares)),
+    )
+
+
+def _pair_input(electrons: jax.Array) -> PairJet:
+    """(r_i - r_j, |r_i - r_j|) with derivatives."""
+    n = electrons.shape[0]
+    vector = electrons[:, None, :] - electrons[None, :, :]
+    r = distance(vector)
+    inverse = _safe_inverse(r)[..., None]
+    unit = vector * inverse
+    off_diagonal = 1 - jnp.eye(n, dtype=electrons.dtype)
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=electrons.dtype)[:, None, :], (n, 3, n, 3))
+    jacobian = jnp.concatenate([identity, jnp.moveaxis(unit, -1, 1)[..., None]], axis=-1)
+    laplacian = jnp.concatenate([jnp.zeros_like(vector), 2 * inverse], axis=-1)
+    return PairJet(
+        jnp.concatenate([vector, r[..., None]], axis=-1),
+        jacobian * off_diagonal[:, None, :, None],
+        laplacian,
+    )
+
+
+def _pair_layer(params: Params, pair: PairJet) -> PairJet:
+    bias = params.get("b", 0.0)
+    linear = PairJet(
+        pair.value @ params["w"] + bias, pair.jacobian @ params["w"], pair.laplacian @ params["w"]
+    )
+    return PairJet(*_tanh(linear, pair))
+
+
+class _Input(NamedTuple):
+    """One-electron inputs: value (i, width), own derivative (i, 3, width), Laplacian (i, width)."""
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
+    n, m, _ = ae.shape
+    inverse = _safe_inverse(r_ae)[..., None]
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=ae.dtype)[:, None, :], (n, 3, m, 3))
+    unit = jnp.moveaxis(ae * inverse, -1, 1)[..., None]
+    value = jnp.concatenate([ae, r_ae[..., None]], axis=-1)
+    jacobian = jnp.concatenate([identity, unit], axis=-1)
+    laplacian = jnp.concatenate([jnp.zeros_like(ae), 2 * inverse], axis=-1)
+    return _Input(value.reshape(n, -1), jacobian.reshape(n, 3, -1), laplacian.reshape(n, -1))
+
+
+def _total(terms: Iterable[jax.Array]) -> jax.Array:
+    """Their sum, written out: XLA vectorises that on CPUs, and not the sum over an axis."""
+    return functools.reduce(jnp.add, terms)
+
+
+def _pair_means(pair: PairJet, slices: list[slice]) -> Jet:
+    """The means over the electrons j of each spin of h_ij, (electron, spin * width)."""
+    n = pair.value.shape[0]
+    weight = jnp.stack(
+        [jnp.zeros(n).at[s].set(1.0 / (s.stop - s.start)) for s in slices], axis=-1
+    ).astype(pair.value.dtype)
+    # Both electrons of a pair contribute the same Laplacian, and opposite derivatives.
+    own = jnp.stack([jnp.mean(pair.jacobian[:, :, s], axis=2) for s in slices], axis=2)
+    is_own = jnp.eye(n, dtype=bool)[:, None, :, None, None]
+    others = -pair.jacobian[:, :, :, None] * weight[:, :, None]
+    means = Jet(
+        jnp.stack([jnp.mean(pair.value[:, s], axis=1) for s in slices], axis=1),
+        jnp.where(is_own, own[:, :, None], others),
+        jnp.stack([2 * jnp.mean(pair.laplacian[:, s], axis=1) for s in slices], axis=1),
+    )
+    return Jet(*(x.reshape(*x.shape[:-2], -1) for x in means))
+
+
+def _first_layer(params: Params, x: _Input, pair: PairJet, slices: list[slice]) -> Jet:
+    """First one-electron layer: the Jacobian of its input is diagonal in the electrons."""
+    w = split_weights(params["w"], x.value.shape[-1], pair.value.shape[-1], len(slices))
+    n_spins = len(slices)
+    means_of_pairs = _pair_means(pair, slices)
+    from_pairs = Jet(*(m @ jnp.concatenate(w[1 + n_spins :]) for m in means_of_pairs))
+    value = x.value @ w[0] + from_pairs.value + params.get("b", 0.0)
+    laplacian = x.laplacian @ w[0] + from_pairs.laplacian
+    own = x.jacobian @ w[0]
+    means = []
+    for s, block in zip(slices, w[1 : 1 + n_spins], strict=True):
+        scaled = block / (s.stop - s.start)
+        value = value + jnp.sum(x.value[s], axis=0) @ scaled
+        laplacian = laplacian + jnp.sum(x.laplacian[s], axis=0) @ scaled
+        means.append(x.jacobian[s] @ scaled)
+    diagonal = jnp.eye(own.shape[0], dtype=own.dtype)[:, None, :, None]
+    moved = jnp.swapaxes(jnp.concatenate(means), 0, 1)
+    jacobian = from_pairs.jacobian + diagonal * own[:, :, None] + moved
+    # No residual connection is possible unless the widths match; its Jacobian is then diagonal too.
+    previous = Jet(x.value, diagonal * x.jacobian[:, :, None], x.laplacian)
+    return Jet(*_tanh(Jet(value, jacobian, laplacian), previous))
+
+
+def _layer(params: Params, h: Jet, pair_means: Jet, slices: list[slice]) -> Jet:
+    """A one-electron layer after the first."""
+    n_spins = len(slices)
+    n, width = h.value.shape[0], pair_means.value.shape[-1] // n_spins
+    w = split_weights(params["w"], h.value.shape[-1], width, n_spins)
+    own = jnp.concatenate([w[0], *w[1 + n_spins :]])
+    x = Jet(*(jnp.concatenate(pieces, axis=-1) for pieces in zip(h, pair_means, strict=True)))
+    # Value and Laplacian go along with others: a product with a single row is slow.
+    means = [
+        jnp.concatenate([_total(rows[s]) / (s.stop - s.start) for s in slices], axis=-1)
+        for rows in (h.value[:, None], h.laplacian[:, None], h.jacobian.reshape(n, 3 * n, -1))
+    ]
+    shared = jnp.concatenate(means) @ jnp.concatenate(w[1 : 1 + n_spins])
+    value, laplacian = jnp.stack([x.value, x.laplacian]) @ own + shared[:2, None]
+    moved = shared[2:].reshape(3, n, -1)
+    linear = Jet(value + params.get("b", 0.0), x.jacobian @ own + moved, laplacian)
+    return Jet(*_tanh(linear, h))
+
+
+def _streams(
+    params: Params, electrons: jax.Array, ae: jax.Array, r_ae: jax.Array, spins: Spins
+) -> Jet:
+    """The last layer's one-electron stream with its derivatives."""
+    slices = spin_slices(spins)
+    pair = _pair_input(electrons)
+    first, *others = params["layers"]
+    h = _first_layer(first["one"], _one_electron_input(ae, r_ae), pair, slices)
+    for previous, layer in zip(params["layers"], others, strict=False):
+        pair = _pair_layer(previous["two"], pair)
+        h = _layer(layer["one"], h, _pair_means(pair, slices), slices)
+    return h
+
+
+class Matrices(NamedTuple):
+    """The determinants' matrices [electron, orbital] with their derivatives.
+
+    value, laplacian: (determinant, electron, orbital)
+    jacobian: (determinant, orbital, (electron, 3, moved electron))
+    """
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spins) -> Matrices:
+    """Orbitals from the stream and the envelopes, which depend on their own electron only."""
+    values, jacobians, laplacians = [], [], []
+    n = sum(spins)
+    for s, linear, envelope in zip(
+        spin_slices(spins), params["orbitals"], params["envelope"], strict=True
+    ):
+        e, de, lap_e = envelopes.derivatives(envelope, ae[s], r_ae[s])
+        shape = e.shape  # (i, K, orbital)
+        w = linear["w"]
+        value = (h.value[s] @ w + linear.get("b", 0.0)).reshape(shape)
+        laplacian = (h.laplacian[s] @ w).reshape(shape)
+        i = np.arange(s.start, s.stop)
+        own = (jnp.swapaxes(h.jacobian[i, :, i], 0, 1) @ w).reshape(de.shape)
+        # (i, 3, q, K, orbital) -> (K, orbital, i, 3, q)
+        jacobian = (h.jacobian[s] @ w).reshape(-1, 3, n, *shape[1:])
+        jacobian = jacobian.transpose(3, 4, 0, 1, 2) * jnp.moveaxis(e, 0, 2)[..., None, None]
+        from_envelope = jnp.moveaxis(value * de, (0, 1), (3, 2))[..., None]
+        jacobian = jacobian + jnp.eye(n, dtype=e.dtype)[s, None] * from_envelope
+        if shape[2] < n:  # A block stands on the diagonal, as in `networks.assemble`.
+            jacobian = jnp.pad(jacobian, [(0, 0), (s.start, n - s.stop), *[(0, 0)] * 3])
+        values.append(value * e)
+        jacobians.append(jacobian)
+        laplacians.append(laplacian * e + 2 * jnp.sum(own * de, axis=0) + value * lap_e)
+    return Matrices(
+        assemble([jnp.moveaxis(v, 0, 1) for v in values]),
+        jnp.concatenate(jacobians, axis=2).reshape(-1, n, 3 * n * n),
+        assemble([jnp.moveaxis(x, 0, 1) for x in laplacians]),
+    )
+
+
+def _by_elimination(m: Matrices, weights: jax.Array) -> LogPsi:
+    """`_determinants` of one walker whose matrices may be singular."""
+    sign, log = log_sum_determinants(m.value, weights)
+    e = eliminate(m.value)
+    scale = jnp.broadcast_to(log, weights.shape)
+    first = cofactors(e, scale) * (sign * weights)[:, None]
+    second = second_cofactors(e, scale) * (sign * weights)[:, None, None]
+    k, n = m.value.shape[:2]
+    jacobian = m.jacobian.reshape(k, n, n, 3 * n).transpose(0, 2, 3, 1)
+    rotated = e.left @ jacobian.reshape(k, n, 3 * n * n)
+    c = (rotated.reshape(k, 3 * n * n, n) @ e.right).reshape(k, n, 3 * n, n)
+    diagonal = jnp.einsum("kpqp->kqp", c)
+    gradient = jnp.einsum("kp,kqp->q", first, diagonal)
+    crossed = jnp.sum(c * jnp.swapaxes(c, 1, 3), axis=2)
+    quadratic = jnp.swapaxes(diagonal, 1, 2) @ diagonal - crossed
+    linear = jnp.einsum("kpi,kij,kjp->kp", e.left, m.laplacian, e.right)
+    laplacian = jnp.sum(first * linear) + jnp.sum(second * quadratic)
+    return LogPsi(sign, log, gradient.reshape(3, -1).T, laplacian)
+
+
+def _by_inverses(m: Matrices, weights: jax.Array) -> tuple[LogPsi, jax.Array]:
+    """`_determinants`, and which walkers' matrices are all far from singular.
+
+    With X_q = dM_q M^-1: d_q log det M = tr X_q, and
+    (lap det M) / det M = tr(M^-1 lap M) + sum_q ((tr X_q)^2 - tr(X_q X_q)).
+    """
+    i = invert(m.value)
+    sign, log = log_sum(i.sign, i.log, weights)
+    share = weights * i.sign * jnp.exp(i.log - log[:, None]) * sign[:, None]
+    w, k, n = m.value.shape[:3]
+    # x[..., j, i, q] = (X_q)_ij
+    if n <= LARGEST_SUMMED:
+        x = _total(i.inverse[:, :, o, :, None] * m.jacobian[:, :, o, None] for o in range(n))
+    else:
+        x = jnp.swapaxes(i.inverse, -2, -1) @ m.jacobian
+    x = x.reshape(w, k, n, n, 3 * n)
+    traces = _total(x[:, :, e, e] for e in range(n))
+    squares = _total(x[:, :, e] * x[:, :, :, e] for e in range(n))
+    linear = jnp.sum(i.inverse * jnp.swapaxes(m.laplacian, -2, -1), axis=(-2, -1))
+    linear = linear + jnp.sum(traces**2, axis=-1) - jnp.sum(squares, axis=(-2, -1))
+    gradient = jnp.sum(share[..., None] * traces, axis=1)
+    gradient = jnp.swapaxes(gradient.reshape(w, 3, n), 1, 2)
+    return LogPsi(sign, log, gradient, jnp.sum(share * linear, axis=1)), jnp.all(i.good, axis=1)
+
+
+def _determinants(m: Matrices, weights: jax.Array) -> LogPsi:
+    """Gradient and Laplacian of log|sum_k w_k det M_k| of walkers from those of the matrices."""
+    found, good = _by_inverses(m, weights)
+    one_by_one = jax.vmap(_by_elimination, (0, None))
+    return mend(found, good, lambda some: one_by_one(some, weights), m)
+
+
+def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
+    """Multiply by exp(J): grad adds, lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J
+    + |grad J|^2."""
+    c, a = jastrow_pairs(params, spins, electrons.dtype)
+    vector = electrons[:, None, :] - electrons[None, :, :]
+    r = distance(vector)
+    inverse = _safe_inverse(r)
+    slope = c * a**2 / (a + r) ** 2
+    gradient = jnp.sum((slope * inverse)[..., None] * vector, axis=1)
+    laplacian = jnp.sum(-2 * slope / (a + r) + 2 * slope * inverse)
+    cross = jnp.sum(psi.gradient * gradient)
+    return LogPsi(
+        psi.sign,
+        psi.log - 0.5 * jnp.sum(c * a**2 / (a + r)),
+        psi.gradient + gradient,
+        psi.laplacian_ratio + 2 * cross + laplacian + jnp.sum(gradient**2),
+    )
+
+
+def log_psi_derivatives(
+    params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
+) -> LogPsi:
+    """log|psi|, its gradient and (lap psi)/psi of walkers.
+
+    Args:
+        params: from `networks.init`
+        electrons: (walker, electron, 3), bohr
+        nuclei: (nucleus, 3), bohr
+        spins: (n_up, n_down)
+    """
+
+    def matrices(walker: jax.Array) -> Matrices:
+        ae = walker[:, None, :] - nuclei
+        r_ae = distance(ae)
+        h = _streams(params, walker, ae, r_ae, spins)
+        return _orbitals(params, h, ae, r_ae, spins)
+
+    psi = _determinants(jax.vmap(matrices)(electrons), params["determinants"]["w"])
+    if "jastrow" in params:
+        times_jastrow = jax.vmap(lambda p, x: _with_jastrow(params["jastrow"], p, x, spins))
+        psi = times_jastrow(psi, electrons)
+    return psi

@@ -1,0 +1,189 @@
+"""Figures from raw series, and the same figures from what is stored."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from helpers.scans import make_scan
+from helpers.series import healthy, optimisation, raw_series
+
+from ferminet_core.analysis import estimates
+from ferminet_core.analysis.estimates import Conditions, figures
+from ferminet_core.errors import RecomputeError
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.scan import Scan
+from ferminet_core.report import write
+from ferminet_core.stages import optimise
+from ferminet_core.storage import artefacts
+
+SYSTEM = """
+units: bohr
+atoms: ["H 0 0 -R/2", "H 0 0 R/2"]
+parameters: {R: [1.4, 2.0]}
+preset: smoke
+"""
+
+
+def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
+    """What the stages of a run would leave, with a healthy series that belongs to its seed."""
+    seed = run.stage_seed("bootstrap")
+    series = raw_series(healthy(seed=seed))
+    attrs = {
+        "stage": "inference",
+        "spec": run.model_dump_json(),
+        "equilibrated": 1,
+        "neighbour": "",
+        "n_opt": 400,
+        "hf_Eh": -0.95,
+        "hf_method": "rhf",
+        **figures(series, Conditions(seed, run.molecule.spin, True, True, 0)),
+    }
+    dims = {
+        "energy_local": ("sample", "walker"),
+        "equilibration_Eh": ("equilibration",),
+        "pmove": ("sample",),
+        "s2": ("call",),
+        "dipole": ("call", "xyz"),
+    }
+    variables: dict[str, Any] = {name: (dims[name], values) for name, values in series.items()}
+    variables["walkers"] = (("kept", "walker", "electron", "xyz"), np.zeros((1, 64, 2, 3)))
+    energy = float(attrs["energy_Eh"]) + 1e-3 * np.random.default_rng(2).standard_normal(400)
+    optimised = dict.fromkeys(optimise.Stats._fields, np.zeros(400)) | optimisation(energy)
+    steps = {name: ("step", values) for name, values in optimised.items()}
+    folder.mkdir(parents=True)
+    artefacts.save(xr.Dataset(variables, attrs=attrs | changes), folder / "inference.zarr.zip")
+    before = {"n_rollbacks": 0, "pretrain_converged": 1}
+    artefacts.save(xr.Dataset(steps, attrs=before), folder / "optimise.zarr.zip")
+    reference = {"e_hf": -0.95, "method": "rhf", "s2": 0.0}
+    artefacts.save(xr.Dataset(attrs=reference), folder / "reference.zarr.zip")
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Scan:
+    return make_scan(tmp_path, SYSTEM)
+
+
+def test_figures_of_a_series() -> None:
+    series = raw_series(healthy())
+    found = figures(series, Conditions(1, 0, True, True, 0))
+    assert found["energy_Eh"] == pytest.approx(series["energy_local"].mean(), rel=1e-14)
+    assert found["variance_Eh2"] == pytest.approx(series["energy_local"].var(), rel=1e-12)
+    assert found["dipole_y"] == pytest.approx(series["dipole"][:, 1].mean(), rel=1e-12)
+    assert (found["n_samples"], found["n_walkers"], found["n_equilibration"]) == (1000, 64, 100)
+    assert (found["flags"], found["flags_sampling"]) == ("[]", "[]")
+    flagged = figures(series, Conditions(1, 2, False, False, 3))
+    assert json.loads(flagged["flags_sampling"]) == ["not in equilibrium after 100 records"]
+    flags = json.loads(flagged["flags"])
+    assert flags[1] == "pretraining ended before its criterion was met"
+    assert "-2.000 from that of the spin asked for" in flags[2]
+    assert flags[3] == "the optimisation went back 3 times over numerical accidents"
+    # Nothing but the flags depends on these conditions.
+    assert {k: v for k, v in flagged.items() if "flags" not in k} == {
+        k: v for k, v in found.items() if "flags" not in k
+    }
+
+
+def test_recomputed_figures_are_the_stored_ones_bit_by_bit(scan: Scan, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    for run in scan.runs:
+        save_run(results / "h2" / "runs" / run.run_id, run)
+    lines = write.write_summary(scan, results)
+    assert "2 of 2 finished runs converged" in lines
+    table = (results / "h2" / "scan.csv").read_bytes()
+    dataset = artefacts.load(results / "h2" / "scan.zarr.zip")
+    lines = write.write_summary(scan, results, recompute=True)
+    assert lines[-1] == "recomputed: the stored figures of 2 runs follow from their series"
+    assert (results / "h2" / "scan.csv").read_bytes() == table
+    xr.testing.assert_identical(artefacts.load(results / "h2" / "scan.zarr.zip"), dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("energy_Eh", -1.5),
+        ("error_Eh", 1e-7),
+        ("rhat", 1.0),
+        ("s2", 0.5),
+        ("dipole_z_error", 0.0),
+        ("n_outliers", 7),
+        ("n_opt", 500),
+        ("hf_Eh", -0.9500001),
+        ("pmove", 0.53),
+        ("flags", '["R-hat across walkers is 9.000, above 1.05"]'),
+    ],
+)
+def test_a_tampered_figure_is_named_with_both_values(
+    scan: Scan, tmp_path: Path, name: str, wrong: float | str
+) -> None:
+    folder = tmp_path / "results" / "h2" / "runs"
+    first, second = (run.run_id for run in scan.runs)
+    save_run(folder / first, scan.runs[0])
+    save_run(folder / second, scan.runs[1], **{name: wrong})
+    assert write.run_outcome(folder / first, recompute=True).differences == []
+    (line,) = write.run_outcome(folder / second, recompute=True).differences
+    save_run(folder / "untouched", scan.runs[1])
+    right = artefacts.load(folder / "untouched" / "inference.zarr.zip").attrs[name]
+    assert line == f"{name} is stored as {wrong!r}, its series give {right!r}"
+
+
+def test_the_table_has_the_recomputed_figures_and_the_command_fails(
+    scan: Scan, tmp_path: Path
+) -> None:
+    results = tmp_path / "results"
+    first, second = scan.runs
+    save_run(results / "h2" / "runs" / first.run_id, first)
+    path = results / "h2" / "runs" / second.run_id
+    save_run(path, second)
+    write.write_summary(scan, results)
+    table = (results / "h2" / "scan.csv").read_bytes()
+    # By hand, in the file, so that the digest does not fit any more.
+    inside = rewrite(path / "inference.zarr.zip", '"rhat"', '"rhat": 7.0, "unused"')
+    assert "7.0" in inside
+    with pytest.raises(RecomputeError) as caught:
+        write.write_summary(scan, results, recompute=True)
+    head, line, written = str(caught.value).splitlines()
+    assert head == "stored figures differ from their series"
+    assert line.startswith(f"{second.run_id}: rhat is stored as 7.0, its series give 1.0")
+    assert written.startswith("written: ")
+    assert caught.value.exit_code == 65
+    assert (results / "h2" / "scan.csv").read_bytes() == table
+    # Without recomputing it is a damaged file.
+    assert write.run_outcome(path).state == "failed"
+
+
+def rewrite(path: Path, found: str, wanted: str) -> str:
+    """Replace text in the root metadata of an artefact, and leave all else."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    text = members["zarr.json"].decode().replace(found, wanted, 1)
+    members["zarr.json"] = text.encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return text
+
+
+def test_what_cannot_be_recomputed_fails_its_run_with_a_reason(scan: Scan, tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "h2" / "runs" / scan.runs[0].run_id
+    save_run(folder, scan.runs[0], spec="{}")
+    outcome = write.run_outcome(folder, recompute=True)
+    assert outcome.state == "failed"
+    assert "inference.zarr.zip: cannot be recomputed" in outcome.reason
+    (folder / "optimise.zarr.zip").unlink()
+    assert write.run_outcome(folder).state == "done"  # its energy stands, its trend is unknown
+    assert write.run_outcome(folder).optimisation == {}
+
+
+def test_artefacts_of_older_versions_tell_their_equilibration_by_the_flags() -> None:
+    old = {"flags": json.dumps(["pretraining ended", "not in equilibrium after 500 records"])}
+    assert not estimates._equilibrated(old)
+    assert estimates._equilibrated({"flags": "[]"})
+    derived = {"flags": json.dumps(["b", "a"]), "energy_Eh": float("nan"), "equilibrated": 1}
+    assert estimates.differences({"flags": '["a", "b"]', "energy_Eh": float("nan")}, derived) == []
+    # Rounding: 1e-12 is none of it, 1e-8 of a total energy is.
+    assert estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.0 * (1 + 1e-12)}) == []
+    assert len(estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.000002})) == 1

@@ -1,0 +1,121 @@
+"""Bond length, frequency and non-parallelity error of curves for which they are known."""
+
+import numpy as np
+import pytest
+
+from ferminet_core.analysis.potential_curve import (
+    CurveMinimum,
+    Estimate,
+    FitRefusedError,
+    fit_minimum,
+    non_parallelity,
+    reduced_mass,
+)
+from ferminet_core.units import HARTREE_IN_INVERSE_CM
+
+DEPTH, STIFFNESS, BOND = 0.17, 1.03, 1.4  # about H2: hartree, 1/bohr, bohr
+MASS = reduced_mass("H", "H")
+# V'' = 2 D a^2 at the minimum of a Morse curve
+FREQUENCY = STIFFNESS * np.sqrt(2 * DEPTH / MASS) * HARTREE_IN_INVERSE_CM
+GRID = np.array([0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0])
+
+
+def morse(distance: np.ndarray) -> np.ndarray:
+    return DEPTH * (1 - np.exp(-STIFFNESS * (distance - BOND))) ** 2 - 1.0 - DEPTH
+
+
+def noisy_fit(error: float, seed: int, grid: np.ndarray = GRID) -> CurveMinimum:
+    noise = error * np.random.default_rng(seed).standard_normal(grid.size)
+    return fit_minimum(grid, morse(grid) + noise, np.full(grid.size, error), MASS, seed)
+
+
+def test_dense_exact_curve_gives_the_morse_parameters() -> None:
+    grid = np.arange(1.1, 1.75, 0.05)
+    fit = fit_minimum(grid, morse(grid), np.zeros(grid.size), MASS)
+    # Degree 6 over +-0.3 bohr: the seventh-order term is below 1e-5 bohr.
+    assert fit.bond_length.value == pytest.approx(BOND, abs=1e-5)
+    assert fit.frequency.value == pytest.approx(FREQUENCY, rel=1e-4)
+    assert fit.energy.value == pytest.approx(-1.0 - DEPTH, abs=1e-7)
+
+
+@pytest.mark.parametrize("error", [2e-5, 2e-4])
+def test_errors_of_the_fit_cover_the_truth(error: float) -> None:
+    n_series = 40
+    fits = [noisy_fit(error, seed) for seed in range(n_series)]
+
+    def pulls(quantity: str, truth: float) -> np.ndarray:
+        estimates: list[Estimate] = [getattr(fit, quantity) for fit in fits]
+        return np.array([(e.value - truth) / e.error for e in estimates])
+
+    for quantity, truth in (
+        ("bond_length", BOND),
+        ("frequency", FREQUENCY),
+        ("energy", -1.0 - DEPTH),
+    ):
+        z = pulls(quantity, truth)
+        # Normal errors leave 4.6 % outside two errors; 3 sigma of the binomial over 40 adds 10 %.
+        assert np.mean(np.abs(z) < 2.0) >= 0.85, quantity
+        # rms 1 for honest errors, with a scatter of 11 % over 40; the model error, which is a
+        # spread and not a standard error, makes them too large but not by an order.
+        assert 0.15 < np.sqrt(np.mean(z**2)) < 1.35, quantity
+
+
+def test_statistical_errors_scale_with_the_energies() -> None:
+    small, large = noisy_fit(1e-4, 1), noisy_fit(3e-4, 1)
+    # Not exactly three: the weights of the windows follow the errors.
+    assert 1.8 < large.energy.statistical / small.energy.statistical < 4.5
+    assert small.bond_length.error >= small.bond_length.statistical
+    assert small == noisy_fit(1e-4, 1)
+
+
+def test_order_of_the_points_does_not_matter() -> None:
+    order = np.random.default_rng(0).permutation(GRID.size)
+    error = np.full(GRID.size, 1e-4)
+    assert fit_minimum(GRID[order], morse(GRID)[order], error, MASS) == fit_minimum(
+        GRID, morse(GRID), error, MASS
+    )
+
+
+@pytest.mark.parametrize(
+    ("grid", "error", "reason"),
+    [
+        (np.array([1.2, 1.3, 1.4, 1.5]), 1e-4, "4 points are too few"),
+        (np.linspace(1.5, 3.0, 7), 1e-4, "lies at the end of the grid"),
+        (np.linspace(0.6, 1.3, 7), 1e-4, "lies at the end of the grid"),
+        (np.linspace(1.2, 1.6, 7), 0.5, "errors are too large"),
+    ],
+)
+def test_refusals_give_a_plain_reason(grid: np.ndarray, error: float, reason: str) -> None:
+    with pytest.raises(FitRefusedError, match=reason):
+        fit_minimum(grid, morse(grid), np.full(grid.size, error), MASS)
+
+
+def test_numbers_that_are_none_are_refused() -> None:
+    energy = morse(GRID)
+    energy[2] = np.nan
+    with pytest.raises(FitRefusedError, match="not a number"):
+        fit_minimum(GRID, energy, np.full(GRID.size, 1e-4), MASS)
+
+
+def test_reduced_mass() -> None:
+    # Half of the hydrogen atom's mass: 1.00782503 u / 2 = 918.576 electron masses.
+    assert reduced_mass("H", "H") == pytest.approx(918.576, abs=1e-3)
+    assert reduced_mass("N", "H") == reduced_mass("H", "N")
+    with pytest.raises(FitRefusedError, match="no isotope mass is known for Xe"):
+        reduced_mass("Xe", "H")
+
+
+def test_non_parallelity_of_known_deviations() -> None:
+    result = non_parallelity(np.array([1.0, 3.0, -2.0]) * 1e-3, np.full(3, 1e-5))
+    assert result.value == pytest.approx(5e-3)
+    # Two independent ends: sqrt(2) errors; 2000 resamples give it to 1.6 %, five of it.
+    assert result.error == pytest.approx(np.sqrt(2) * 1e-5, rel=0.08)
+    assert result.n_points == 3
+    with pytest.raises(ValueError, match="two points"):
+        non_parallelity(np.ones(1), np.ones(1))
+
+
+def test_non_parallelity_of_noise_alone() -> None:
+    # Expected range of two standard normal numbers: 2 / sqrt(pi) = 1.128 (scatter 1.9 %).
+    result = non_parallelity(np.zeros(2), np.ones(2))
+    assert result.noise == pytest.approx(2 / np.sqrt(np.pi), rel=0.08)

@@ -1,0 +1,289 @@
+"""Verdicts on constructed runs whose state is known."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.series import LIMIT, ar1, healthy, optimisation, raw_series
+
+from ferminet_core.analysis import estimates
+from ferminet_core.analysis.curve_outliers import Deviation
+from ferminet_core.analysis.verdict import FORETOLD, REMAINING, Verdict, energy_trend, judge
+from ferminet_core.units import CHEMICAL_ACCURACY
+
+N_STEPS = 2000
+TIME = np.arange(N_STEPS) - (N_STEPS - 1.0)  # iterations from the end
+NOISE = 1e-3  # hartree, of one iteration's energy
+
+
+def noise(n_steps: int = N_STEPS, seed: int = 1, size: float = NOISE) -> np.ndarray:
+    """AR(1) series of standard deviation `size`, tau = 3 iterations."""
+    return size * np.sqrt(1.0 - 0.5**2) * ar1(0.5, n_steps, 1, seed)[0]
+
+
+def decay(left: float, length: float) -> np.ndarray:
+    """left exp(-t / length) over the iterations; `left` at the end."""
+    return left * np.exp(-TIME / length)
+
+
+def inference(**changes: Any) -> dict[str, Any]:
+    """The attributes of a healthy inference at the limit."""
+    healthy = {
+        "energy_Eh": LIMIT,
+        "error_Eh": 5e-5,
+        "tau": 1.2,
+        "rhat": 1.001,
+        "pmove": 0.52,
+        "n_samples": 1000,
+        "n_walkers": 256,
+        "n_outliers": 20,
+    }
+    return healthy | changes
+
+
+def verdict(
+    energy: np.ndarray | None = None,
+    series: dict[str, np.ndarray] | None = None,
+    reference: dict[str, Any] | None = None,
+    untrusted: tuple[str, ...] = (),
+    doubtful: tuple[str, ...] = (),
+    deviation: Deviation | None = None,
+    **attributes: Any,
+) -> Verdict:
+    """On a run that is healthy but for what is given."""
+    energy = LIMIT + noise() if energy is None else energy
+    changed = optimisation(energy, **(series or {}))
+    found = inference(**attributes)
+    return judge(changed, found, reference or {}, untrusted, doubtful, deviation)
+
+
+def test_a_settled_run_has_converged() -> None:
+    for energy in (LIMIT + noise(), LIMIT + decay(1e-9, 100.0) + noise()):
+        found = verdict(energy)
+        assert found.text == "converged"
+        assert found.plain()["more_iterations"] == 0
+    rules = verdict().plain()["rules"]
+    assert {"trend", "tail", "variance", "independent_records", "reference"} <= set(rules)
+    assert all(rule["wrong"] == [] for rule in rules.values())
+
+
+def test_an_exact_state_has_converged() -> None:
+    """Constant energies without variance: no error, no tau, nothing to divide by."""
+    series = {"variance_Eh2": np.zeros(N_STEPS)}
+    found = verdict(np.full(N_STEPS, LIMIT), series, error_Eh=0.0, tau=1.0)
+    assert found.text == "converged"
+
+
+def test_an_energy_that_still_falls() -> None:
+    found = verdict(LIMIT + decay(4e-3, 700.0) + noise(), energy_Eh=LIMIT + 4e-3)
+    assert found.text.startswith("not converged: run ")
+    assert "more iterations; the energy fell by" in found.text
+    trend = found.plain()["rules"]["trend"]
+    # The straight line of least squares through the exponential, over 1000 iterations; the noise of
+    # 1.7 mEh an iteration leaves 0.19 mEh, and three of it are allowed.
+    slope = float(np.polyfit(TIME[-1000:], decay(4e-3, 700.0)[-1000:], 1)[0])
+    assert trend["fall_Eh"] == pytest.approx(-1000 * slope, abs=3 * 0.19e-3)
+    assert trend["fall_error_Eh"] == pytest.approx(0.19e-3, rel=0.5)
+    assert trend["remaining_Eh"] == pytest.approx(4e-3, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("left", "length"), [(4e-3, 700.0), (2e-3, 300.0), (8e-3, 1200.0), (1.2e-3, 250.0)]
+)
+def test_the_iterations_that_are_missing_within_a_factor_of_two(left: float, length: float) -> None:
+    """Of a exp(-t / T) remains less than the bar after T ln(a / bar)."""
+    truth = length * np.log(left / REMAINING)
+    energies = [LIMIT + decay(left, length) + noise(seed=seed) for seed in range(60)]
+    ratios = np.array([energy_trend(energy, REMAINING).more for energy in energies]) / truth
+    # Decays with a signal of 20 and more errors; the last one has 8, and may miss in one of ten.
+    assert np.mean((ratios > 0.5) & (ratios < 2.0)) >= 0.9
+    assert np.median(ratios) == pytest.approx(1.0, abs=0.25)
+
+
+def test_no_more_iterations_than_a_series_can_foretell() -> None:
+    found = verdict(LIMIT - 1e-4 * TIME + noise())  # a straight line: no end in sight
+    more = found.plain()["more_iterations"]
+    assert N_STEPS < more <= FORETOLD * N_STEPS
+    assert f"run {more} more iterations" in found.text
+    short = verdict(LIMIT + noise(10))
+    assert short.text == "not converged: run 90 more iterations; 10 iterations show no trend"
+
+
+def test_a_drift_that_the_noise_may_hide_is_no_convergence() -> None:
+    """2 mEh over the last half, and noise of 20 mEh an iteration: an error of 3.8 mEh."""
+    hidden = verdict(LIMIT + 2e-3 * (-TIME / 1000) + noise(size=20e-3))
+    assert hidden.text.startswith("not converged: run ")
+    assert "noise hides a fall of up to" in hidden.text
+    trend = hidden.plain()["rules"]["trend"]
+    assert trend["fall_error_Eh"] > CHEMICAL_ACCURACY / 2
+    # The same drift over a noise that tells it.
+    assert "the energy fell" in verdict(LIMIT + 2e-3 * (-TIME / 1000) + noise()).text
+
+
+def test_an_energy_that_rises_is_suspect() -> None:
+    found = verdict(LIMIT + 5e-3 * TIME / 1000 + noise())
+    assert found.text.startswith("suspect: the energy rose by")
+
+
+def test_settled_runs_are_hardly_ever_refused() -> None:
+    """Noise that leaves the fall uncertain by 0.33 mEh, where the rule is tightest.
+
+    A fall beyond 3 errors has the probability 1.3e-3 with a known error, and below 1 % with one
+    that is estimated from the data to 15 %. Of 300 runs 8 or fewer are then refused with a
+    probability of 0.996.
+    """
+    energies = LIMIT + NOISE * np.sqrt(0.75) * ar1(0.5, 700, 300, seed=2)
+    refused = [verdict(energy).text for energy in energies]
+    assert sum(text != "converged" for text in refused) <= 8
+    # The rule can fail: all of these still fall, by 2.6 mEh and eight of their errors.
+    falls = energies + 2.6e-3 * np.linspace(2.0, 0.0, 700)
+    assert all(verdict(energy).text != "converged" for energy in falls[:50])
+
+
+def test_a_variance_that_rises_or_never_fell_is_suspect() -> None:
+    flat = np.exp(0.2 * np.random.default_rng(3).standard_normal(N_STEPS)) * 0.01
+    found = verdict(series={"variance_Eh2": flat})
+    assert found.text == "suspect: the optimisation did not lower the variance of the local energy"
+    # A warm start begins where its neighbour ended.
+    assert verdict(series={"variance_Eh2": flat}, neighbour="r_1.4").text == "converged"
+    rising = optimisation(np.zeros(N_STEPS))["variance_Eh2"] * np.where(TIME > -500, 3.0, 1.0)
+    found = verdict(series={"variance_Eh2": rising})
+    assert found.text.startswith("suspect: the variance of the local energy rose by a factor of")
+    # Single spikes, as nodes make them, are no rise.
+    spiked = optimisation(np.zeros(N_STEPS))["variance_Eh2"]
+    spiked[-20:-10] *= 1000.0
+    assert verdict(series={"variance_Eh2": spiked}).text == "converged"
+
+
+def test_optimisation_and_inference_must_agree() -> None:
+    for shift in (3e-3, -3e-3):
+        found = verdict(energy_Eh=LIMIT + shift)
+        side = "above" if shift > 0 else "below"
+        assert f"mEh {side} the last half of the optimisation" in found.text
+        assert found.text.startswith("suspect: the inference lies 3 +- 0.")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "words"),
+    [
+        ({"tau": 100.0}, "the error rests on 10 independent records: 1000 more are needed"),
+        ({"pmove": 0.03}, "3 % of the inference's moves were accepted"),
+        ({"pmove": 0.97}, "97 % of the inference's moves were accepted"),
+        ({"n_outliers": 5120}, "2 % of the local energies are outliers"),
+    ],
+)
+def test_an_inference_that_says_too_little(attributes: dict[str, Any], words: str) -> None:
+    assert verdict(**attributes).text == f"suspect: {words}"
+
+
+def test_walkers_of_the_optimisation() -> None:
+    frozen = np.zeros(N_STEPS)
+    frozen[-100] = 3
+    found = verdict(series={"n_frozen": frozen})
+    assert found.text == "suspect: 3 walkers stood still in the last half of the optimisation"
+    early = np.zeros(N_STEPS)
+    early[100] = 3  # forgotten by the end
+    assert verdict(series={"n_frozen": early}).text == "converged"
+    lost = np.full(N_STEPS, 2.0)
+    found = verdict(series={"n_nonfinite": lost})
+    assert found.text == "suspect: 0.78 % of the optimisation's local energies are not finite"
+    found = verdict(series={"pmove": np.full(N_STEPS, 0.02)})
+    assert found.text == "suspect: 2 % of the optimisation's moves were accepted"
+
+
+@pytest.mark.parametrize(
+    ("stability", "words"),
+    [
+        ({"internal": False, "rhf_to_uhf": None}, "the RHF reference is unstable"),
+        ({"internal": True, "rhf_to_uhf": False}, "the RHF reference is unstable towards UHF"),
+        ({"internal": True, "rhf_to_uhf": True}, None),
+        ({"internal": None, "rhf_to_uhf": None}, None),  # not known is no reason
+    ],
+)
+def test_an_unstable_reference(stability: dict[str, bool | None], words: str | None) -> None:
+    found = verdict(reference={"method": "rhf", "s2": 0.0, "stability": json.dumps(stability)})
+    assert found.text == (f"suspect: {words}" if words else "converged")
+
+
+def test_a_point_off_its_curve() -> None:
+    off = verdict(deviation=Deviation(3e-3, 3e-4))
+    assert off.text == "suspect: lies 3 mEh (10 errors) above what its neighbours predict"
+    for small in (Deviation(3e-3, 1e-3), Deviation(-1e-4, 1e-5)):  # not clear, or of no weight
+        assert verdict(deviation=small).text == "converged"
+
+
+def test_the_heaviest_finding_decides_and_the_others_are_told() -> None:
+    falling = LIMIT + decay(4e-3, 700.0) + noise()
+    energy = LIMIT + 4e-3
+    both = verdict(falling, doubtful=("pretraining failed",), energy_Eh=energy)
+    assert both.text.startswith("not converged: run ")
+    assert both.text.endswith("; pretraining failed")
+    stuck = verdict(falling, untrusted=("walkers are stuck",), doubtful=("x",), energy_Eh=energy)
+    assert stuck.text == "suspect: walkers are stuck; x"
+    assert stuck.plain()["rules"]["trend"]["wrong"] != []
+    assert verdict(doubtful=("pretraining failed",)).text == "suspect: pretraining failed"
+
+
+def test_a_lost_series_and_lost_numbers() -> None:
+    lost = judge({}, inference(), {})
+    assert lost.text == "suspect: the series of the optimisation cannot be read"
+    energy = LIMIT + noise()
+    energy[100:200] = np.nan  # iterations of which nothing was finite
+    assert verdict(energy).text == "converged"
+    assert (
+        judge(optimisation(LIMIT + noise()), {}, {}).text == "converged"
+    )  # nothing known, nothing wrong
+
+
+def spoiled_rhat(energies: np.ndarray) -> np.ndarray:
+    return energies + np.where(np.arange(energies.shape[1]) < 32, 0.1, -0.1)
+
+
+def spoiled_walkers(energies: np.ndarray) -> np.ndarray:
+    energies[100:200, :3] = energies[100, :3]
+    return energies
+
+
+def spoiled_numbers(energies: np.ndarray) -> np.ndarray:
+    energies[5, 3] = np.nan
+    return energies
+
+
+def drifting(energies: np.ndarray) -> np.ndarray:
+    return energies + np.linspace(0.02, -0.02, len(energies))[:, None]
+
+
+def outlying(energies: np.ndarray) -> np.ndarray:
+    energies[100, 5] -= 500.0
+    return energies
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "trusted"),
+    [
+        (spoiled_rhat, "R-hat across walkers is 1.", True),
+        (spoiled_walkers, "3 walkers did not move over 50 records", False),
+        (spoiled_numbers, "1 local energies are not finite", False),
+        (drifting, "the energy drifts: its halves differ by -", False),
+        (outlying, "one outlying local energy makes up much of the error", True),
+    ],
+)
+def test_flags_of_an_inference_reach_its_verdict(
+    spoil: Callable[[np.ndarray], np.ndarray], words: str, trusted: bool
+) -> None:
+    """Of local energies around -1 hartree, of 64 walkers over 1000 records, spoiled in one way."""
+    energies = spoil(healthy())
+    conditions = estimates.Conditions(1, 0, True, True, 0)
+    attributes = estimates.figures(raw_series(energies), conditions)
+    flags = json.loads(attributes["flags"])
+    untrusted = json.loads(attributes["flags_sampling"])
+    assert any(words in flag for flag in flags)
+    assert any(words in flag for flag in untrusted) == (not trusted)
+    doubtful = [flag for flag in flags if flag not in untrusted]
+    # An optimisation that still falls, to see which of the two decides.
+    falling = optimisation(LIMIT + decay(4e-3, 700.0) + noise())
+    found = judge(falling, attributes | {"energy_Eh": LIMIT + 4e-3}, {}, untrusted, doubtful)
+    assert words in found.text
+    assert found.text.startswith("not converged" if trusted else "suspect")

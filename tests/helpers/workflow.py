@@ -1,0 +1,96 @@
+"""A Snakemake workflow in a folder of its own, and waiting for what it does."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from helpers.paths import ROOT
+
+STAGES = ("reference", "pretrain", "optimise", "inference")
+SYSTEM = """
+name: test
+units: bohr
+atoms: [H 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [1.4, 2.0, 3.0]}
+preset: smoke
+"""
+
+
+class Workflow:
+    """The workflow on a system file and a results folder of its own."""
+
+    def __init__(self, folder: Path, system: str = SYSTEM) -> None:
+        self.folder = folder
+        self.system = folder / "system.yaml"
+        self.system.write_text(system)
+        self.results = folder / "results"
+
+    def command(self, *arguments: str, config: Mapping[str, str] | None = None) -> list[str]:
+        """Snakemake's command line."""
+        values = {"system": str(self.system), "results": str(self.results), **(config or {})}
+        # A working folder of its own: Snakemake's records of one test are not the next one's.
+        workdir = self.folder / "workdir"
+        workdir.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
+        command += ["--profile", str(ROOT / "cluster_profiles" / "local"), "--cores", "2"]
+        command += ["--directory", str(workdir), *arguments]
+        command += ["--config", *(f"{key}={value}" for key, value in values.items())]
+        return command
+
+    def snakemake(
+        self, *arguments: str, config: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = self.command(*arguments, config=config)
+        return subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+        )
+
+    def jobs(self, **config: str) -> dict[str, int]:
+        """Number of jobs of each rule that a run would start now."""
+        done = self.snakemake("--dry-run", config=config)
+        assert done.returncode == 0, done.stderr
+        output = done.stdout + done.stderr
+        if "Nothing to be done" in output:
+            return {}
+        table = re.search(r"^job +count\n[- ]+\n(.*?)^total", output, re.MULTILINE | re.DOTALL)
+        assert table is not None, output
+        rows = (line.split() for line in table[1].splitlines())
+        return {name: int(count) for name, count in rows if name != "all"}
+
+    def pretend_done(self, *run_ids: str, stages: Sequence[str] = STAGES) -> None:
+        """Put empty files in the place of all artefacts, newer than what they are made from."""
+        scan = self.results / "test"
+        clock = max(path.stat().st_mtime for path in (scan / "spec").rglob("*")) + 1
+        files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in stages]
+        names = ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png", "report.html")
+        files += [scan / name for name in names]
+        for path in files:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+            os.utime(path, (clock, clock))
+
+
+def all_stages(n_runs: int) -> dict[str, int]:
+    return {**dict.fromkeys(STAGES, n_runs), "summary": 1}
+
+
+TIMEOUT = 240.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; a time limit ends a test that would hang."""
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)  # poll of a condition in other processes
+
+
+def events(work: Path, name: str) -> list[dict]:
+    path = work / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [event for event in map(json.loads, lines) if event["event"] == name]

@@ -1,0 +1,229 @@
+"""Settings: defaults, presets, round trips, and an error line for everything that is wrong."""
+
+import json
+from typing import Any, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.config import (
+    Config,
+    ConventionalConfig,
+    McmcConfig,
+    OptimiseConfig,
+    PretrainConfig,
+    ReferenceConfig,
+    RuntimeConfig,
+    setting_keys,
+)
+from ferminet_core.inputs.overrides import flatten, presets, resolve
+
+
+def where(key: str) -> str:
+    return f"h2.yaml: overrides.{key}"
+
+
+def test_round_trip_through_json() -> None:
+    config = resolve("smoke", {"conventional.methods": ["fci"], "runtime.chunk": 16}, where)
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_defaults_fill_in_what_an_older_version_did_not_write() -> None:
+    stored = resolve("small", {}, where).model_dump(mode="json")
+    del stored["optimise"]["clip_centre"]
+    del stored["runtime"]
+    config = Config.model_validate(stored)
+    assert config.optimise.clip_centre == OptimiseConfig().clip_centre
+    assert config.runtime == RuntimeConfig()
+    assert config.optimise.iterations == stored["optimise"]["iterations"]
+
+
+def test_every_setting_is_described() -> None:
+    config = Config()
+    for key in setting_keys():
+        section, _, name = key.partition(".")
+        fields = type(getattr(config, section)).model_fields if name else Config.model_fields
+        assert fields[name or section].description, key
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        McmcConfig().walkers = 3  # type: ignore[misc]
+
+
+def test_paper_preset_is_the_default() -> None:
+    assert resolve("paper", {}, where) == Config()
+
+
+@pytest.mark.parametrize("name", ["smoke", "small", "paper", "pfau2020"])
+def test_presets_resolve_and_only_name_what_they_change(name: str) -> None:
+    config = resolve(name, {}, where)
+    default = Config().model_dump()
+    for key in presets()[name]:
+        section, _, setting = key.partition(".")
+        assert getattr(getattr(config, section), setting) != default[section][setting], key
+
+
+def test_presets_get_smaller() -> None:
+    sizes = [resolve(name, {}, where).optimise.iterations for name in ("smoke", "small", "paper")]
+    assert sizes == sorted(set(sizes))
+
+
+def test_overrides_beat_the_preset() -> None:
+    config = resolve("smoke", {"network.layers": 5, "seed": 3}, where)
+    assert (config.network.layers, config.seed) == (5, 3)
+    assert config.network.determinants == presets()["smoke"]["network.determinants"]
+
+
+def test_nested_and_dotted_overrides_are_the_same() -> None:
+    nested = {"network": {"layers": 2, "bias": False}, "seed": 1}
+    dotted = {"network.layers": 2, "network.bias": False, "seed": 1}
+    mixed = {"network": {"layers": 2}, "network.bias": False, "seed": 1}
+    assert flatten(nested, where) == flatten(dotted, where) == flatten(mixed, where) == dotted
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ({"network": {"layer": 3}}, "network.layer: unknown setting; did you mean 'layers'?"),
+        ({"network.layer": 3}, "network.layer: unknown setting; did you mean 'layers'?"),
+        ({"netwrk": {"layers": 3}}, "netwrk: unknown setting; did you mean 'network'?"),
+        ({"netwrk.layers": 3}, "unknown setting; did you mean 'network.layers'?"),
+        ({"walkers": 3}, "walkers: unknown setting; did you mean 'mcmc.walkers'?"),
+        ({"optimise.walkers": 3}, "unknown setting; did you mean 'mcmc.walkers'?"),
+        (
+            {"nonsense": 3},
+            "nonsense: unknown setting; allowed: checkpoint, conventional, inference, mcmc",
+        ),
+        ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
+        ({3: 4}, "3: unknown setting"),
+        ({"network": 3}, "network: found 3; allowed: a mapping; its settings: bias"),
+        ({"network": None}, "network: found None; allowed: a mapping"),
+        ({"network": {"layers": 2}, "network.layers": 2}, "network.layers: given twice"),
+        ({"mcmc.walkers": 0}, "mcmc.walkers: found 0; allowed: at least 2"),
+        ({"mcmc.walkers": "many"}, "mcmc.walkers: found 'many'; allowed: a valid integer"),
+        ({"mcmc.walkers": "64"}, "mcmc.walkers: found '64'; allowed: a valid integer"),
+        ({"mcmc.walkers": 1.5}, "mcmc.walkers: found 1.5; allowed: a valid integer"),
+        ({"mcmc.walkers": True}, "mcmc.walkers: found True; allowed: a valid integer"),
+        ({"mcmc.walkers": None}, "mcmc.walkers: found None; allowed: a valid integer"),
+        ({"mcmc.walkers": [1]}, "mcmc.walkers: found [1]; allowed: a valid integer"),
+        ({"mcmc.width": 0}, "mcmc.width: found 0; allowed: more than 0"),
+        ({"mcmc.width": float("nan")}, "mcmc.width: found nan; allowed: a finite number"),
+        ({"optimise.clip": float("inf")}, "optimise.clip: found inf; allowed: a finite number"),
+        ({"mcmc.target_acceptance": 1}, "target_acceptance: found 1; allowed: less than 1"),
+        ({"network.bias": "yes"}, "network.bias: found 'yes'; allowed: a valid boolean"),
+        ({"network.bias": 1}, "network.bias: found 1; allowed: a valid boolean"),
+        ({"reference.basis": 6}, "reference.basis: found 6; allowed: a valid string"),
+        ({"reference.basis": ""}, "reference.basis: found ''"),
+        ({"reference.method": "rhff"}, "found 'rhff'; did you mean 'rhf'? allowed: auto, rhf"),
+        (
+            {"optimise.optimiser": "KFAC"},
+            "found 'KFAC'; did you mean 'kfac'? allowed: adam, kfac, spring",
+        ),
+        ({"conventional.methods": "fci"}, "methods: found 'fci'; allowed: a list"),
+        (
+            {"conventional.methods": ["ccsd"]},
+            "methods[0]: found 'ccsd'; did you mean 'ccsd(t)'?",
+        ),
+        ({"conventional.methods": ["fci", "fci"]}, "methods: 'fci' is there twice; keep one"),
+        (
+            {"conventional.basis": ["cc-pvdz", "ccpVDZ"]},
+            "conventional.basis: 'ccpVDZ' is there twice; keep one",
+        ),
+        ({"conventional.basis": []}, "conventional.basis: found []"),
+        ({"conventional.basis": "cc-pvdz"}, "basis: found 'cc-pvdz'; allowed: a list"),
+        (
+            {"reference.correlated": ["fci"]},
+            "reference.correlated: unknown setting; did you mean 'conventional.methods'?",
+        ),
+        ({"runtime.precision": "double"}, "found 'double'; allowed: float32, float64"),
+        ({"seed": -1}, "seed: found -1; allowed: at least 0"),
+        ({"runtime.chunk": 0}, "runtime.chunk: found 0; allowed: at least 1"),
+    ],
+)
+def test_each_wrong_override_has_its_line(overrides: dict[Any, Any], line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        flatten(overrides, where)
+    text = str(caught.value)
+    assert text.startswith("h2.yaml: overrides.")
+    assert line in text
+    assert "\n" not in text
+
+
+def test_several_problems_have_a_line_each() -> None:
+    with pytest.raises(InputError) as caught:
+        flatten({"mcmc": {"walkers": 0, "steps": 0}, "seed": "x"}, where)
+    lines = str(caught.value).splitlines()
+    assert [line.split(": ")[1] for line in lines] == [
+        "overrides.seed",
+        "overrides.mcmc.walkers",
+        "overrides.mcmc.steps",
+    ]
+
+
+def test_whole_floats_are_integers() -> None:
+    assert resolve("paper", {"optimise.iterations": 2e4}, where).optimise.iterations == 20_000
+
+
+def test_settings_that_do_not_fit_together_are_found_once_all_are_known() -> None:
+    """One level may lower the maximum and another the minimum."""
+    assert flatten({"pretrain.max_iterations": 10}, where) == {"pretrain.max_iterations": 10}
+    with pytest.raises(InputError, match="pretrain: min_iterations is 200; allowed: at most"):
+        resolve("paper", {"pretrain.max_iterations": 10}, where)
+    both = {"pretrain.max_iterations": 10, "pretrain.min_iterations": 5}
+    assert resolve("paper", both, where).pretrain == PretrainConfig(
+        max_iterations=10, min_iterations=5
+    )
+
+
+def test_unknown_preset() -> None:
+    with pytest.raises(InputError, match="preset: unknown preset 'smal'; did you mean 'small'"):
+        resolve("smal", {}, lambda key: f"h2.yaml: {key}")
+
+
+def test_methods_take_a_list() -> None:
+    config = ConventionalConfig.model_validate({"methods": ["fci", "ccsd(t)"]})
+    assert config.methods == ("fci", "ccsd(t)")
+    assert hash(config) == hash(ConventionalConfig(methods=("fci", "ccsd(t)")))
+    assert get_args(ReferenceConfig.model_fields["method"].annotation)[0] == "auto"
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        ["cc-pvdz", "cc-pvtz"],
+        ["sto-3g", "aug-cc-pVTZ", "augccpvqz"],
+        ["cc-pcv5z", "cc-pcv6z"],
+        ["cc-pwcvdz", "cc-pwcvtz"],
+    ],
+)
+def test_neighbours_of_one_family_give_a_limit(basis: list[str]) -> None:
+    flat = {"conventional.basis": basis, "conventional.extrapolate": True}
+    assert resolve("smoke", flat, where).conventional.extrapolate
+
+
+@pytest.mark.parametrize(
+    "basis",
+    [
+        ["cc-pvtz"],
+        ["cc-pvdz", "cc-pvqz"],
+        ["cc-pvqz", "cc-pvtz"],
+        ["cc-pvtz", "aug-cc-pvqz"],
+        ["cc-pvtz", "cc-pcvqz"],
+        ["cc-pcvtz", "cc-pwcvqz"],
+        ["def2-tzvp", "def2-qzvp"],
+        ["cc-pvtz", "cc-pvqz", "sto-3g"],
+    ],
+)
+def test_other_basis_sets_give_none(basis: list[str]) -> None:
+    flat = {"conventional.basis": basis, "conventional.extrapolate": True}
+    # The level that sets one of the two may leave the other to another level.
+    assert flatten(flat, where) == flat
+    with pytest.raises(InputError) as caught:
+        resolve("smoke", flat, where)
+    text = str(caught.value)
+    assert text.startswith("h2.yaml: overrides.conventional: extrapolate is true with basis ['")
+    assert text.endswith("in one of Dunning's families; try [cc-pvtz, cc-pvqz]")
+    assert "\n" not in text

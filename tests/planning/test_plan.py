@@ -1,0 +1,289 @@
+"""The price of a scan: rooflines, messages, sums over runs, and what the command prints."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+import yaml
+from helpers.paths import ROOT
+from typer.testing import CliRunner
+
+from benchmarks.cases import CASES
+from ferminet_core.cli import plan_tables
+from ferminet_core.cli.commands import app
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.scan import Scan, load_scan
+from ferminet_core.planning import calibration, machines, plan
+from ferminet_core.planning.cost import Kernel
+from ferminet_core.planning.machines import GPUS, Layout, Machine, Rates
+from ferminet_core.stages.base import Series, Step
+
+SYSTEM = """
+units: bohr
+atoms: [H 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [1.4, 2.0, 3.0]}
+preset: small
+"""
+# Round numbers, by which results can be told by hand.
+RATES = Rates(
+    product=1e9,
+    gram=5e8,
+    inverse=1e8,
+    sweep=4e9,
+    memory=1e9,
+    row=1e-9,
+    function=1e-9,
+    pair_function=4e-9,
+    normal=1e-8,
+    launch=1e-6,
+)
+MACHINE = Machine("a machine", "cpu", RATES, 1e9, 1e9, 1e8, 1e-5, "made up")
+
+
+def scan(tmp_path: Path, text: str = SYSTEM, **settings: Any) -> Scan:
+    path = tmp_path / "h2.yaml"
+    path.write_text(text)
+    return load_scan(path, overrides=settings)
+
+
+# --- machines -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kernel", "expected"),
+    [
+        (Kernel("product", flops=1e6, moved=1e5), 1e-3),  # by its arithmetic
+        (Kernel("product", flops=1e4, moved=1e6), 1e-3),  # by its traffic, 4 MB
+        (Kernel("gram", flops=1e6), 2e-3),
+        (Kernel("sweep", moved=1e6), 1e-3),
+        (Kernel("sweep", moved=1e7), 4e-2),  # 40 MB do not fit into the cache
+        (Kernel("sweep", moved=1e3, functions=1e5, pair_functions=1e5), 5e-4),
+        (Kernel("normals", moved=1e4, flops=1e9), 1e-4),
+        (Kernel("inverse", flops=1e6, moved=1e6), 1e-2 + 1e-3),
+    ],
+)
+def test_a_kernel_takes_what_it_waits_for(kernel: Kernel, expected: float) -> None:
+    assert machines.kernel_seconds(RATES, kernel, 4) == pytest.approx(expected + 1e-6)
+
+
+def test_double_precision_takes_twice_as_long() -> None:
+    for kernel in (Kernel("product", 1e6, 1e3), Kernel("sweep", 0.0, 1e6, 1e5)):
+        single, double = (machines.kernel_seconds(RATES, kernel, size) - 1e-6 for size in (4, 8))
+        assert double == pytest.approx(2 * single)
+
+
+@pytest.mark.parametrize(
+    ("layout", "bytes_ms", "latency_ms"),
+    [(Layout(1, 8), 0.05, 0.1), (Layout(8, 8), 0.5, 0.2), (Layout(64, 8), 0.5, 0.3)],
+)
+def test_messages_take_what_the_documents_say(
+    layout: Layout, bytes_ms: float, latency_ms: float
+) -> None:
+    """The table of docs/clusters.md for 13 MiB in three messages, to its digits."""
+    size = 13 * 2**20
+    alone = machines.collective_seconds(GPUS["h100"], layout, [0.0, 0.0, 0.0])
+    assert 1e3 * alone == pytest.approx(latency_ms, abs=0.05)
+    whole = machines.collective_seconds(GPUS["h100"], layout, [size, 0.0, 0.0])
+    assert 1e3 * (whole - alone) == pytest.approx(bytes_ms, abs=0.05)
+    assert machines.collective_seconds(GPUS["h100"], Layout(1, 1), [size]) == 0.0
+
+
+# --- plans ----------------------------------------------------------------------------------------
+
+
+def test_a_stage_is_the_sum_of_its_parts() -> None:
+    run = CASES["LiH"].spec(**{"optimise.iterations": 1000, "mcmc.burn_in": 0})
+    found = plan.stage_plan(run, "optimise", MACHINE, Layout(2, 2))
+    parts = sum(part.seconds for part in found.parts.values())
+    assert found.step_seconds == pytest.approx(parts + found.messages_seconds)
+    assert found.seconds == pytest.approx(1000 * found.step_seconds)
+    assert found.device_hours == pytest.approx(4 * found.seconds / 3600)
+    burnt = CASES["LiH"].spec(**{"optimise.iterations": 1000, "mcmc.burn_in": 200})
+    more = plan.stage_plan(burnt, "optimise", MACHINE, Layout(2, 2)).seconds - found.seconds
+    # Twenty sweeps of ten moves, each as in an iteration.
+    assert more == pytest.approx(20 * found.parts["sampling"].seconds)
+
+
+def test_twice_the_devices_halve_what_walkers_take() -> None:
+    run = CASES["N2"].spec()
+    one, two = (plan.stage_plan(run, "optimise", MACHINE, Layout(1, n)) for n in (1, 2))
+    assert one.parts["local energy"].seconds == pytest.approx(2 * two.parts["local energy"].seconds)
+    # The devices share KFAC's factors.
+    assert one.parts["inverses"].seconds == pytest.approx(2 * two.parts["inverses"].seconds)
+    assert (one.messages_seconds, two.messages_seconds > 0) == (0.0, True)
+    gpu = [plan.stage_plan(run, "optimise", GPUS["a100"], Layout(1, n)) for n in (1, 2)]
+    assert gpu[0].parts["inverses"].seconds == pytest.approx(2 * gpu[1].parts["inverses"].seconds)
+
+
+def test_a_stage_by_what_it_reached() -> None:
+    """Operations over the flop/s that were measured; the pretraining's criterion does what a
+    record of the inference does."""
+    reached = {"pretrain": 1e9, "optimise": 2e9, "inference": 4e9}
+    machine = MACHINE._replace(rates=reached)
+    run = CASES["LiH"].spec()
+    found = plan.run_plan(run, machine, Layout(1, 1))
+    for name, stage in found.stages.items():
+        for part, work in stage.parts.items():
+            rate = reached["inference" if part == "criterion" else name]
+            assert work.seconds == pytest.approx(work.flops / rate)
+
+
+def test_warm_starts_cost_a_share(tmp_path: Path) -> None:
+    """One anchor in full; the others without pretraining, and a quarter of the updates."""
+    cold = scan(tmp_path)
+    warm = scan(tmp_path, SYSTEM + "warm_start: {anchors: [r_2], share: 0.25}\n")
+    full, less = (plan.scan_plan(s.runs, MACHINE, per_node=1, nodes=1) for s in (cold, warm))
+    assert less.node_hours("pretrain") == pytest.approx(full.node_hours("pretrain") / 3)
+    assert less.node_hours("inference") == pytest.approx(full.node_hours("inference"))
+    step = full.runs[0].stages["optimise"].step_seconds
+    saved = full.node_hours("optimise") - less.node_hours("optimise")
+    iterations = cold.runs[0].config.optimise.iterations
+    assert 3600 * saved == pytest.approx(2 * 0.75 * iterations * step)
+    assert less.costliest.spec.run_id == "r_2"
+
+
+def test_a_stage_on_one_device_takes_its_share_of_the_node(tmp_path: Path) -> None:
+    runs = scan(tmp_path).runs
+    one, four = (plan.scan_plan(runs, GPUS["h100"], per_node=n, nodes=1) for n in (1, 4))
+    assert four.node_hours("inference") == pytest.approx(one.node_hours("inference") / 4)
+
+
+def test_nodes_are_added_while_they_pay() -> None:
+    day = 86400.0
+    perfect = {n: 8.0 / n for n in (1, 2, 4, 8)}
+    assert plan.suggested_nodes(perfect, int(day / 8)) == 1  # just a day
+    assert plan.suggested_nodes(perfect, int(day / 2)) == 4
+    assert plan.suggested_nodes(perfect, int(10 * day)) == 8  # all there are
+    lame = {1: 8.0, 2: 5.0, 4: 4.0}  # 80 and 50 %
+    assert plan.suggested_nodes(lame, int(10 * day)) == 2
+
+
+def test_walkers_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        plan.scan_plan(scan(tmp_path).runs, MACHINE, per_node=3, nodes=2)
+    assert str(caught.value) == (
+        "--nodes, --devices-per-node: found 2 and 3, but r_1.4 has mcmc.walkers 256; allowed are "
+        "multiples of 6 on 6 devices (try 258)"
+    )
+
+
+def profile_keys() -> set[str]:
+    """Resources that the profiles use."""
+    found = set()
+    for path in (ROOT / "cluster_profiles").glob("*/config.yaml"):
+        profile = yaml.safe_load(path.read_text())
+        found |= set(profile.get("default-resources", {}))
+        for resources in profile.get("set-resources", {}).values():
+            found |= set(resources)
+    return found
+
+
+@pytest.mark.parametrize(("machine", "nodes"), [(GPUS["h100"], 2), (MACHINE, 1)])
+def test_the_block_for_a_profile(tmp_path: Path, machine: Machine, nodes: int) -> None:
+    found = plan.scan_plan(scan(tmp_path).runs, machine, per_node=4, nodes=nodes)
+    block = yaml.safe_load(plan_tables.resources_yaml(found))["set-resources"]
+    assert set(block) == {"pretrain", "optimise", "inference"}
+    assert set().union(*block.values()) <= profile_keys()
+    optimise = block["optimise"]
+    assert (optimise["nodes"], optimise["tasks"]) == (nodes, 4 * nodes)
+    longest = max(run.stages["optimise"].seconds for run in found.runs)
+    assert 60 * optimise["runtime"] >= min(1.5 * longest, 86400)
+    assert plan.tries(found, "optimise") == np.ceil(longest / (60 * optimise["runtime"]))
+    # As the profile for GPUs writes it, quotes inside of quotes.
+    assert optimise.get("gres") == ("'gpu:4'" if machine.platform == "gpu" else None)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def run_plan(*words: str) -> str:
+    done = CliRunner().invoke(app, ["plan", *words], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.output
+
+
+@pytest.mark.parametrize(
+    ("system", "preset", "parameters"), [("h2", "small", 33448), ("n2", "paper", 766960)]
+)
+def test_the_command_prints_totals(system: str, preset: str, parameters: int) -> None:
+    words = (f"systems/{system}.yaml", "--preset", preset, "--device", "a100")
+    text = run_plan(*words)
+    data = json.loads(run_plan(*words, "--json"))
+    assert f"{parameters} parameters" in text
+    assert "never measured" in text
+    whole = sum(data["node_hours"].values())
+    lines = text.splitlines()
+    assert [line.split()[-1] for line in lines if line.startswith("total ")] == [f"{whole:.3g}"]
+    block = yaml.safe_load("\n".join(lines[lines.index("set-resources:") :]))
+    assert block["set-resources"] == data["set-resources"]
+    assert {run["parameters"] for run in data["runs"].values()} == {parameters}
+    # The plan is the sum of its runs.
+    seconds = [
+        stage["seconds"] * stage["devices"]
+        for run in data["runs"].values()
+        for stage in run["stages"].values()
+    ]
+    assert whole == pytest.approx(sum(seconds) / 3600 / data["devices_per_node"])
+
+
+def test_what_does_not_fit_is_said() -> None:
+    settings = {"mcmc.walkers": 2**22}
+    run = load_scan(ROOT / "systems/n2.yaml", preset="paper", overrides=settings).runs[0]
+    found = plan.scan_plan([run], GPUS["a100"], per_node=1, nodes=1)
+    warnings = list(plan_tables._warnings(found))
+    assert any("optimise needs" in line and "74.5 GiB" in line for line in warnings)
+    assert any(line.startswith("warning: optimise takes") for line in warnings)
+
+
+def test_an_unknown_device_is_one_clear_line() -> None:
+    with pytest.raises(InputError) as caught:
+        run_plan("systems/h2.yaml", "--device", "h10")
+    assert str(caught.value) == (
+        "--device: found 'h10'; did you mean 'h100'? allowed: a100, cpu, h100, measure"
+    )
+
+
+# --- calibration ----------------------------------------------------------------------------------
+
+
+class Clockwork:
+    """A toy stage of which every block takes so long as its iterations are many."""
+
+    name, chunk, total = "optimise", 1, 100
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def initial(self) -> int:
+        return 0
+
+    def place(self, state: int) -> int:
+        return state
+
+    def steps(self, state: int) -> Iterator[Step]:
+        self.now += 60.0  # compiling
+        for step in itertools.accumulate([1, 2, 8, 8, 8, 8]):
+            self.now += 0.5 * (step - state)
+            state = step
+            yield Step(step, state, {})
+
+    def result(self, state: int, series: Series) -> xr.Dataset:
+        return xr.Dataset()
+
+
+def test_iterations_are_timed_without_their_compilation() -> None:
+    stage = Clockwork()
+    assert calibration._iteration_seconds(stage, lambda: stage.now) == pytest.approx(0.5)
+
+
+def test_a_step_is_timed_as_many_times_as_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(float(t) for t in range(100))
+    monkeypatch.setattr("ferminet_core.planning.calibration.time.process_time", lambda: next(clock))
+    monkeypatch.setattr(calibration, "SECONDS", 2.0)
+    # Each call takes one tick of this clock, and makes the step eight times.
+    assert calibration._time(lambda x: x + 1.0, np.zeros(2), 8) == pytest.approx(1 / 8)

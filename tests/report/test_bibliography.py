@@ -1,0 +1,250 @@
+"""`cite`: BibTeX that a strict reader accepts, and the right entries for what runs used."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.paths import ROOT
+from typer.testing import CliRunner
+
+from ferminet_core.cli import commands
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.report import bibliography
+from ferminet_core.storage import files
+
+# Fields that an entry of a type must have; `software` is BibLaTeX's.
+REQUIRED = {
+    "article": {"author", "title", "journal", "volume", "pages", "year"},
+    "inproceedings": {"author", "title", "booktitle", "year"},
+    "incollection": {"author", "title", "booktitle", "publisher", "year"},
+    "book": {"author", "title", "publisher", "year"},
+    "misc": {"author", "title", "year", "eprint"},
+    "software": {"author", "title", "year", "url"},
+}
+
+
+def parse_bibtex(text: str) -> dict[str, dict[str, str]]:
+    """Entries by key; refuses all that is not `@type{key, name = {value}, ...}` or a comment line.
+
+    Raises:
+        ValueError: anything else.
+    """
+    text.encode("ascii")
+    found: dict[str, dict[str, str]] = {}
+    lines = iter([line for line in text.splitlines() if line and not line.startswith("%")])
+    for line in lines:
+        head = re.fullmatch(r"@([a-z]+)\{([A-Za-z]+\d{4}),", line)
+        if not head:
+            raise ValueError(f"no entry begins here: {line}")
+        fields = {"": head[1]}
+        for field in lines:
+            if field == "}":
+                break
+            match = re.fullmatch(r"  ([a-z]+) = \{(.+)\},", field)
+            if not match or match[1] in fields or not balanced(match[2]):
+                raise ValueError(f"{head[2]}: {field}")
+            fields[match[1]] = match[2]
+        else:
+            raise ValueError(f"{head[2]} does not end")
+        if head[2] in found:
+            raise ValueError(f"{head[2]} is there twice")
+        found[head[2]] = fields
+    return found
+
+
+def balanced(text: str) -> bool:
+    depth = 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth < 0:
+            return False
+    return depth == 0
+
+
+def runs_of(folder: Path, system: str, **overrides: Any) -> list[RunSpec]:
+    path = folder / "system.yaml"
+    path.write_text(system)
+    return load_scan(path, overrides={k.replace("__", "."): v for k, v in overrides.items()}).runs
+
+
+def cited(runs: Sequence[RunSpec], sources: Sequence[str] = ()) -> Mapping[str, str]:
+    return bibliography.purposes(runs, sources)[0]
+
+
+H2 = """
+units: bohr
+atoms: [H 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [1.4, 2.0]}
+"""
+ATOM = "units: bohr\natoms: [%s 0 0 0]\nspin: %d\n"
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "@article{Pfau2020,\n  title = {A {B},\n}\n",
+        "@article{Pfau2020,\n  title = {A}\n}\n",
+        "@article{Pfau2020,\n  title = {A},\n",
+        "@article{Pfau2020,\n  year = {1},\n  year = {2},\n}\n",
+        "Article{Pfau2020,\n}\n",
+        "@article{Pfau2020,\n}\n@article{Pfau2020,\n}\n",
+    ],
+)
+def test_the_reader_of_this_test_is_strict(broken: str) -> None:
+    with pytest.raises(ValueError, match="Pfau2020"):
+        parse_bibtex(broken)
+
+
+def test_every_entry_is_complete() -> None:
+    parsed = parse_bibtex(bibliography.BIB_FILE.read_text(encoding="utf-8"))
+    assert list(parsed) == list(bibliography.entries())
+    for key, fields in parsed.items():
+        kind = fields.pop("")
+        assert REQUIRED[kind] <= set(fields), key
+        assert key.endswith(fields["year"]), key
+        assert re.fullmatch(r"(\d+|[a-z]?\d+)(--\d+)?", fields.get("pages", "1")), key
+        first, _, last = fields.get("pages", "1").partition("--")
+        assert not last or int(first) < int(last), key
+        assert re.fullmatch(r"10\.\d{4,5}/\S+", fields.get("doi", "10.0000/x")), key
+        assert ("eprint" in fields) == ("archiveprefix" in fields), key
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", fields.get("eprint", "0000.0000")), key
+        for author in fields["author"].split(" and "):
+            assert ", " in author or author == "others" or author.startswith("{"), key
+    identities = [f.get("doi") or f.get("eprint") or f["title"] for f in parsed.values()]
+    assert len(set(identities)) == len(identities)
+
+
+def test_every_key_has_an_entry() -> None:
+    named = {key for use in bibliography.USES for key in use.keys}
+    named |= {key for *_, key in bibliography.BASES}
+    assert named <= set(bibliography.entries())
+
+
+def test_every_entry_is_reached(tmp_path: Path) -> None:
+    """By settings, and by the tables of literature."""
+    correlated = ["ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
+    found = set(cited(runs_of(tmp_path, H2)))
+    for settings in (
+        {"optimise__optimiser": "adam", "network__jastrow": True},
+        {"optimise__optimiser": "spring", "pretrain__optimiser": "lamb"},
+        {
+            "conventional__methods": correlated,
+            "conventional__basis": ["cc-pvtz", "cc-pvqz"],
+            "conventional__extrapolate": True,
+        },
+    ):
+        found |= set(cited(runs_of(tmp_path, H2, **settings)))
+    found |= set(cited(runs_of(tmp_path, H2 + "warm_start: neighbours\n")))
+    for symbol, spin, basis in (
+        ("He", 0, "cc-pvdz"),
+        ("Be", 0, "cc-pvdz"),
+        ("C", 2, "aug-cc-pcvdz"),
+        ("Ar", 0, "cc-pcvdz"),
+        ("Fe", 4, "cc-pvdz"),
+        ("Br", 1, "cc-pvdz"),
+        ("C", 2, "STO-3G"),
+        ("C", 2, "6-31g"),
+        ("C", 2, "def2-TZVP"),
+    ):
+        found |= set(cited(runs_of(tmp_path, ATOM % (symbol, spin), reference__basis=basis)))
+    for path in sorted((ROOT / "systems/literature").glob("*.csv")):
+        with path.open(encoding="utf-8", newline="") as file:
+            sources = [row["source"] for row in csv.DictReader(file)]
+        found |= set(cited([], sources))
+    assert found == set(bibliography.entries())
+
+
+def test_only_what_was_used_is_cited(tmp_path: Path) -> None:
+    def keys(system: str = H2, **overrides: Any) -> set[str]:
+        return set(cited(runs_of(tmp_path, system, **overrides)))
+
+    plain = keys()
+    assert {"Pfau2020", "Martens2015", "KFACJAX2022", "Li2024", "Sun2020"} <= plain
+    unused = {"Goldshlager2024", "Chen2024", "You2020", "Umrigar1989", "Kato1957", "Angeli2001"}
+    assert not plain & (unused | {"Kendall1992", "Watts1993", "Knowles1984"})
+    adam = keys(optimise__optimiser="adam", pretrain__optimiser="lamb")
+    assert {"Kingma2015", "You2020"} <= adam
+    assert not adam & {"Martens2015", "KFACJAX2022"}
+    assert "Kingma2015" not in keys(pretrain__optimiser="lamb")
+    paper = keys(H2 + "preset: pfau2020\n")
+    assert "Spencer2020" in plain
+    assert "Spencer2020" not in paper
+    # Of a closed shell (T) on RHF's orbitals is the first paper's; on other orbitals it is not.
+    assert "Watts1993" not in keys(conventional__methods=["ccsd(t)"])
+    assert "Watts1993" in keys(conventional__methods=["uccsd(t)"])
+    assert "Watts1993" in keys(ATOM % ("Li", 1), conventional__methods=["ccsd(t)"])
+    limit = {"conventional__basis": ["cc-pcvdz", "cc-pcvtz"], "conventional__extrapolate": True}
+    assert not keys(ATOM % ("C", 2), **limit) & {"Halkier1998", "Woon1995"}  # no method asked for
+    found = keys(ATOM % ("C", 2), **limit, conventional__methods=["uhf"])
+    assert {"Halkier1999", "Halkier1998", "Woon1995"} <= found
+    # One electron, no curve: no exchange in S^2, nothing to fit.
+    assert not keys(ATOM % ("H", 1)) & {"Pauncz1979", "Simons1973", "Jay2021"}
+
+
+def test_a_run_that_started_warm_was_not_pretrained(tmp_path: Path) -> None:
+    anchor, warm = sorted(
+        runs_of(tmp_path, H2 + "warm_start: {anchors: [r_1.4]}\n"), key=lambda run: run.neighbour
+    )
+    assert "Hough2006" in cited([anchor])
+    assert not {"Hough2006", "Kingma2015", "DeepMind2020"} & set(cited([warm]))
+    assert {"Umrigar1989", "Prim1957"} <= set(cited([warm]))
+
+
+def test_what_has_no_entry_is_said(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, ATOM % ("C", 2), reference__basis="ano-rcc")
+    text = bibliography.bibliography(runs, ["Nobody1999", "Sims2006; Pachucki2010"], "here")
+    assert "% no entry for basis set ano-rcc of C: cite its authors\n" in text
+    assert "% no entry for the source 'Nobody1999' of published energies\n" in text
+    assert {"Sims2006", "Pachucki2010"} <= set(parse_bibtex(text))
+
+
+def test_papers_named_in_the_code_have_entries() -> None:
+    """Every DOI and arXiv number in the package's docstrings and comments, but for the model of
+    machines: a price is no method of a result."""
+    pattern = re.compile(r"doi:(10\.\d{4,5}/\S+?)[).,:;]*(?=\s|$)|arXiv:(\d{4}\.\d{4,5})")
+    named = {
+        doi or eprint
+        for path in (ROOT / "ferminet_core").rglob("*.py")
+        if path.stem != "machines"
+        for doi, eprint in pattern.findall(path.read_text(encoding="utf-8"))
+    }
+    assert {"10.1063/1.434318", "2401.10190"} <= named  # or the pattern finds nothing
+    bibtex = bibliography.BIB_FILE.read_text(encoding="utf-8")
+    assert [name for name in sorted(named) if f"{{{name}}}" not in bibtex] == []
+
+
+def invoke(*arguments: str | Path) -> str:
+    done = CliRunner().invoke(commands.app, ["cite", *map(str, arguments)])
+    if done.exception is not None:
+        raise done.exception
+    return done.stdout
+
+
+def test_the_command_reads_system_files_and_results(tmp_path: Path) -> None:
+    scan = load_scan(ROOT / "systems" / "h2.yaml")
+    text = invoke(ROOT / "systems" / "h2.yaml")
+    assert text.startswith("% What 8 runs of ")
+    assert "%   Sims2006        published energies drawn beside the results\n" in text
+    with pytest.raises(InputError, match="no scan, run or folder of scans"):
+        invoke(tmp_path)
+    folder = tmp_path / "h2" / "spec"
+    folder.mkdir(parents=True)
+    for run in scan.runs:
+        (folder / f"{run.run_id}.json").write_text(run.model_dump_json())
+    before = set(parse_bibtex(invoke(tmp_path / "h2")))
+    assert before == set(parse_bibtex(text)) - {"Sims2006"}
+    derived = {"literature": {"exact": {"sources": ["Sims2006"]}}}
+    files.write_json(tmp_path / "h2" / "summary.json", derived)
+    assert set(parse_bibtex(invoke(tmp_path))) == set(parse_bibtex(text))
+
+
+def test_the_summary_keeps_the_sources() -> None:
+    from ferminet_core.analysis.summary import summarise
+
+    derived = summarise(load_scan(ROOT / "systems" / "n2.yaml"), {}).derived["literature"]
+    assert derived["ferminet"]["sources"] == ["Pfau2020 (digitised from Gao2022 Fig. 6)"]

@@ -1,0 +1,93 @@
+"""The optimisation stage with every optimiser, on one and two devices, in float64."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+from jax.sharding import Mesh
+
+from ferminet_core.chemistry import hartree_fock
+from ferminet_core.errors import BrokenRunError
+from ferminet_core.inputs.config import Config
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel.collectives import AXIS
+from ferminet_core.stages.base import run as run_stage
+from ferminet_core.stages.optimise import Optimise, State
+from ferminet_core.stages.pretrain import Pretrain
+
+MOLECULE = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0)
+STEPS = 5  # two inversions of period 3
+
+
+def spec_of(**optimise: Any) -> RunSpec:
+    config = Config.model_validate(
+        {
+            "network": {
+                "layers": 2,
+                "one_electron_width": 8,
+                "two_electron_width": 4,
+                "determinants": 2,
+                "jastrow": True,
+            },
+            "mcmc": {"walkers": 32, "burn_in": 20},
+            "pretrain": {"min_iterations": 0, "max_iterations": 20, "check_every": 20},
+            "optimise": {"iterations": STEPS, "learning_rate": 0.01, **optimise},
+            "runtime": {"block": STEPS, "precision": "float64"},
+        }
+    )
+    return RunSpec(scan="s", run_id="r", geometry="r", molecule=MOLECULE, config=config)
+
+
+@pytest.fixture(scope="module")
+def pretrained() -> xr.Dataset:
+    stage = Pretrain(spec_of(), hartree_fock.solve(MOLECULE, Config().reference))
+    return stage.result(*run_stage(stage))
+
+
+def run(
+    spec: RunSpec, pretrained: xr.Dataset, devices: int, monkeypatch: pytest.MonkeyPatch
+) -> State:
+    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+    monkeypatch.setattr("ferminet_core.stages.optimise.walker_mesh", lambda _: mesh)
+    state, series = run_stage(Optimise(spec, pretrained))
+    assert int(state.step) == len(series["energy_Eh"]) == STEPS
+    assert int(state.rollbacks) == 0
+    return state
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"optimiser": "adam"}, marks=pytest.mark.campaign),
+        {"optimiser": "spring"},
+        {"optimiser": "kfac", "inverse_period": 3, "clip_centre": "median"},
+    ],
+    ids=["adam", "spring", "kfac with period 3"],
+)
+def test_one_and_two_devices_take_the_same_steps(
+    settings: dict[str, Any], pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (run(spec_of(**settings), pretrained, n, monkeypatch) for n in (1, 2))
+    for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
+        # Order of summation in float64, amplified by the steps of sampling and inversion.
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
+    for leaf in jax.tree.leaves(two.params):
+        # Declared replicated: the devices must hold the very same numbers.
+        first, second = (np.asarray(s.data) for s in leaf.addressable_shards)
+        np.testing.assert_array_equal(first, second)
+
+
+def test_updates_that_are_no_number_end_the_run(
+    pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = Mesh(jax.devices()[:1], (AXIS,))
+    monkeypatch.setattr("ferminet_core.stages.optimise.walker_mesh", lambda _: mesh)
+    broken = pretrained.copy(deep=True)
+    broken["params.determinants.w"][:] = jnp.nan
+    rate = 0.01 * 0.5**2
+    with pytest.raises(BrokenRunError, match=f"not finite, and 2 rollbacks .* rate of {rate:g} "):
+        run_stage(Optimise(spec_of(max_rollbacks=2), broken))

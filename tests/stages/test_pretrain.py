@@ -1,0 +1,139 @@
+"""Pretraining reaches its criterion, and the optimisation starts from there."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import xarray as xr
+
+from ferminet_core.chemistry import hartree_fock, orbitals
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.config import Config, ReferenceConfig
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel.mesh import walker_mesh
+from ferminet_core.stages.base import run
+from ferminet_core.stages.pretrain import (
+    Check,
+    Pretrain,
+    misfit,
+    optimiser,
+    reference_decays,
+    target_matrices,
+)
+from ferminet_core.wavefunction import networks
+
+STRETCHED = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 4.0)), charge=0, spin=0)
+LITHIUM = Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1)
+
+
+def spec_of(molecule: Molecule, **sections: dict) -> RunSpec:
+    network = {"layers": 2, "one_electron_width": 16, "two_electron_width": 8, "determinants": 2}
+    config = Config.model_validate({"network": network, "mcmc": {"walkers": 64}, **sections})
+    return RunSpec(scan="s", run_id="r", geometry="r", molecule=molecule, config=config)
+
+
+def solve(molecule: Molecule) -> xr.Dataset:
+    return hartree_fock.solve(molecule, Config().reference)
+
+
+@pytest.mark.parametrize("form", ["dense", "block"])
+@pytest.mark.parametrize("molecule", [STRETCHED, LITHIUM])
+def test_targets_are_the_reference_s_determinants(form: str, molecule: Molecule) -> None:
+    solved = solve(molecule)
+    reference = orbitals.Reference.from_dataset(solved)
+    nuclei = jnp.asarray(molecule.positions)
+    spins = molecule.electrons
+    electrons = jax.random.normal(jax.random.key(0), (5, sum(spins), 3))
+    blocks = target_matrices(reference, electrons, nuclei, spins, 4, form)
+    found = jnp.linalg.slogdet(networks.assemble(blocks))[1]
+    up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
+    each = jnp.linalg.slogdet(up)[1] + jnp.linalg.slogdet(down)[1]
+    # Determinants 0, 1, 2, 3 of the network take determinants 0, 1, 0, 1 of a broken reference.
+    expected = each[:, np.arange(4) % each.shape[1]]
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+    assert each.shape[1] == (2 if molecule is STRETCHED else 1)
+
+
+def test_envelopes_start_from_the_decay_of_the_orbitals() -> None:
+    # Unrestricted: Koopmans' theorem does not hold for open-shell orbitals of ROHF.
+    solved = hartree_fock.solve(LITHIUM, ReferenceConfig(method="uhf"))
+    core = np.sqrt(-2 * solved["orbital_energy"].values[0, 0])
+    (up, down) = reference_decays(solved, 3, "dense")
+    assert up.shape == down.shape == (3, 3)
+    np.testing.assert_allclose(up[:, 0], core)
+    # Koopmans: the 2s electron of lithium decays with its ionization energy, 0.196 hartree.
+    assert up[0, 1] == pytest.approx(np.sqrt(2 * 0.196), rel=0.02)
+    assert [x.shape for x in reference_decays(solved, 3, "block")] == [(3, 2), (3, 1)]
+
+
+def test_misfit_is_zero_for_the_targets_themselves() -> None:
+    blocks = [jnp.ones((4, 2, 1, 2)), 2 * jnp.ones((4, 2, 1, 2))]
+    difference, size = misfit(blocks, blocks)
+    assert float(difference) == 0.0
+    assert float(size) == 4 * 2 * 2 * (1 + 4)
+
+
+def test_criterion_needs_energy_and_orbitals() -> None:
+    section = {"min_iterations": 10, "energy_tolerance": 0.01, "orbital_tolerance": 0.025}
+    spec = spec_of(LITHIUM, pretrain=section)
+    stage = Pretrain(spec, solve(LITHIUM))
+    e_hf = stage.e_hf
+    zero = jnp.asarray(0)
+
+    def met(excess: float, error: float, orbital: float, step: int = 100, bad: int = 0) -> bool:
+        check = Check(jnp.asarray(e_hf + excess), jnp.asarray(error), zero + bad)
+        return stage.converged(check, orbital, step)
+
+    tolerance = 0.01 * abs(e_hf)
+    assert met(0.5 * tolerance, 0.01, 0.02)
+    assert met(tolerance + 0.005, 0.01, 0.02)  # within its error
+    assert not met(tolerance + 0.02, 0.01, 0.02)
+    assert not met(0.0, 0.01, 0.03)
+    assert not met(0.0, 0.01, 0.02, step=9)
+    assert not met(0.0, 0.01, 0.02, bad=1)
+    assert not met(np.nan, 0.01, 0.02)
+
+
+def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
+    # An independent look at the result: loose settings keep it short, the bar is their own.
+    section = {"orbital_tolerance": 0.1, "energy_tolerance": 0.02, "max_iterations": 1500}
+    stage = Pretrain(spec_of(LITHIUM, pretrain=section), solve(LITHIUM))
+    state, series = run(stage)
+    assert series["orbital_misfit"][-1] < 0.1
+    excess = series["energy_Eh"][-1] - stage.e_hf
+    # Below E_HF only by what correlation can give (45 mEh) and noise.
+    error = series["error_Eh"][-1]
+    assert -0.045 - 4 * error < excess < 0.02 * abs(stage.e_hf) + 4 * error
+    assert int(state.step) < 1500
+    result = stage.result(state, series)
+    assert result.attrs["converged"] == 1
+    assert result["walkers"].shape == (64, 3, 3)
+
+
+def test_muon_moves_weight_matrices_and_adam_the_rest() -> None:
+    spec = spec_of(LITHIUM)
+    params = networks.init(jax.random.key(0), spec.config.network, (2, 1), 1, jnp.float64)
+    rng = np.random.default_rng(1)
+    gradient = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape)), params)
+    rule = optimiser(spec.config.pretrain)
+    update, _ = rule.update(gradient, rule.init(params), params)
+    rate = spec.config.pretrain.learning_rate
+    for step in jax.tree.leaves(update):
+        if step.ndim == 2:
+            # Five Newton-Schulz iterations leave singular values between some 0.7 and 1.2, of a
+            # random matrix; wide outputs are scaled up (Jordan et al.'s choice, in optax).
+            scale = rate * np.sqrt(max(1.0, step.shape[1] / step.shape[0]))
+            singular = np.linalg.svd(step, compute_uv=False) / scale
+            assert singular.min() > 0.5
+            assert singular.max() < 1.5
+        else:
+            # The first step of Adam with Nesterov's look-ahead and b1 = 0.9, whatever the gradient.
+            nadam = rate * (0.9 * 0.1 / (1 - 0.9**2) + 1)
+            # Its eps of 1e-8 beside gradients of 1e-3 and more.
+            np.testing.assert_allclose(np.abs(step), nadam, rtol=1e-5)
+
+
+def test_walkers_must_divide_over_the_devices() -> None:
+    with pytest.raises(InputError, match=r"mcmc.walkers: found 6, .* \(try 8\)"):
+        walker_mesh(6, groups=2)

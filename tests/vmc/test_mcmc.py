@@ -1,0 +1,171 @@
+"""The sampler on densities whose moments are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import stats
+
+from ferminet_core.vmc import mcmc
+from ferminet_core.vmc.hamiltonian import Nuclei
+
+SPINS = (1, 1)
+SIGMA = jnp.asarray([[1.0, 0.5, 2.0], [0.7, 0.7, 1.5]])
+# A heavy nucleus off the centre: steps that change tenfold within the density.
+NUCLEI = Nuclei(jnp.asarray([[0.3, 0.0, -0.5], [0.0, 0.4, 1.0]]), jnp.asarray([8.0, 1.0]))
+
+
+def gaussian(electrons: jax.Array) -> jax.Array:
+    return -0.5 * jnp.sum((electrons / SIGMA) ** 2, axis=(-2, -1))
+
+
+def test_moments_of_a_gaussian_within_errors() -> None:
+    n = 4000
+    state = mcmc.walkers(jnp.zeros((n, 2, 3)))
+    width = jnp.asarray(0.6)
+    # The slowest coordinate (2.0 wide) forgets its start after some (2.0 / 0.6)^2 accepted moves.
+    state, _ = mcmc.sample(jax.random.key(0), state, gaussian, NUCLEI, SPINS, width, 400)
+    state, info = mcmc.sample(jax.random.key(1), state, gaussian, NUCLEI, SPINS, width, 50)
+    x = np.asarray(state.electrons)
+    mean_sigmas = x.mean(0) / (SIGMA / np.sqrt(n))
+    variance_sigmas = (x.var(0) - SIGMA**2) / (SIGMA**2 * np.sqrt(2 / n))
+    # Twelve independent standard normal deviations: P(any beyond 4) = 8e-4.
+    assert np.abs(mean_sigmas).max() < 4
+    assert np.abs(variance_sigmas).max() < 4
+    assert 0.1 < info.accepted.mean() < 0.9
+
+
+def test_length_is_the_distance_to_a_nucleus_and_its_1s_radius_there() -> None:
+    found = mcmc.length(NUCLEI.positions + jnp.asarray([[0, 0, 0], [0, 0, 3.0]]), NUCLEI)
+    np.testing.assert_allclose(found, [1 / 8, np.sqrt(10.0)])
+
+
+def test_proposal_ratio_against_normal_densities() -> None:
+    width, (old, step) = 0.4, jax.random.normal(jax.random.key(0), (2, 7, 2, 3))
+    before = mcmc.length(old, NUCLEI)
+    new = old + width * before[..., None] * step
+    after = mcmc.length(new, NUCLEI)
+
+    def log_q(to: jax.Array, at: jax.Array, scale: jax.Array) -> np.ndarray:
+        return np.sum(stats.norm.logpdf(to, at, width * scale[..., None]), axis=(-2, -1))
+
+    expected = log_q(old, new, after) - log_q(new, old, before)
+    # float64 sums of terms of up to some hundred.
+    np.testing.assert_allclose(mcmc.log_proposal_ratio(step, before, after), expected, atol=1e-11)
+
+
+def test_samples_do_not_depend_on_how_walkers_are_split() -> None:
+    electrons = jax.random.normal(jax.random.key(0), (8, 2, 3))
+    whole = mcmc.walkers(electrons)
+    key, width = jax.random.key(1), jnp.asarray(0.5)
+    together, _ = mcmc.sample(key, whole, gaussian, NUCLEI, SPINS, width, 20)
+    halves = [
+        mcmc.sample(
+            key, mcmc.Walkers(electrons[s], whole.number[s]), gaussian, NUCLEI, SPINS, width, 20
+        )[0]
+        for s in (slice(0, 4), slice(4, 8))
+    ]
+    split = np.concatenate([h.electrons for h in halves])
+    np.testing.assert_array_equal(together.electrons, split)
+
+
+def test_a_density_that_is_no_number_is_never_entered_and_can_be_left() -> None:
+    def walled(electrons: jax.Array) -> jax.Array:
+        log = gaussian(electrons)
+        return jnp.where(electrons[:, 0, 0] > 0, log, jnp.nan)
+
+    start = jnp.ones((200, 2, 3)).at[:5, 0, 0].set(-0.2)
+    state, _ = mcmc.sample(
+        jax.random.key(2), mcmc.walkers(start), walled, NUCLEI, SPINS, jnp.asarray(0.5), 100
+    )
+    assert (state.electrons[:, 0, 0] > 0).all()
+
+
+def test_width_settles_at_the_target_acceptance() -> None:
+    state, width = mcmc.walkers(jnp.zeros((500, 2, 3))), jnp.asarray(20.0)
+    pmoves = []
+    sample = jax.jit(lambda key, s, w: mcmc.sample(key, s, gaussian, NUCLEI, SPINS, w, 5))
+    for step in range(150):
+        state, info = sample(jax.random.key(step), state, width)
+        pmoves.append(float(info.accepted.mean()))
+        width = mcmc.adapt_width(width, jnp.asarray(pmoves[-1]), 0.525)
+    # Binomial noise of 2500 moves is 0.01, and 50 iterations average it.
+    assert abs(np.mean(pmoves[-50:]) - 0.525) < 0.02
+
+
+def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> None:
+    """Two atoms 30 bohr apart, each electron (two up, one down) in a Gaussian about either: no
+    Gaussian step spans that. The weight of a pattern is a product of one weight for each electron
+    that is at the second atom and of one where the pair 0, 2 is together: all known in closed form.
+    """
+    atoms = Nuclei(jnp.asarray([[0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]), jnp.asarray([1.0, 1.0]))
+    second, together = jnp.asarray([0.5, 3.0, 1.2]), 0.2
+
+    def density(electrons: jax.Array) -> jax.Array:
+        there = electrons[..., 0] > 15.0
+        centres = jnp.where(there[..., None], atoms.positions[1], atoms.positions[0])
+        inside = -0.5 * jnp.sum((electrons - centres) ** 2, axis=(-2, -1))
+        weights = jnp.sum(jnp.where(there, jnp.log(second), 0.0), axis=-1)
+        return inside + weights + jnp.where(there[..., 0] == there[..., 2], jnp.log(together), 0.0)
+
+    n = 1000
+    state, width = mcmc.walkers(jnp.zeros((n, 3, 3))), jnp.asarray(0.3)
+    # A relocation in ten moves, and a few of these move every electron: 100 of them forget the
+    # start many times over.
+    sample = jax.jit(lambda key, s: mcmc.sample(key, s, density, atoms, (2, 1), width, 1000))
+    state, _ = sample(jax.random.key(0), state)
+    there = np.asarray(state.electrons[..., 0] > 15.0)
+    expected, found = [], []
+    for pattern in np.ndindex(2, 2, 2):
+        weight = np.prod(np.where(pattern, second, 1.0))
+        expected.append(weight * (together if pattern[0] == pattern[2] else 1.0))
+        found.append(np.all(there == np.asarray(pattern, bool), axis=-1).sum())
+    # Independent walkers: chi-squared of 7 degrees of freedom, which exceeds 24.3 once in 1000.
+    share = np.asarray(expected) / np.sum(expected)
+    assert np.sum((np.asarray(found) - n * share) ** 2 / (n * share)) < 24.3
+    # Within the atoms too: each coordinate's variance is 1, known to sqrt(2 / 3 n); 4 of these.
+    inside = np.asarray(state.electrons) - np.where(there[..., None], [30.0, 0.0, 0.0], 0.0)
+    assert np.abs(inside.var((0, 1)) - 1.0).max() < 4 * np.sqrt(2 / (3 * n))
+
+
+def test_an_electron_carried_has_the_same_place_at_another_nucleus_and_a_way_back() -> None:
+    atoms = Nuclei(jnp.asarray([[0.0, 0, 0], [4.0, 0, 0], [0, 5.0, 0]]), jnp.ones(3))
+    electrons = 0.3 * jax.random.normal(jax.random.key(0), (200, 3, 3)) + atoms.positions
+    drawn = mcmc._draw_relocation(jax.random.key(1), jnp.arange(200), (2, 1), 3)
+    proposal, returns = mcmc._relocate(electrons, drawn, atoms)
+    old, new = np.asarray(electrons), np.asarray(proposal)
+    moved = np.any(old != new, axis=-1)
+    assert set(moved.sum(-1)) == {1, 2}  # carried, exchanged
+    for before, after, which, back in zip(old, new, moved, returns, strict=True):
+        offsets = after[which][:, None] - np.asarray(atoms.positions)
+        place = before[which][:, None] - np.asarray(atoms.positions)
+        if which.sum() == 1:
+            near = [int(np.linalg.norm(x[0], axis=-1).argmin()) for x in (place, offsets)]
+            np.testing.assert_allclose(offsets[0, near[1]], place[0, near[0]], atol=1e-6)
+            assert near[0] != near[1]
+            assert back
+        else:
+            assert which[2]
+            assert back
+            np.testing.assert_array_equal(after[which], before[which][::-1])
+
+
+def test_an_electron_that_arrives_nearer_to_a_third_nucleus_has_no_way_back() -> None:
+    """Nuclei so close that this happens, against a search over all pairs of them."""
+    positions = np.asarray([[0.0, 0.0, 0.0], [1.5, 0.0, 0.0], [0.4, 1.2, 0.0]])
+    atoms = Nuclei(jnp.asarray(positions), jnp.ones(3))
+    electrons = jax.random.normal(jax.random.key(3), (500, 2, 3))
+    drawn = mcmc._draw_relocation(jax.random.key(4), jnp.arange(500), (2, 0), 3)
+    proposal, returns = mcmc._relocate(electrons, drawn, atoms)
+    seen = set()
+    for before, after, back in zip(
+        np.asarray(electrons), np.asarray(proposal), returns, strict=True
+    ):
+        ((which,),) = np.nonzero(np.any(before != after, axis=-1))
+        home, arrived = (
+            int(np.linalg.norm(x[which] - positions, axis=-1).argmin()) for x in (before, after)
+        )
+        reverse = before[which] - after[which]  # a carriage back would be by this much
+        possible = np.abs(positions - positions[arrived] - reverse).max(axis=-1) < 1e-6
+        assert bool(back) == (arrived != home and bool(possible[home]))
+        seen.add(bool(back))
+    assert seen == {True, False}
