@@ -71,7 +71,8 @@ def test_alone_nothing_is_exchanged() -> None:
 
 def test_alone_neither_mpi_nor_jax_s_distributed_part_is_loaded() -> None:
     code = (
-        "import sys; from ferminet_core.parallel import distributed; distributed.start(1).connect_jax();"
+        "import sys; from ferminet_core.parallel import distributed;"
+        "distributed.start(1).connect_jax();"
         "sys.exit('mpi4py' in sys.modules or 'jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=ROOT).returncode == 0
