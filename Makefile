@@ -1,5 +1,5 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-slurm | test-browser | test-gpu | bench | systems | lint | check | docs | lock
+# make test | test-all | test-slurm | test-browser | test-gpu | bench | systems | lint | check | docs | lock
 # make clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
@@ -23,12 +23,16 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-slurm test-browser test-gpu bench systems lint check docs lock clean-env
+.PHONY: scan test test-all test-slurm test-browser test-gpu bench systems lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
 
+# At most 8 minutes on two cores; it ends with a list of what it left out.
 test: $(READY)
+	@$(BIN)/python -m pytest -m "not slow and not campaign" $(ARGS)
+
+test-all: $(READY)
 	@$(BIN)/python -m pytest $(ARGS)
 
 # On a Slurm cluster of two nodes that it starts on this machine and stops again; needs root.

@@ -5,8 +5,10 @@ Two processes share the tests (pytest-xdist, file by file); what compiles leaves
 """
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,3 +52,49 @@ def _double_precision_stays() -> Iterator[None]:
     """A test that runs a stage in this process would leave its precision to all later tests."""
     yield
     assert jax.config.read("jax_enable_x64"), "this test left single precision behind"
+
+
+# --- what a run leaves out ------------------------------------------------------------------------
+
+LEFT_OUT = pytest.StashKey[set[str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[LEFT_OUT] = set()
+
+
+def pytest_deselected(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        item.config.stash[LEFT_OUT].add(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist sends the list to the process that prints the summary."""
+    output: dict[str, Any] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        left_out = session.config.stash[LEFT_OUT]
+        output["left_out"] = sorted(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[LEFT_OUT].update(getattr(node, "workeroutput", {}).get("left_out", ()))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Name the tests that the marker expression left out, by file."""
+    config = terminalreporter.config
+    left_out = config.stash[LEFT_OUT]
+    if not config.option.markexpr or not left_out:
+        return
+    terminalreporter.section("left out")
+    terminalreporter.write_line(
+        f"{len(left_out)} tests do not match -m {config.option.markexpr!r}. Run them with "
+        "`make test-all`:"
+    )
+    files = Counter(name.partition("::")[0] for name in left_out)
+    for file, count in sorted(files.items()):
+        terminalreporter.write_line(f"  {file}: {count}")
+    terminalreporter.write_line(
+        "Tests of Slurm, of the report in a browser and of GPUs: make test-slurm, test-browser, test-gpu."
+    )
