@@ -96,5 +96,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for file, count in sorted(files.items()):
         terminalreporter.write_line(f"  {file}: {count}")
     terminalreporter.write_line(
-        "Tests of Slurm, of the report in a browser and of GPUs: make test-slurm, test-browser, test-gpu."
+        "Not part of it: make test-slurm, make test-browser and make test-gpu."
     )
