@@ -121,8 +121,10 @@ def test_nevpt2_breaks_the_bond_of_nitrogen_to_its_atoms() -> None:
     molecule = nevpt2(diatomic("N", "N", 20.0), "cc-pvdz")
     free = nevpt2(atom("N", spin=3), "cc-pvdz")
     assert molecule.note == "active space of 10 electrons in 8 orbitals"
-    # 1.3e-6 was seen: the wavefunctions converge less tightly than their variational energies.
-    assert molecule.energy == pytest.approx(2 * free.energy, abs=1e-5)
+    # The second-order energy, 0.15 hartree, is linear in the orbitals' errors. CASSCF ends at an
+    # orbital gradient of 3e-5, the root of its 1e-9, with curvatures of some hartree: 5e-6. The
+    # dispersion of the atoms, C6 / R^6 = 24 / 20^6 = 4e-7, is less.
+    assert molecule.energy == pytest.approx(2 * free.energy, abs=5e-6)
 
 
 def test_the_near_degeneracy_of_beryllium_is_in_the_active_space() -> None:
