@@ -12,6 +12,7 @@ import numpy as np
 from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
 from pyscf.mcscf import avas
 
+from ferminet_core.chemistry.hartree_fock import fix_degenerate, half_power
 from ferminet_core.errors import FermiNetError
 
 # About 4 GB of trial vectors; the bound is on the product of up and down strings.
@@ -21,6 +22,10 @@ MAX_ACTIVE = 10
 _MAX_CYCLES = 200
 # Share of the valence shell's atomic orbitals in a molecular one from which that is an active one.
 _VALENCE_SHARE = 0.3
+# hartree. Wider than the split that CASSCF's convergence (an orbital gradient of 3e-5) can leave
+# between equal orbitals. Off-diagonal Fock elements of this size count by their square: 1e-8 of the
+# perturbation energy.
+_DEGENERATE = 1e-4
 _VALENCE_BASIS = "sto-3g"  # PySCF's own choice has no 2p orbitals of lithium and beryllium
 
 
@@ -150,6 +155,10 @@ def _nevpt2(restricted: Any) -> MethodEnergy:
 
     The active space is the valence shell, found by its overlap with the atoms' valence orbitals
     (AVAS, Sayfutyarova et al. 2017, doi:10.1021/acs.jctc.7b00128), so that bonds may be broken.
+
+    Strong contraction depends on how degenerate core and empty orbitals are turned among each
+    other: by 2e-5 hartree for two nitrogen atoms far apart, as rounding chooses. Orbitals of one
+    atom each make the energies of the atoms add up, so that is the choice.
     """
     mole: gto.Mole = restricted.mol
     if mole.nelectron == 1:
@@ -173,7 +182,25 @@ def _nevpt2(restricted: Any) -> MethodEnergy:
         return no_energy(f"CASSCF with an {space} did not converge in {_MAX_CYCLES} cycles")
     perturbation = mrpt.NEVPT(solver)
     perturbation.verbose = 0
+    _settle(perturbation, solver)
     return MethodEnergy(float(solver.e_tot + perturbation.kernel()), space)
+
+
+def _settle(perturbation: Any, solver: Any) -> None:
+    """Give NEVPT2 the CASSCF's canonical orbitals, degenerate ones turned onto their atoms."""
+    canonical, vector, energies = solver.canonicalize(
+        solver.mo_coeff, solver.ci, cas_natorb=True, verbose=0
+    )[:3]
+    half = half_power(solver.mol.intor_symmetric("int1e_ovlp"))
+    orbitals = canonical.copy()
+    # The active orbitals stay, for the vector belongs to them.
+    for part in (slice(solver.ncore), slice(solver.ncore + solver.ncas, None)):
+        alike = np.zeros(len(energies[part]))
+        orbitals[:, part] = fix_degenerate(
+            canonical[:, part], energies[part], alike, half, _DEGENERATE
+        )
+    perturbation.mo_coeff, perturbation.ci, perturbation.mo_energy = orbitals, vector, energies
+    perturbation.canonicalized = True
 
 
 _METHODS = {

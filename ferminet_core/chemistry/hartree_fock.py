@@ -312,25 +312,36 @@ def _choose(solutions: list[Solution], method: str, system: str) -> tuple[Soluti
     return restricted, f"auto: no UHF solution lies more than {LOWER:g} hartree below {name}"
 
 
-def _half_power(overlap: np.ndarray) -> np.ndarray:
+def half_power(overlap: np.ndarray) -> np.ndarray:
     values, vectors = np.linalg.eigh(overlap)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
-def _fix_degenerate(
-    coefficients: np.ndarray, energies: np.ndarray, labels: np.ndarray, half: np.ndarray
+def fix_degenerate(
+    coefficients: np.ndarray,
+    energies: np.ndarray,
+    labels: np.ndarray,
+    half: np.ndarray,
+    width: float = 1e-6,
 ) -> np.ndarray:
     """Turn degenerate orbitals of equal occupation into the ones that a fixed operator tells apart.
 
     Any rotation among them is as good for Hartree-Fock, so that rounding would choose. The operator
     weighs the Loewdin-orthogonalised AOs by their number, and so turns a p or pi set along the
-    axes. The largest coefficient of each orbital (the first of several as large) is made positive.
+    axes, and those of equal atoms far apart onto the atoms. The largest coefficient of each orbital
+    (the first of several as large) is made positive.
+
+    Args:
+        coefficients: (ao, orbital), by rising energy among those of one label.
+        energies: hartree; labels: orbitals of different labels are never mixed.
+        half: the overlap matrix to the power 1/2.
+        width: neighbours less than this apart, in hartree, are degenerate.
     """
     fixed = coefficients.copy()
     start = 0
     for stop in range(1, len(energies) + 1):
         same = stop < len(energies) and labels[stop] == labels[start]
-        if same and energies[stop] - energies[stop - 1] < 1e-6:
+        if same and energies[stop] - energies[stop - 1] < width:
             continue
         if stop - start > 1:
             block = half @ fixed[:, start:stop]
@@ -344,12 +355,12 @@ def _fix_degenerate(
 
 def _standard_form(solution: Solution, overlap: np.ndarray) -> Solution:
     """The same determinant, with all that convention is free to choose fixed."""
-    half = _half_power(overlap)
+    half = half_power(overlap)
     occupations = solution.occupations
     labels = occupations if solution.method == "uhf" else np.stack([occupations.sum(axis=0)] * 2)
     coefficients = np.stack(
         [
-            _fix_degenerate(c, e, o, half)
+            fix_degenerate(c, e, o, half)
             for c, e, o in zip(solution.coefficients, solution.energies, labels, strict=True)
         ]
     )

@@ -126,6 +126,7 @@ def test_bootstrap_error_is_the_standard_error_over_walkers() -> None:
     # 4000 resamples: 1.1 % scatter; four of it.
     assert error == pytest.approx(means.std(ddof=1) / 20, rel=0.045)
     assert np.isnan(statistics.bootstrap_error(means[:1], np.random.default_rng(0)))
+    # 0, 1/2 and 1 with weights 1/4, 1/2, 1/4: the same scatter or less.
     few = statistics.bootstrap_error(np.array([0.0, 1.0]), np.random.default_rng(0), 4000)
     assert few == pytest.approx(0.5, rel=0.06)  # std(ddof=1) / sqrt(2), not 0.35
 
@@ -160,7 +161,8 @@ def test_walkers_stuck_in_two_modes_are_seen_by_the_bootstrap_alone() -> None:
     apart = statistics.summarise_energy(energies, seed=1)
     together = statistics.summarise_energy(energies - shift, seed=1)
     assert apart.error == pytest.approx(together.error, rel=1e-6)
-    # Halves at +-0.1: standard error over walkers 0.1 / 16 beside 0.0004.
+    # Halves at +-0.1: standard error over walkers 0.1 / 16 beside 0.0004. Resampling scatters by
+    # 1 / sqrt(2 * 1000) = 2 % or less.
     assert apart.error_bootstrap == pytest.approx(0.1 / 16, rel=0.15)
     assert any("stuck in different regions" in flag for flag in apart.flags)
     assert apart.rhat > 1.1 > together.rhat

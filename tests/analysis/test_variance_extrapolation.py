@@ -65,7 +65,9 @@ def test_a_beginning_off_the_line_is_left_out() -> None:
     found = blocks(*optimisation(1))
     off = found._replace(energy=found.energy + np.where(np.arange(12) < 3, 0.01, 0.0))
     estimate = extrapolate(off)
-    assert estimate.first_block == 3
+    # The noise may speak for a later beginning, never for one of the three: they lie off by 0.01,
+    # a hundred errors.
+    assert 3 <= estimate.first_block <= 6  # the last window has six of the twelve blocks
     assert abs(estimate.energy.value - GROUND) < 4 * estimate.energy.error
 
 

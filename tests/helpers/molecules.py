@@ -5,7 +5,8 @@ from typing import Any
 from ferminet_core.chemistry.gaussian_basis import build_mole
 from ferminet_core.inputs.molecule import Molecule
 
-# Twice the convergence of either energy; both are variational, so that errors are of second order.
+# Variational: an orbital gradient g at a curvature h leaves g^2 / (2 h). SCF ends at g = 1e-6, and
+# stable solutions have curvatures of 1e-3 hartree and more: 5e-10, and rounding of 1e-11.
 SCF_ROUNDING = 1e-8
 
 

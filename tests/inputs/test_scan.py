@@ -396,19 +396,24 @@ def test_import_is_quick_and_light() -> None:
         "load_scan(sys.argv[1])\n"
         "print({'jax', 'pyscf', 'numpy', 'pandas', 'snakemake'} & set(sys.modules))\n"
     )
-    before = os.times()
-    done = subprocess.run(
-        [sys.executable, "-c", code, ROOT / "systems/h2.yaml"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    after = os.times()
-    assert done.stdout == "set()\n"
-    # Of the processor, which other work on the machine takes no part of: 0.3 s were seen, and JAX
-    # alone takes 1.5.
-    used = after.children_user + after.children_system
-    assert used - before.children_user - before.children_system < 1.5
+
+    def processor_seconds(code: str) -> tuple[float, str]:
+        """Other work on the machine takes no part of these; with the standard output."""
+        before = os.times()
+        done = subprocess.run(
+            [sys.executable, "-c", code, ROOT / "systems/h2.yaml"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        after = os.times()
+        used = after.children_user + after.children_system
+        return used - before.children_user - before.children_system, done.stdout
+
+    used, told = processor_seconds(code)
+    assert told == "set()\n"
+    # Quick, whatever the machine: it takes less than the import of JAX alone would add.
+    assert used < processor_seconds("import jax")[0]
 
 
 # -- what is wrong, and how it is said --

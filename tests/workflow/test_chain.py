@@ -52,9 +52,11 @@ def test_table_and_pictures(scan: Path) -> None:
     assert list(table.index) == ["r_1.4", "r_2"]
     assert set(table["state"]) == {"done"}
     assert (table["error_Eh"] > 0).all()
-    # Twenty updates from a loosely pretrained network: between exact and twice the binding away.
+    # Variational: no lower than exact but for five errors. Twenty updates from a loosely pretrained
+    # network: no higher than by twice the binding.
     exact = pd.Series({"r_1.4": -1.1745, "r_2": -1.1381})
-    assert (table["energy_Eh"] - exact).between(-0.05, 0.35).all()
+    assert (table["energy_Eh"] > exact - 5 * table["error_Eh"]).all()
+    assert (table["energy_Eh"] - exact < 0.35 + 5 * table["error_Eh"]).all()
     assert (scan / "curve.svg").read_text().count("<svg") == 1
     assert (scan / "curve.png").read_bytes().startswith(b"\x89PNG")
     page = (scan / "report.html").read_text()
@@ -81,8 +83,13 @@ def test_numbers_follow_from_the_raw_series(scan: Path) -> None:
 
 def test_twenty_updates_are_no_convergence(scan: Path) -> None:
     table = pd.read_csv(scan / "scan.csv").set_index("run_id")
-    assert table["verdict"]["r_1.4"].startswith("not converged: run ")
-    assert table["verdict"]["r_2"].startswith("not converged: run ")
+    verdicts = json.loads((scan / "summary.json").read_text())["verdicts"]
+    for run, verdict in table["verdict"].items():
+        # By the rule: so short a sampling may be suspect as well, which then comes first. The trend
+        # of 20 energies of 64 walkers is uncertain by far more than the 1.6 mEh that it may fall.
+        assert verdict.startswith(("not converged: run ", "suspect: "))
+        assert verdicts[run]["rules"]["trend"]["wrong"] != []
+    assert verdicts["r_1.4"]["rules"]["trend"]["wrong"] == ["10 iterations show no trend"]
 
 
 def test_artefacts_name_their_parents(scan: Path) -> None:
