@@ -205,7 +205,10 @@ def against_deepqmc(case: Case, rounds: int, best: dict[str, Any]) -> Iterator[d
 
 def table(records: list[dict[str, Any]]) -> str:
     """The records as Markdown."""
-    lines = ["| case | part | ms | beside | ms | ratio | spread |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | part | ms here | other code | ms there | ratio | spread |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
         cells = [r["case"], r["part"], f"{1e3 * r['seconds']:.1f}"]
         if r["peer"]:
@@ -231,7 +234,7 @@ def machine() -> str:
 def run(
     case: Annotated[list[str] | None, typer.Option(help="LiH, H10 or N2; default: all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
-    beside: Annotated[
+    other: Annotated[
         Literal["folx", "DeepQMC"] | None, typer.Option(help="The other code; default: both.")
     ] = None,
     settings_known: Annotated[
@@ -239,7 +242,7 @@ def run(
     ] = False,
 ) -> None:
     """Measure, and write the results; those of other cases and codes are kept."""
-    peers = [beside] if beside else ["folx", "DeepQMC"]
+    peers = [other] if other else ["folx", "DeepQMC"]
     path = RESULTS / "latest.json"
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
@@ -261,9 +264,7 @@ def run(
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(records, indent=1) + "\n")
         where = {(r["case"], r["peer"] or "DeepQMC"): r["machine"] for r in records}
-        heads = "\n".join(
-            f"* {' beside '.join(at)}: {described}" for at, described in where.items()
-        )
+        heads = "\n".join(f"* {' and '.join(at)}: {described}" for at, described in where.items())
         (RESULTS / "latest.md").write_text(f"{heads}\n\n{table(records)}\n")
 
 
