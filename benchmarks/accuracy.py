@@ -1,4 +1,4 @@
-"""Accuracy of single precision, and memory of many walkers:
+"""Accuracy of single precision, and memory of many walkers.
 
     .venv/bin/python -m benchmarks.accuracy precision [--case LiH]
     .venv/bin/python -m benchmarks.accuracy memory [--case N2] [--walkers 4096]

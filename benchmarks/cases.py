@@ -24,6 +24,7 @@ class Case(NamedTuple):
 
     @property
     def molecule(self) -> Molecule:
+        """The molecule, without charge or spin."""
         words = [atom.split() for atom in self.atoms.split(", ")]
         return Molecule(
             symbols=tuple(w[0] for w in words),

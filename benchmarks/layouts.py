@@ -76,6 +76,7 @@ class Chain:
         folder.mkdir(parents=True, exist_ok=True)
 
     def artefact(self, stage: str) -> Path:
+        """The file of a finished stage."""
         return self.folder / f"{stage}.zarr.zip"
 
     def run(
@@ -103,7 +104,10 @@ def _compare(specs: list[Path], parents: dict[str, Path], folder: Path, launcher
     """Optimise and measure one spec on three layouts, and once changing between them.
 
     Args:
-        specs: the same run with growing numbers of iterations; the last is the whole one.
+        specs: The same run with growing numbers of iterations; the last is the whole one.
+        parents: The artefacts that the stages start from, by stage.
+        folder: Folder of all runs.
+        launcher: Command that starts ranks.
     """
     one, two, single = Layout(1, 2), Layout(2, 1), Layout(1, 1)
     found: dict[str, list[str]] = {}

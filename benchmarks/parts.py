@@ -143,6 +143,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Time the case of the command line, and print JSON."""
     job = json.loads(sys.argv[1])
     jax_setup.prepare_process(job["devices"])
     log = jax_setup.configure_jax("float32")

@@ -139,8 +139,10 @@ def by_own(case: Case) -> "Energies":
 
 
 def on_devices(energies: "Energies", arrays: tuple[Any, Any, Any]) -> "Callable[[], jax.Array]":
-    """The same, compiled, of these parameters, walkers and nuclei, with the walkers spread over all
-    devices before anything is timed."""
+    """The same function, compiled, with its arguments on the devices.
+
+    Parameters and nuclei are on all devices, and walkers are spread over them, before any timing.
+    """
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 

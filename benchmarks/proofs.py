@@ -83,8 +83,11 @@ def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
 
 
 def _patterns(charge: int, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,):
-    neutral with their spins up and down in turns, or in two halves, and ions in turns."""
+    """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,).
+
+    The patterns are neutral atoms with spins up and down in turns or in two halves, and ions in
+    turns.
+    """
     unpaired = 3 if charge in (7, 15) else 1  # N and P, half-filled p shells
     turns = 1 - 2 * (np.arange(count) % 2)
     halves = np.where(np.arange(count) < count // 2, 1, -1)
@@ -109,8 +112,10 @@ def _electrons_per_atom(inference: xr.Dataset, nuclei: np.ndarray, up: int) -> s
 
 @app.command()
 def patterns(run: Path, samples: int = 1000) -> None:
-    """Check a chain of stretched bonds from walkers of different spin patterns: their energies
-    must agree within three errors."""
+    """Check a chain of stretched bonds from walkers of different spin patterns.
+
+    Their energies must agree within three errors.
+    """
     spec, parents = _load(run)
     nuclei, charges = np.asarray(spec.molecule.positions), set(spec.molecule.charges)
     charge, count = int(min(charges)), len(nuclei)

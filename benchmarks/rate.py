@@ -44,6 +44,7 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Time the case of the command line on this rank; rank 0 prints JSON."""
     job, expected = json.loads(sys.argv[1]), int(sys.argv[2])
     world = distributed.start(expected)
     jax_setup.prepare_process(1)

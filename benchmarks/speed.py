@@ -1,4 +1,6 @@
-"""Speed compared with other codes in one run: `make bench`, or
+"""Speed compared with other codes in one run.
+
+`make bench` does it, or
 
     .venv/bin/python -m benchmarks.speed environments   # an environment for each other code
     .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3] [--settings-known]

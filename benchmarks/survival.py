@@ -109,8 +109,10 @@ class Child:
             os._exit(code)
 
     def wait(self, seconds: float = TIMEOUT) -> bool:
-        """Wait for the end and return whether it came in time. `code` is then the exit code, or
-        minus the number of the signal."""
+        """Wait for the end and return whether it came in time.
+
+        `code` is then the exit code, or minus the number of the signal.
+        """
         deadline = time.monotonic() + seconds
         while self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -123,6 +125,7 @@ class Child:
         return True
 
     def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
@@ -256,6 +259,7 @@ def measured_campaign() -> Iterator[Campaign]:
 
 
 def show(text: object) -> None:
+    """Print to the standard error at once."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -283,6 +287,7 @@ def print_histogram(rows: list[dict[str, Any]]) -> bool:
 
 
 def verdict(held: bool) -> NoReturn:
+    """Print the result, and end with exit code 0 or 1."""
     print("holds" if held else "does not hold")
     raise typer.Exit(0 if held else 1)
 

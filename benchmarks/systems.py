@@ -79,8 +79,10 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="Systems; default: all.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
-    """Run the systems one after the other, and write a table of all to RESULTS/systems.csv; exit
-    code 1 if an energy is out of bounds."""
+    """Run the systems one after the other, and write a table of all to RESULTS/systems.csv.
+
+    The exit code is 1 if an energy is out of bounds.
+    """
     missing, tables, n_runs = [], [], 0
     for name in names or sorted(path.stem for path in (ROOT / "systems").glob("*.yaml")):
         words = [str(Path(sys.executable).with_name("snakemake"))]
