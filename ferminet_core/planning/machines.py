@@ -73,7 +73,7 @@ GPU_LATENCY = 5e-6
 # Instructions of a function, and of a Gaussian random number (20 rounds of threefry, erfinv).
 FUNCTION_FLOPS = 20.0
 NORMAL_FLOPS = 200.0
-# Between processes on CPUs: what gloo reached on one machine (docs/benchmarks.md).
+# Between processes on CPUs: what gloo reached on one machine (docs/clusters.md).
 CPU_LINK = 1e9
 CPU_LATENCY = 1e-4
 
