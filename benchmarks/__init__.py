@@ -1,0 +1,1 @@
+"""Long checks of the numbers, and speed compared with other codes."""

@@ -4,7 +4,7 @@ from ferminet_core.parallel import jax_setup
 
 
 def main() -> None:
-    """Take all cores, then import what makes thread pools."""
+    """Take all cores, then import the modules that make thread pools."""
     # A power of two divides the walkers of every preset.
     cores = jax_setup.available_cores()
     jax_setup.prepare_process(1 << (cores.bit_length() - 1))

@@ -1,10 +1,10 @@
-"""What single precision costs in accuracy, and many walkers in memory:
+"""Accuracy of single precision, and memory of many walkers.
 
     .venv/bin/python -m benchmarks.accuracy precision [--case LiH]
     .venv/bin/python -m benchmarks.accuracy memory [--case N2] [--walkers 4096]
 
-The precision is that of a network that was pretrained for a while, since one at random has energies
-that no walker of a calculation ever sees.
+The network is pretrained for a while: a random network has local energies that never occur in a
+calculation.
 """
 
 import resource
@@ -38,7 +38,7 @@ def pretraining(case: Case, precision: str) -> Any:
 
 
 def deviations(case: Case) -> np.ndarray:
-    """E_L of each walker in float32 minus that in float64, hartree."""
+    """E_L of each walker in float32 minus E_L in float64, hartree."""
     import jax
     import jax.numpy as jnp
 
@@ -62,9 +62,9 @@ def deviations(case: Case) -> np.ndarray:
 
 @app.command()
 def precision(
-    case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="LiH, H10 or N2; default: all.")] = None,
 ) -> None:
-    """Errors of local energies in float32, mEh: of their mean, and of single walkers."""
+    """Print errors of local energies in float32, mEh: of their mean, and of single walkers."""
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float64")
     print("| case | walkers | mean | rms | 99 of 100 below | largest |\n|---|---|---|---|---|---|")
@@ -83,9 +83,9 @@ def precision(
 @app.command()
 def memory(
     case: Annotated[str, typer.Option(help="LiH, H10 or N2.")] = "N2",
-    walkers: Annotated[int, typer.Option(help="Evaluated in one call.")] = 4096,
+    walkers: Annotated[int, typer.Option(help="Walkers in one call.")] = 4096,
 ) -> None:
-    """Largest memory of this process while it evaluates the local energies of many walkers."""
+    """Print the largest memory of this process during the local energies of many walkers."""
     jax_setup.prepare_process(2)
     jax_setup.configure_jax("float32")
     import jax

@@ -1,10 +1,10 @@
-"""How many records of a walker count as one, with moves scaled by `mcmc.length` and with even ones.
+"""Autocorrelation times with moves scaled by `mcmc.length` and with moves of one length.
 
     .venv/bin/python -m benchmarks.autocorrelation results/lih/runs/r_3.015 ...
 
-Samples |psi|^2 of finished optimisations. tau is the variance of a walker's mean over that of one
-record, times the records: of the squared distances of the electrons from the origin, of the number
-of electrons within 1/Z of a nucleus, and of log|psi|^2.
+Samples |psi|^2 of finished optimisations. tau is the variance of a walker's mean, times the number
+of records, over the variance of one record. It is printed for the squared distances of the
+electrons from the origin, for the number of electrons within 1/Z of a nucleus, and for log|psi|^2.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from ferminet_core.parallel import jax_setup
 from ferminet_core.storage import artefacts
 
 WALKERS, RECORDS, MOVES, TUNING = 128, 1000, 10, 60
-# With nuclei of so little charge the length is that of their 1s shell everywhere, a constant.
+# With nuclei of such a small charge the length is that of their 1s shell everywhere: a constant.
 TINY = 1e-6
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
-    """What measures (record, quantity, walker) and the acceptance, with scaled or even moves."""
+    """A function that measures (record, quantity, walker) and the acceptance of a kind of moves."""
     import jax
     import jax.numpy as jnp
 
@@ -68,14 +68,14 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
 
 
 def tau(series: np.ndarray) -> np.ndarray:
-    """Of (record, quantity, walker), for each quantity."""
+    """Autocorrelation time of each quantity of (record, quantity, walker)."""
     means = series.mean(axis=0)
     return np.asarray(len(series) * means.var(axis=-1, ddof=1) / series.var(axis=(0, 2)))
 
 
 @app.command()
 def main(runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs.")]) -> None:
-    """A table of runs and of the two kinds of moves."""
+    """Print a table of runs and of the two kinds of moves."""
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float32")
     print("| run | moves | accepted | tau of r^2 | of the cores | of log psi^2 |")

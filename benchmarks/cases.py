@@ -1,4 +1,4 @@
-"""The molecules and networks that speed is measured on, here and in other codes."""
+"""Molecules and networks of the speed measurements, here and in other codes."""
 
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ class Case(NamedTuple):
 
     @property
     def molecule(self) -> Molecule:
+        """The molecule, without charge or spin."""
         words = [atom.split() for atom in self.atoms.split(", ")]
         return Molecule(
             symbols=tuple(w[0] for w in words),
@@ -33,7 +34,7 @@ class Case(NamedTuple):
         )
 
     def spec(self, **settings: Any) -> RunSpec:
-        """The run with these settings besides; ten moves and KFAC with an inverse every step."""
+        """The run with these settings, ten moves, and KFAC with an inverse in every iteration."""
         fixed = {
             "mcmc.walkers": self.walkers,
             "mcmc.steps": 10,

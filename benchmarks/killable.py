@@ -1,6 +1,6 @@
 """A process that kills itself at a chosen point of a chosen write.
 
-It sends SIGKILL to itself at the n-th time (from 1) that it comes to a window: `writing` (half of
+It sends SIGKILL to itself when it reaches a window for the n-th time (from 1): `writing` (half of
 an archive's member is in the temporary file), `file fsync` (all is written, not yet flushed),
 `rename` (flushed, not yet in place), `folder fsync` (in place, the folder not yet flushed).
 """
@@ -17,18 +17,19 @@ WINDOWS = ("writing", "file fsync", "rename", "folder fsync")
 
 
 class Windows:
-    """Counts how often each window is come to, and kills the process at the chosen one."""
+    """Counts how often each window is reached, and kills the process at the chosen one."""
 
     def __init__(self, window: str, number: int) -> None:
         self.window, self.number = window, number
         self.counts: Counter[str] = Counter()
 
     def enter(self, name: str) -> bool:
-        """Count; whether this is the chosen time."""
+        """Count, and return whether this is the chosen time."""
         self.counts[name] += 1
         return name == self.window and self.counts[name] == self.number
 
     def pass_through(self, name: str) -> None:
+        """Kill the process if this is the chosen time."""
         if self.enter(name):
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,11 +1,11 @@
-"""One calculation on several layouts of processes and devices: the same bits, and the time.
+"""One calculation on several layouts of processes and devices: bits and times.
 
     .venv/bin/python -m benchmarks.layouts equal
     .venv/bin/python -m benchmarks.layouts scaling
 
 `equal` runs LiH at `small` through the command line, started by a real MPI launcher. `scaling`
-gives each rank a core and its own walkers and compares two ranks with two separate runs side by
-side, which is what the machine can give.
+gives each rank a core and its own walkers. It compares two ranks with two separate runs at the same
+time, which are the bound of the machine.
 """
 
 import json
@@ -39,10 +39,10 @@ overrides:
   optimise.iterations: {iterations}
   inference.samples: {updates}
 """
-# Open MPI refuses to run as root, as in a container, unless it is told twice.
+# Open MPI refuses to run as root, as in a container, unless two variables allow it.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 LAUNCHER = f"{Path(sys.executable).with_name('mpiexec')} --oversubscribe"
-Launcher = Annotated[str, typer.Option(help="What starts ranks; `-n` and a number are added.")]
+Launcher = Annotated[str, typer.Option(help="Launcher of ranks; `-n` and a number are added.")]
 
 
 class Layout(NamedTuple):
@@ -61,7 +61,7 @@ def start(layout: Layout, launcher: str, *arguments: str | Path) -> None:
     words += ["--ranks", str(layout.ranks), "--devices", str(layout.devices)]
     if layout.ranks > 1:
         words = [*shlex.split(launcher), "-n", str(layout.ranks), *words]
-    # Without the number of devices that somebody else has chosen, as pytest's set-up here.
+    # Without a number of devices from outside, such as that of pytest's set-up here.
     environment = {**os.environ, **AS_ROOT, "XLA_FLAGS": ""}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
@@ -76,6 +76,7 @@ class Chain:
         folder.mkdir(parents=True, exist_ok=True)
 
     def artefact(self, stage: str) -> Path:
+        """The file of a finished stage."""
         return self.folder / f"{stage}.zarr.zip"
 
     def run(
@@ -103,7 +104,10 @@ def _compare(specs: list[Path], parents: dict[str, Path], folder: Path, launcher
     """Optimise and measure one spec on three layouts, and once changing between them.
 
     Args:
-        specs: the same run with growing numbers of iterations; the last is the whole one.
+        specs: The same run with growing numbers of iterations; the last is the whole one.
+        parents: The artefacts that the stages start from, by stage.
+        folder: Folder of all runs.
+        launcher: Command that starts ranks.
     """
     one, two, single = Layout(1, 2), Layout(2, 1), Layout(1, 1)
     found: dict[str, list[str]] = {}
@@ -124,7 +128,7 @@ def _compare(specs: list[Path], parents: dict[str, Path], folder: Path, launcher
     print(
         f"{specs[-1].stem}: continued on {one}, {two}, {one} ranks x devices, the same: {resumes}"
     )
-    # Other sums in other bits; a chain of moves that are taken or not amplifies them.
+    # Sums in another order differ in their last bits; accepted and rejected moves amplify this.
     print(
         f"{specs[-1].stem}: energies of {single} differ by up to {rounding[:5].max():.1e} of their "
         f"size in the first 5 steps, {rounding.max():.1e} in all"
@@ -135,18 +139,18 @@ def _compare(specs: list[Path], parents: dict[str, Path], folder: Path, launcher
 @app.command()
 def equal(
     preset: str = "small",
-    iterations: Annotated[int, typer.Option(help="KFAC steps.")] = 50,
-    updates: Annotated[int, typer.Option(help="Of the pretraining; records.")] = 100,
+    iterations: Annotated[int, typer.Option(help="Iterations of KFAC.")] = 50,
+    updates: Annotated[int, typer.Option(help="Iterations of the pretraining, and records.")] = 100,
     launcher: Launcher = LAUNCHER,
 ) -> None:
-    """1 process x 2 devices, 2 processes x 1 device, 1 device: equal samples, also when resumed."""
+    """Compare 1 process x 2 devices, 2 processes x 1 device, 1 device, and changes between them."""
     held = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         growing = []
         for part in (iterations // 3, 2 * iterations // 3, iterations):
             path = folder / f"lih_{part}.yaml"
-            # One name for all lengths: a run that goes on, not several.
+            # One name for all lengths: one run that continues.
             text = SYSTEM.format(preset=preset, updates=updates, iterations=part)
             path.write_text(f"name: lih\n{text}")
             growing.append(write_specs(load_scan(path), folder / str(part)))
@@ -203,10 +207,10 @@ def _side_by_side(load: Load, count: int, ranks: int, launcher: str) -> list[dic
 
 @app.command()
 def scaling(
-    repeats: Annotated[int, typer.Option(help="Pairs of measurements, one after the other.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Pairs of measurements.")] = 3,
     launcher: Launcher = LAUNCHER,
 ) -> None:
-    """Weak scaling: two ranks with twice the walkers against two separate runs side by side."""
+    """Weak scaling: two ranks with twice the walkers, and two separate runs at the same time."""
     held = True
     for load in LOADS:
         ratios, ceilings, last = [], [], {}

@@ -1,5 +1,6 @@
-"""Seconds of an optimisation's iteration and of its parts, in this process; the worker of
-`benchmarks.speed`.
+"""Times of an iteration and of its parts, in seconds; a worker of `benchmarks.speed`.
+
+One JSON object describes the case:
 
     .venv/bin/python -m benchmarks.parts '{"case": "LiH", "devices": 2, "iterations": 200}'
     ... '{"case": "N2", "devices": 1, "iterations": 50, "settings": {"mcmc.walkers": 4096}}'
@@ -37,7 +38,7 @@ def repeated(
 
 
 def iteration_seconds(stage: Any, state: Any, clock: Clock = time.perf_counter) -> list[float]:
-    """Seconds an iteration in blocks of the stage's own loop, the compiling one left out."""
+    """Seconds per iteration in blocks of the stage's own loop, without the block that compiles."""
     times, step = [], int(state.step)
     began = clock()
     for done in stage.steps(state):
@@ -142,6 +143,7 @@ def measure(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Time the case of the command line, and print JSON."""
     job = json.loads(sys.argv[1])
     jax_setup.prepare_process(job["devices"])
     log = jax_setup.configure_jax("float32")

@@ -1,5 +1,6 @@
-"""Seconds per KFAC iteration of DeepQMC's FermiNet on a fixed case, in an environment of its own; a
-worker of `benchmarks.speed`.
+"""Times of KFAC iterations of DeepQMC's FermiNet, in seconds; a worker of `benchmarks.speed`.
+
+It runs in an environment of its own.
 
 One JSON object describes the case (`Case`); the last line printed is one JSON object with the
 times. Everything but the sizes is as in DeepQMC's own `task=train_ferminet ansatz=ferminet
@@ -49,13 +50,13 @@ class Case:
 
     def __post_init__(self) -> None:
         if self.walkers % (self.chunk or self.devices) or (self.chunk or 0) % self.devices:
-            # DeepQMC would leave out the walkers that remain, without a word.
+            # DeepQMC would leave out the remaining walkers without a message.
             raise ValueError("devices must divide the chunk, and the chunk the walkers")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """DeepQMC's objects for a case, and the arrays that they start from."""
+    """DeepQMC's objects for a case, and their initial arrays."""
 
     hamiltonian: Any
     ansatz: Any
@@ -134,7 +135,7 @@ def build(case: Case) -> Parts:
 
 
 def lap_times(steps: Iterator[Any]) -> Iterator[tuple[float, Any]]:
-    """Seconds of each step of an iterator, and what it gave, once its arrays are computed."""
+    """Seconds of each step of an iterator, and its results, once their arrays are computed."""
     import jax
 
     began = time.perf_counter()
@@ -160,7 +161,7 @@ def iterations(case: Case, parts: Parts) -> list[float]:
         parts.molecules,
         parts.sampler,
         range(WARM_UP + case.iterations),
-        # Copies: KFAC gives up the arrays that it is handed.
+        # Copies: KFAC donates its arguments.
         TrainState(*jax.tree.map(lambda x: x.copy(), (parts.walkers, parts.parameters)), None),
         None,
         parts.loss,
@@ -219,7 +220,7 @@ def measure(case: Case) -> dict[str, Any]:
     import deepqmc  # noqa: F401  # before JAX, so that it can forbid TF32
     import jax
 
-    # Rounds after the first find everything compiled; no time that is compared holds it.
+    # All later rounds find everything compiled; no compared time includes compilation.
     jax.config.update("jax_compilation_cache_dir", f"{sys.prefix}/compiled")
     if jax.device_count() != case.devices:
         raise RuntimeError(f"{jax.device_count()} devices, {case.devices} wanted")

@@ -1,9 +1,10 @@
-"""Seconds of folx's forward Laplacian on this project's network, beside the project's own; a worker
-of `benchmarks.speed`.
+"""Times of two forward Laplacians on one network; a worker of `benchmarks.speed`.
+
+They are that of folx and that of this project.
 
 One JSON object describes the case (`Case`); the last line printed is one JSON object with the
-times. Both codes work out the kinetic energy of each walker, -1/2 (lap psi)/psi, from the same
-parameters; they take turns, so that the machine's moods hit both.
+times. Both codes compute the kinetic energy of each walker, -1/2 (lap psi)/psi, from the same
+parameters. They take turns, so changes in the machine's speed affect both.
 """
 
 import importlib.metadata
@@ -75,7 +76,7 @@ def inputs_of_network(electrons: "jax.Array", nuclei: "jax.Array") -> Any:
 def log_psi(
     params: Any, electrons: "jax.Array", nuclei: "jax.Array", spins: tuple[int, int]
 ) -> "jax.Array":
-    """log|psi| of `networks.apply` for one walker, written so that folx sees through it.
+    """log|psi| of `networks.apply` for one walker, written so that folx can follow it.
 
     The project's sum of determinants has a derivative rule of its own, a black box to folx, which
     knows `slogdet`.
@@ -138,8 +139,10 @@ def by_own(case: Case) -> "Energies":
 
 
 def on_devices(energies: "Energies", arrays: tuple[Any, Any, Any]) -> "Callable[[], jax.Array]":
-    """The same, compiled, of these parameters, walkers and nuclei, with the walkers spread over all
-    devices before anything is timed."""
+    """The same function, compiled, with its arguments on the devices.
+
+    Parameters and nuclei are on all devices, and walkers are spread over them, before any timing.
+    """
     import jax
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -172,7 +175,7 @@ def inputs(case: Case, dtype: Any) -> tuple[Any, "jax.Array", Any]:
     homes = np.repeat(case.positions, [charge(symbol) for symbol in case.symbols], axis=0)
     if len(homes) != sum(spins):
         raise ValueError(f"{len(homes)} electrons are neutral, {sum(spins)} were given")
-    # In turns up and down along the molecule, and the spin-up electrons first.
+    # Up and down in turns along the molecule, then sorted with the spin-up electrons first.
     homes = np.concatenate([homes[::2], homes[1::2]])
     noise = np.random.default_rng(1).normal(size=(case.walkers, *homes.shape))
     charges = [charge(symbol) for symbol in case.symbols]
@@ -212,7 +215,7 @@ def measure(case: Case) -> dict[str, Any]:
     import jax.numpy as jnp
 
     jax.config.update("jax_default_matmul_precision", "highest")
-    # Rounds after the first find everything compiled; no time that is compared holds it.
+    # All later rounds find everything compiled; no compared time includes compilation.
     jax.config.update("jax_compilation_cache_dir", f"{sys.prefix}/compiled")
     if jax.device_count() != case.devices:
         raise RuntimeError(f"{jax.device_count()} devices, {case.devices} wanted")

@@ -1,10 +1,10 @@
-"""What `plan --device cpu` predicts beside what is measured, on one core of this machine.
+"""Predictions of `plan --device cpu` compared with measured times, on one core of this machine.
 
     .venv/bin/python -m benchmarks.plan [--case LiH] [--rounds 3]
 
 The rates are measured right before, in the same process, by operations that belong to no molecule.
-The bar: the iteration of every case within 30 %. Times are medians of processor time, of the rates
-as of the parts: what else the machine does slows both.
+The iteration of every case must be predicted within 30 %. Rates and parts are medians of processor
+time, because other load on the machine slows both.
 """
 
 import math
@@ -35,7 +35,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def predicted(case: Case) -> dict[str, float]:
-    """Seconds of the iteration and of its parts by the rates of this machine."""
+    """Predicted seconds of the iteration and of its parts, by the rates of this machine."""
     from ferminet_core.planning import calibration
 
     found = plan.stage_plan(case.spec(), "optimise", calibration.cpu_machine(), plan.ONE)
@@ -46,7 +46,7 @@ def predicted(case: Case) -> dict[str, float]:
 
 
 class Measurement:
-    """The compiled stage of a case, to be timed again and again."""
+    """The compiled stage of a case, for repeated timing."""
 
     def __init__(self, case: Case) -> None:
         self.stage: Any = optimise_stage(
@@ -56,7 +56,7 @@ class Measurement:
         self.calls = part_calls(self.stage, self.state)
 
     def seconds(self) -> dict[str, float]:
-        """Of the iteration and of its parts."""
+        """Seconds of the iteration and of its parts."""
         clock = time.process_time
         times = {name: repeated(self.calls[name], clock=clock) for name in PARTS}
         times["iteration"] = iteration_seconds(self.stage, self.state, clock)
@@ -76,10 +76,10 @@ def compare(case: Case, rounds: int) -> dict[str, list[tuple[float, float]]]:
 
 @app.command()
 def main(
-    case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="LiH, H10 or N2; default: all.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, each with rates of its own.")] = 3,
 ) -> None:
-    """Compare, and judge the iterations; the exit code tells whether all are within the bar."""
+    """Compare the iterations; exit code 1 if one of them is outside of the bound."""
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float32")
     print("| case | part | predicted / ms | measured / ms | ratio | spread |")

@@ -1,9 +1,9 @@
-"""Steps and time that the pretraining's optimisers take to orbitals that fit.
+"""Iterations and time of the pretraining's optimisers until the orbitals fit.
 
     .venv/bin/python -m benchmarks.pretraining [--case LiH] [--optimiser muon]
 
 On one core, in processor time and without compiling, as in `benchmarks.plan`. The criterion is that
-of the settings; what does not meet it in time is told with the misfit that is left.
+of the settings. A case that does not meet it in time is printed with its remaining misfit.
 """
 
 import time
@@ -14,7 +14,7 @@ import typer
 from benchmarks.cases import CASES, Case
 from ferminet_core.parallel import jax_setup
 
-# Muon's is the default, chosen on H10 among 0.5, 1, 2 and 5 per cent; Adam's was so before.
+# Muon's rate is the default, chosen on H10 among 0.5, 1, 2 and 5 per cent; Adam's is the older one.
 RATES = {"muon": 1e-2, "adam": 5e-3}
 STEPS = 5000
 
@@ -22,7 +22,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def run(case: Case, optimiser: str) -> str:
-    """Row of the table: steps, seconds, misfit and energy at the end, and Hartree-Fock's."""
+    """Row of the table: iterations, seconds, final misfit and energy, and Hartree-Fock energy."""
     import numpy as np
 
     from ferminet_core.chemistry import hartree_fock
@@ -39,7 +39,7 @@ def run(case: Case, optimiser: str) -> str:
     stage = Pretrain(spec, reference)
     state = stage.place(stage.initial())
     steps = stage.steps(state)
-    # The first block compiles; its few steps are counted with the pace of the others.
+    # The first block compiles; its few iterations count with the speed of the others.
     last = first = next(steps)
     began = time.process_time()
     for last in steps:  # noqa: B007 - the last one is what is wanted
@@ -53,13 +53,13 @@ def run(case: Case, optimiser: str) -> str:
 
 @app.command()
 def main(
-    case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
-    optimiser: Annotated[list[str] | None, typer.Option(help="Of muon, adam; both.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="LiH, H10 or N2; default: all.")] = None,
+    optimiser: Annotated[list[str] | None, typer.Option(help="muon, adam; default: both.")] = None,
 ) -> None:
-    """A table of cases and optimisers."""
+    """Print a table of cases and optimisers."""
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float32")
-    print("| case | optimiser | steps | seconds | misfit | E | E_HF |")
+    print("| case | optimiser | iterations | seconds | misfit | E | E_HF |")
     print("|---|---|---|---|---|---|---|")
     for name in case or list(CASES):
         for which in optimiser or ["muon", "adam"]:

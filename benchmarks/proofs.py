@@ -1,11 +1,11 @@
-"""Long proofs that the numbers can be trusted; each is a command of its own and prints what it saw.
+"""Long checks of the numbers; each is a command and prints its findings.
 
     .venv/bin/python -m benchmarks error-bars results/h2/runs/r_1.4
     .venv/bin/python -m benchmarks patterns results/h2/runs/r_6
     .venv/bin/python -m benchmarks first-steps systems/lih.yaml
     .venv/bin/python -m benchmarks checkpoints systems/lih.yaml --preset small
 
-Exit code 1 where the bar is missed.
+Exit code 1 if a check fails.
 """
 
 import json
@@ -44,7 +44,7 @@ def _load(run: Path) -> tuple[run_spec.RunSpec, dict[str, xr.Dataset]]:
 def _infer(
     spec: run_spec.RunSpec, parents: dict[str, xr.Dataset], seed: int, samples: int
 ) -> xr.Dataset:
-    """An inference with a seed and a length of its own."""
+    """An inference with its own seed and length."""
     config = spec.config.model_copy(
         update={
             "seed": seed,
@@ -64,7 +64,7 @@ def _verdict(held: bool) -> None:
 
 @app.command()
 def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
-    """Spread of the energies of many short inferences against the errors that they claim.
+    """Compare the spread of the energies of many short inferences with their errors.
 
     With right errors (E_i - mean) / error_i has variance 1; over 20 seeds chance leaves it between
     0.6 and 1.6 in six cases of seven.
@@ -83,8 +83,11 @@ def error_bars(run: Path, seeds: int = 20, samples: int = 200) -> None:
 
 
 def _patterns(charge: int, count: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,):
-    neutral with their spins up and down in turns, or in two halves, and ions in turns."""
+    """Electrons of each spin at the nuclei of a chain of equal atoms of odd charge, (nucleus,).
+
+    The patterns are neutral atoms with spins up and down in turns or in two halves, and ions in
+    turns.
+    """
     unpaired = 3 if charge in (7, 15) else 1  # N and P, half-filled p shells
     turns = 1 - 2 * (np.arange(count) % 2)
     halves = np.where(np.arange(count) < count // 2, 1, -1)
@@ -109,8 +112,10 @@ def _electrons_per_atom(inference: xr.Dataset, nuclei: np.ndarray, up: int) -> s
 
 @app.command()
 def patterns(run: Path, samples: int = 1000) -> None:
-    """A chain of stretched bonds from walkers of different spin patterns: their energies agree
-    within three errors."""
+    """Check a chain of stretched bonds from walkers of different spin patterns.
+
+    Their energies must agree within three errors.
+    """
     spec, parents = _load(run)
     nuclei, charges = np.asarray(spec.molecule.positions), set(spec.molecule.charges)
     charge, count = int(min(charges)), len(nuclei)
@@ -123,7 +128,7 @@ def patterns(run: Path, samples: int = 1000) -> None:
     found: dict[str, Mapping[str, Any]] = {}
     for seed, (name, spins) in enumerate(_patterns(charge, count).items()):
         sites = np.concatenate([np.repeat(np.arange(count), n) for n in spins])
-        # Half of the walkers the other way round.
+        # Half of the walkers with spins exchanged.
         both = np.stack([sites, count - 1 - sites])[np.arange(size) % 2]
         start = nuclei[both] + rng.normal(scale=0.7 / charge, size=(*both.shape, 3))
         changed = optimised.assign(walkers=optimised["walkers"].copy(data=start.astype("f4")))
@@ -146,9 +151,9 @@ def patterns(run: Path, samples: int = 1000) -> None:
 @app.command()
 def first_steps(
     systems: list[Path],
-    steps: Annotated[int, typer.Option(help="Optimisation steps to look at.")] = 20,
+    steps: Annotated[int, typer.Option(help="Iterations of the optimisation.")] = 20,
 ) -> None:
-    """Where the optimisation starts: the mean of its first steps against E_HF."""
+    """Compare the mean energy of the first iterations of the optimisation with E_HF."""
     specs = [run for path in systems for run in scan.load_scan(path).runs]
     held = True
     for spec in specs:
@@ -177,7 +182,7 @@ def first_steps(
 
 
 def _noise(array: np.ndarray) -> np.ndarray:
-    """Random numbers of an array's shape and type: a new optimiser's zeros would be compressed."""
+    """Random numbers of an array's shape and type, as a new optimiser's zeros compress well."""
     if array.dtype.kind != "f":
         return array
     return np.random.default_rng(0).normal(size=array.shape).astype(array.dtype)
@@ -185,7 +190,7 @@ def _noise(array: np.ndarray) -> np.ndarray:
 
 @app.command()
 def checkpoints(systems: list[Path], preset: str = "paper") -> None:
-    """Size of a checkpoint at the start of the optimisation, and seconds to write one."""
+    """Print the size of a checkpoint of the optimisation, and the seconds to write one."""
     for spec in (run for path in systems for run in scan.load_scan(path, preset=preset).runs):
         reference = hartree_fock.solve(spec.molecule, spec.config.reference)
         pretrain = Pretrain(spec, reference)

@@ -1,5 +1,7 @@
-"""Seconds per iteration of the optimisation on one of several ranks; the worker of
-`benchmarks.layouts scaling`, started by an MPI launcher."""
+"""Times per iteration on one of several ranks, in seconds; the worker of `benchmarks.layouts`.
+
+An MPI launcher starts it.
+"""
 
 import json
 import sys
@@ -8,7 +10,7 @@ from typing import Any
 from benchmarks.parts import iteration_seconds, optimise_stage, repeated
 from ferminet_core.parallel import distributed, jax_setup
 
-REPEATS = 20  # as many on every rank: each call waits for the others
+REPEATS = 20  # the same on every rank: each call waits for the others
 
 
 def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
@@ -21,12 +23,12 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
     from ferminet_core.stages import datasets
 
     case = CASES[job["case"]]._replace(walkers=job["walkers"] * ranks)
-    # Iterations one by one, to see how much they vary: ranks wait for the slowest in each.
+    # Single iterations, to see how much they vary: in each, ranks wait for the slowest.
     settings = {"optimise.iterations": job["iterations"], "mcmc.burn_in": 0, "runtime.block": 1}
     stage = optimise_stage(case.spec(**settings))
     state = stage.initial()
     iterations = iteration_seconds(stage, state)
-    # What one iteration averages over all devices: gradient, curvature factors, a few numbers.
+    # The averages of one iteration over all devices: gradient, curvature factors, a few numbers.
     averaged = (state.params, state.optimiser)
     floats = [x for x in jax.tree.leaves(averaged) if np.issubdtype(x.dtype, np.floating)]
     mean = mesh.per_device(collectives.mean, stage.mesh, (mesh.REPLICATED,), mesh.REPLICATED)
@@ -42,6 +44,7 @@ def measure(job: dict[str, Any], ranks: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Time the case of the command line on this rank; rank 0 prints JSON."""
     job, expected = json.loads(sys.argv[1]), int(sys.argv[2])
     world = distributed.start(expected)
     jax_setup.prepare_process(1)

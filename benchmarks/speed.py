@@ -1,12 +1,14 @@
-"""Speed beside other codes, side by side in one run: `make bench`, or
+"""Speed compared with other codes in one run.
 
-    .venv/bin/python -m benchmarks.speed environments   # set the other codes up, each in its own
+`make bench` does it, or
+
+    .venv/bin/python -m benchmarks.speed environments   # an environment for each other code
     .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3] [--settings-known]
     .venv/bin/python -m benchmarks.speed growth         # with the number of electrons
 
-Each code runs at its best: the fastest of the chunks and numbers of devices tried, in turns with
-this project. A ratio is their seconds over ours in the same round. Results: `benchmarks/results/`,
-a list of records as JSON, and a table.
+Each code has the fastest of the chunks and numbers of devices tried, and takes turns with this
+project. A ratio is the other code's seconds over this project's in the same round. Results are in
+`benchmarks/results/`: a list of records as JSON, and a table.
 """
 
 import importlib.metadata
@@ -42,7 +44,7 @@ FOLX = ("folx==0.2.30", "jaxtyping==0.3.11", "wadler-lindig==0.1.8")
 
 
 def _create(name: str, python: str, packages: tuple[str, ...], *options: str) -> Path:
-    """A virtual environment with packages, unless it is there; returns its Python."""
+    """Make a virtual environment with packages unless it exists, and return its Python."""
     folder = PEERS / name
     if not (folder / "ready").exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -54,7 +56,7 @@ def _create(name: str, python: str, packages: tuple[str, ...], *options: str) ->
 
 
 def _makes_environments(python: str) -> bool:
-    """Whether this Python is there and works; a version manager's stand-in may not."""
+    """Whether this Python exists and works; a version manager's placeholder may not."""
     if shutil.which(python) is None:
         return False
     tried = subprocess.run(
@@ -65,7 +67,7 @@ def _makes_environments(python: str) -> bool:
 
 @app.command()
 def environments() -> None:
-    """Set up DeepQMC (Python 3.12 or 3.13) and folx (beside this project's own packages)."""
+    """Set up DeepQMC (Python 3.12 or 3.13) and folx (with this project's own packages)."""
     newer = [p for p in ("python3.12", "python3.13") if _makes_environments(p)]
     if newer:
         _create("deepqmc", newer[0], DEEPQMC)
@@ -85,7 +87,7 @@ def environments() -> None:
 
 
 def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]:
-    """Run a worker on a job, with its number of host devices; what it prints last."""
+    """Run a worker on a job with its number of host devices; return the last line it prints."""
     command = [str(python), *words, json.dumps(job)]
     devices = f"--xla_force_host_platform_device_count={job['devices']}"
     environment = {**os.environ, "XLA_FLAGS": devices}
@@ -98,7 +100,7 @@ def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]
 
 
 def own(case: Case, devices: int = 2, parts: bool = True) -> dict[str, Any]:
-    """This project's iteration, and its parts if wanted."""
+    """Times of this project's iteration, and of its parts on request."""
     iterations = ITERATIONS.get(case.name, 100)
     job = {"case": case.name, "devices": devices, "iterations": iterations}
     return work(sys.executable, "-m", "benchmarks.parts", job={**job, "parts": parts})
@@ -165,7 +167,7 @@ def against_folx(case: Case, rounds: int, best: dict[str, Any]) -> dict[str, Any
     for _ in range(rounds):
         found = folx(case, 15, **best)
         ours = found["own_seconds"]
-        if best["devices"] == 1:  # its best, against our two devices
+        if best["devices"] == 1:  # its best setting, compared with our two devices
             ours = folx(case, 15, **{**best, "devices": 2})["own_seconds"]
         pairs.append((statistics.median(ours), statistics.median(found["seconds"])))
     return record(case, "local energy", "folx", pairs, best)
@@ -184,7 +186,7 @@ def best_deepqmc(case: Case) -> dict[str, Any]:
 
 
 def against_deepqmc(case: Case, rounds: int, best: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Whole iterations and parts, DeepQMC with its best settings."""
+    """Compare whole iterations and parts, DeepQMC with its best settings."""
     pairs: dict[str, list[tuple[float, float]]] = {}
     names = {"iteration": "iteration_s", "sampling": "sampling_s", "local energy": "local_energy_s"}
     for _ in range(rounds):
@@ -205,7 +207,10 @@ def against_deepqmc(case: Case, rounds: int, best: dict[str, Any]) -> Iterator[d
 
 def table(records: list[dict[str, Any]]) -> str:
     """The records as Markdown."""
-    lines = ["| case | part | ms | beside | ms | ratio | spread |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| case | part | ms here | other code | ms there | ratio | spread |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in records:
         cells = [r["case"], r["part"], f"{1e3 * r['seconds']:.1f}"]
         if r["peer"]:
@@ -219,7 +224,7 @@ def table(records: list[dict[str, Any]]) -> str:
 
 
 def machine() -> str:
-    """Where and with what a case is measured."""
+    """Machine and versions of a measurement."""
     commit = ["git", "describe", "--always", "--dirty"]
     here = subprocess.run(commit, capture_output=True, text=True, check=False, cwd=ROOT).stdout
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("jax", "kfac-jax")]
@@ -229,23 +234,23 @@ def machine() -> str:
 
 @app.command()
 def run(
-    case: Annotated[list[str] | None, typer.Option(help="Of LiH, H10, N2; all.")] = None,
+    case: Annotated[list[str] | None, typer.Option(help="LiH, H10 or N2; default: all.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
-    beside: Annotated[
-        Literal["folx", "DeepQMC"] | None, typer.Option(help="The other code; both if none.")
+    other: Annotated[
+        Literal["folx", "DeepQMC"] | None, typer.Option(help="The other code; default: both.")
     ] = None,
     settings_known: Annotated[
-        bool, typer.Option("--settings-known", help="The other codes' settings as found before.")
+        bool, typer.Option("--settings-known", help="Keep the settings of the other codes.")
     ] = False,
 ) -> None:
-    """Measure, and write the results; those of other cases and codes stay."""
-    peers = [beside] if beside else ["folx", "DeepQMC"]
+    """Measure, and write the results; those of other cases and codes are kept."""
+    peers = [other] if other else ["folx", "DeepQMC"]
     path = RESULTS / "latest.json"
     records: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for name in case or list(CASES):
         before = [record for record in records if record["case"] == name and settings_known]
         known = {record["peer"]: record.get("peer_settings") for record in before}
-        # What is measured beside none belongs to the iteration, measured beside DeepQMC.
+        # Parts without another code belong to the iteration, which is compared with DeepQMC.
         records = [r for r in records if r["case"] != name or (r["peer"] or "DeepQMC") not in peers]
         found: list[dict[str, Any]] = []
         if "folx" in peers and (PEERS / "folx" / "ready").exists():
@@ -261,9 +266,7 @@ def run(
         RESULTS.mkdir(exist_ok=True)
         path.write_text(json.dumps(records, indent=1) + "\n")
         where = {(r["case"], r["peer"] or "DeepQMC"): r["machine"] for r in records}
-        heads = "\n".join(
-            f"* {' beside '.join(at)}: {described}" for at, described in where.items()
-        )
+        heads = "\n".join(f"* {' and '.join(at)}: {described}" for at, described in where.items())
         (RESULTS / "latest.md").write_text(f"{heads}\n\n{table(records)}\n")
 
 
@@ -276,7 +279,7 @@ def exponent(seconds: dict[int, float]) -> tuple[float, float]:
 
 @app.command()
 def growth() -> None:
-    """Seconds an iteration of hydrogen chains, 64 walkers, on two devices; and the exponents."""
+    """Print times per iteration of hydrogen chains (64 walkers, two devices) and the exponents."""
     seconds: dict[str, dict[int, float]] = {"here": {}, "DeepQMC": {}}
     print("| chain | here, ms | DeepQMC, ms | ratio |\n|---|---|---|---|")
     for name, case in CHAINS.items():

@@ -1,12 +1,14 @@
-"""Runs that are killed, ended or left without room, continued, and compared with undisturbed ones.
+"""Runs that are interrupted, continued, and compared with undisturbed ones.
+
+They are killed, stopped, or run out of disk space.
 
     .venv/bin/python -m benchmarks.survival kill --trials 200
     .venv/bin/python -m benchmarks.survival term --trials 20
     sudo .venv/bin/python -m benchmarks.survival disk
 
-Every run is a process of its own, forked from this one once the imports are done, so that what
-befalls it does so in the work and not in the imports. It is then continued by the plain command
-until it ends; its artefact must have the very bytes of the undisturbed run's.
+Every run is a process of its own, forked from this one after the imports, so that the interruption
+occurs in the work and not in the imports. The plain command then continues it until it ends. Its
+artefact must have the same bytes as that of the undisturbed run.
 """
 
 import contextlib
@@ -38,7 +40,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__)
 SYSTEM = """
 name: kills
 units: bohr
-atoms: [H 0 0 0]  # the smallest there is: what counts are the processes and the files
+atoms: [H 0 0 0]  # the smallest system: only processes and files matter here
 spin: 1
 preset: smoke
 overrides:
@@ -56,13 +58,13 @@ PARENTS = {
     "optimise": ("pretrain",),
     "inference": ("optimise", "reference"),
 }
-# Every stage is killed, those longer that do more.
+# Every stage is killed; those that write more are killed more often.
 WEIGHTS = {"reference": 1, "pretrain": 3, "optimise": 2, "inference": 4}
 TIMEOUT = 300.0
 
 
 class Undisturbed(NamedTuple):
-    """What a stage does when nobody kills it: artefact's bytes, seconds, counts of windows."""
+    """An undisturbed stage: bytes of its artefact, seconds, counts of windows."""
 
     content: bytes
     seconds: float
@@ -107,8 +109,10 @@ class Child:
             os._exit(code)
 
     def wait(self, seconds: float = TIMEOUT) -> bool:
-        """Wait for the end; whether it came in time. `code` is then the exit code, or minus the
-        signal's number."""
+        """Wait for the end and return whether it came in time.
+
+        `code` is then the exit code, or minus the number of the signal.
+        """
         deadline = time.monotonic() + seconds
         while self.code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -121,6 +125,7 @@ class Child:
         return True
 
     def kill(self) -> None:
+        """Send SIGKILL and wait for the end."""
         os.kill(self.pid, signal.SIGKILL)
         self.wait()
 
@@ -147,7 +152,7 @@ class Campaign:
         return Child([*arguments, *devices], self.folder / "logs" / run.name, windows, cache)
 
     def log(self, run: Path) -> str:
-        """What all processes on a run's folder have printed."""
+        """The output of all processes on a run's folder."""
         return (self.folder / "logs" / run.name).read_text(encoding="utf-8")
 
     def measure(self) -> None:
@@ -168,7 +173,7 @@ class Campaign:
             show(f"{stage}: {seconds:.1f} s undisturbed, {counts}")
 
     def kill_and_continue(self, rng: random.Random, number: int) -> dict[str, Any]:
-        """One run: killed once, then continued to its end."""
+        """Kill a run once, and continue it to its end."""
         stage = rng.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
         whole = self.stages[stage]
         run = self.folder / f"run{number:04d}"
@@ -196,7 +201,7 @@ class Campaign:
         return row
 
     def continues(self, stage: str, run: Path) -> bool:
-        """Run a stage to its end; whether its artefact has the undisturbed run's bytes."""
+        """Run a stage to its end; return whether its artefact has the undisturbed run's bytes."""
         again = self.start(stage, run)
         again.wait()
         out = run / f"{stage}.zarr.zip"
@@ -210,14 +215,14 @@ def last_checkpoint(work: Path) -> int | None:
 
 
 def resumed_from(work: Path) -> int | None:
-    """Step that the last resume went on from, by the record of events."""
+    """Step that the last resume continued from, by the record of events."""
     events = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
     steps = [int(event["step"]) for event in events if event["event"] == "resume"]
     return steps[-1] if steps else None
 
 
 def landed(run: Path, stage: str) -> str:
-    """Where a kill landed, from the files that are there."""
+    """Where a kill landed, according to the files."""
     work = run / f"{stage}.work"
     if (run / f"{stage}.zarr.zip").exists():
         return "after the end"
@@ -234,7 +239,7 @@ def landed(run: Path, stage: str) -> str:
 
 
 def import_all() -> None:
-    """Import what the stages do, and start nothing: JAX's backend begins in the children."""
+    """Import what the stages import, and start nothing: JAX's backend starts in the children."""
     from ferminet_core.chemistry import reference
     from ferminet_core.runner import run_stage
     from ferminet_core.stages import inference, optimise, pretrain
@@ -244,7 +249,7 @@ def import_all() -> None:
 
 @contextlib.contextmanager
 def measured_campaign() -> Iterator[Campaign]:
-    """A campaign whose undisturbed runs are done."""
+    """A campaign with finished undisturbed runs."""
     prepare_process(devices=1)
     import_all()
     with tempfile.TemporaryDirectory() as temporary:
@@ -254,11 +259,12 @@ def measured_campaign() -> Iterator[Campaign]:
 
 
 def show(text: object) -> None:
+    """Print to the standard error at once."""
     print(text, file=sys.stderr, flush=True)
 
 
 def print_histogram(rows: list[dict[str, Any]]) -> bool:
-    """The kills by place and by stage; whether all held."""
+    """Print the kills by place and by stage; return whether all checks hold."""
     for key in ("where", "landed", "stage"):
         print(f"kills by {key}:")
         for name, count in sorted(Counter(str(row[key]) for row in rows).items()):
@@ -281,6 +287,7 @@ def print_histogram(rows: list[dict[str, Any]]) -> bool:
 
 
 def verdict(held: bool) -> NoReturn:
+    """Print the result, and end with exit code 0 or 1."""
     print("holds" if held else "does not hold")
     raise typer.Exit(0 if held else 1)
 
@@ -288,7 +295,7 @@ def verdict(held: bool) -> NoReturn:
 @app.command()
 def kill(
     trials: Annotated[int, typer.Option(help="Runs to kill.")] = 200,
-    seed: Annotated[int, typer.Option(help="Of the instants and places.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the instants and places.")] = 0,
 ) -> None:
     """SIGKILL: half from outside at random instants, half from inside at random writes."""
     rng, rows = random.Random(seed), list[dict[str, Any]]()
@@ -297,7 +304,7 @@ def kill(
         while len(rows) < trials:
             row = campaign.kill_and_continue(rng, number)
             number += 1
-            if row["killed"]:  # a kill after the end of the process is none
+            if row["killed"]:  # a kill after the end of the process does not count
                 rows.append(row)
                 show(f"{len(rows)}/{trials} {row}")
             elif not row["same"]:
@@ -307,10 +314,10 @@ def kill(
 
 @app.command()
 def term(
-    trials: Annotated[int, typer.Option(help="Runs to end.")] = 20,
-    seed: Annotated[int, typer.Option(help="Of the instants.")] = 0,
+    trials: Annotated[int, typer.Option(help="Runs to stop.")] = 20,
+    seed: Annotated[int, typer.Option(help="Seed of the instants.")] = 0,
 ) -> None:
-    """SIGTERM at random instants, every other time while nothing is compiled yet."""
+    """SIGTERM at random instants, every other time before anything is compiled."""
     rng, seconds, held = random.Random(seed), list[float](), True
     with measured_campaign() as campaign:
         for number in range(trials):
@@ -319,7 +326,7 @@ def term(
             work = run / f"{stage}.work"
             cache = campaign.folder / f"cache{number}" if number % 2 else None
             child = campaign.start(stage, run, cache=cache)
-            # From the first checkpoint on, which is written before anything is compiled.
+            # After the first checkpoint, which is written before anything is compiled.
             while last_checkpoint(work) is None and not child.wait(0.01):
                 pass
             if child.wait(rng.uniform(0.0, campaign.stages[stage].seconds / 2)):
@@ -347,7 +354,7 @@ def term(
 def disk(
     points: Annotated[int, typer.Option(help="Points at which the disk fills up.")] = 10,
 ) -> None:
-    """A disk that fills up: a small file system in memory (needs root to mount it)."""
+    """Fill up a disk: a small file system in memory (root has to mount it)."""
     held, reached = True, []
     with measured_campaign() as campaign:
         mount = campaign.folder / "disk"
@@ -371,7 +378,7 @@ def disk(
 
 
 def _fill_and_continue(campaign: Campaign, stage: str, run: Path, when: float) -> dict[str, Any]:
-    """A stage whose disk is full from the first step on that lies past the part `when` of them."""
+    """Run a stage whose disk is full after the part `when` of its steps."""
     work = run / f"{stage}.work"
     total = last_checkpoint(campaign.whole / f"{stage}.work") or 0
     if when == 0.0:
@@ -399,7 +406,7 @@ def _fill_and_continue(campaign: Campaign, stage: str, run: Path, when: float) -
 
 
 def fill(mount: Path) -> None:
-    """Leave no room on a file system."""
+    """Fill a file system completely."""
     with open(mount / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
         while True:
             file.write(bytes(2**16))

@@ -1,4 +1,4 @@
-"""Every system of the project from end to end at the preset `smoke`, and whether its energies hold.
+"""Every system of the project from end to end at the preset `smoke`, with a check of its energies.
 
     .venv/bin/python -m benchmarks.systems --results results/smoke [NAME ...]
 
@@ -17,9 +17,10 @@ from ferminet_core.inputs.scan import Scan, load_scan
 
 ROOT = Path(__file__).parents[1]
 PRESET = "smoke"
-# In place of what the system files ask for, which is meant for larger presets. Steps as long as the
-# norm constraint allows are mostly noise with 64 walkers: twenty leave N2 0.7 hartree higher.
-# Orbitals fitted to a hundredth, as the preset has it, leave N2 at 6.4 bohr 0.37(8) hartree above
+# These replace the settings of the system files, which are meant for larger presets. With 64
+# walkers steps as long as the norm constraint allows are mostly noise: twenty leave N2 0.7 hartree
+# higher.
+# Orbitals fitted to a hundredth, as in the preset, leave N2 at 6.4 bohr 0.37(8) hartree above
 # Hartree-Fock; fitted to half of that, 0.08(11).
 NEAR_HARTREE_FOCK = [
     "pretrain.orbital_tolerance=0.005",
@@ -28,22 +29,22 @@ NEAR_HARTREE_FOCK = [
     "optimise.learning_rate=1e-4",
     "inference.samples=500",
 ]
-# A network that comes from other bond lengths is as far from Hartree-Fock as they are, and so has
-# to be optimised: a fifth of these updates are its own. With 64 walkers SPRING goes astray there.
+# A network from other bond lengths is far from Hartree-Fock and has to be optimised: a fifth of
+# these iterations are its own. With 64 walkers SPRING diverges there.
 FROM_NEIGHBOURS = [
     "mcmc.walkers=256",
     "optimise.iterations=1000",
     "inference.samples=200",
 ]
-# Nobody expects correlation energy of so little work, but near Hartree-Fock it should come.
-ALLOWED_ABOVE_HF = 0.020  # hartree an electron
-ALLOWED_ERROR = 0.010  # hartree an electron
+# So few iterations give no correlation energy, but they should reach Hartree-Fock.
+ALLOWED_ABOVE_HF = 0.020  # hartree per electron
+ALLOWED_ERROR = 0.010  # hartree per electron
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def checked(scan: Scan, table: pd.DataFrame) -> pd.DataFrame:
-    """Energies of a scan's table beside Hartree-Fock's, in hartree, and what is wrong with each."""
+    """Energies of a scan's table and of Hartree-Fock, in hartree, and the fault of each."""
     rows = table.set_index("run_id")
     found = []
     for run in scan.runs:
@@ -75,11 +76,13 @@ def checked(scan: Scan, table: pd.DataFrame) -> pd.DataFrame:
 
 @app.command()
 def main(
-    names: Annotated[list[str] | None, typer.Argument(help="Systems; all if none.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Systems; default: all.")] = None,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("results"),
 ) -> None:
-    """Run the systems one after the other, with a table of all in RESULTS/systems.csv; the exit
-    code tells whether all energies hold."""
+    """Run the systems one after the other, and write a table of all to RESULTS/systems.csv.
+
+    The exit code is 1 if an energy is out of bounds.
+    """
     missing, tables, n_runs = [], [], 0
     for name in names or sorted(path.stem for path in (ROOT / "systems").glob("*.yaml")):
         words = [str(Path(sys.executable).with_name("snakemake"))]

@@ -1,8 +1,8 @@
-"""What the documentation site takes from the code, and its equations.
+"""Parts of the documentation that are generated from the code, and its equations.
 
-A line `<!-- generated: NAME -->` on a page is replaced by the table of that name, so that settings,
-keys and commands are those of the code that the site is built with. Equations are written in TeX
-and come out as MathML, which browsers draw by themselves.
+A line `<!-- generated: NAME -->` on a page is replaced by the table of that name. So settings, keys
+and commands are those of the code that the site is built with. Equations are written in TeX and
+converted to MathML, which browsers draw without a library.
 """
 
 import ast
@@ -23,9 +23,9 @@ from ferminet_core.inputs import config, overrides, system_file
 
 ROOT = Path(__file__).parents[1]
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
-# What `pymdownx.arithmatex` makes of $...$ and $$...$$.
+# The output of `pymdownx.arithmatex` for $...$ and $$...$$.
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
-# The mappings of a system file, and where they stand.
+# The mappings of a system file, by their place in it.
 _MODELS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("At the top", system_file.SystemFile),
     ("`geometries`", system_file.Geometry),
@@ -58,7 +58,7 @@ def on_page_content(content: str, page: Page, **_: Any) -> str:
         tex, block = html.unescape(match[2]).strip(), match[1] == "div"
         try:
             mathml = tex2mathml(tex, as_block=block)
-        except Exception as error:  # docutils raises whatever its parser trips over
+        except Exception as error:  # docutils raises many kinds of errors
             raise PluginError(f"{page.file.src_uri}: {tex}: {error}") from error
         return f'<div class="equation">{mathml}</div>' if block else mathml
 
@@ -80,14 +80,14 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def _text(text: str) -> str:
-    """A sentence of the code as Markdown: what looks like a tag outside of code is none."""
+    """A sentence of the code as Markdown, with `<` outside of code escaped."""
     pieces = " ".join(text.split()).split("`")
     pieces[::2] = [piece.replace("<", "&lt;") for piece in pieces[::2]]
     return "`".join(pieces)
 
 
 def _code(value: Any) -> str:
-    """A value as it is written in YAML."""
+    """A value in the notation of YAML."""
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -98,7 +98,7 @@ def _code(value: Any) -> str:
 
 
 def _allowed(schema: Mapping[str, Any]) -> str:
-    """The values that a setting may have, from its JSON schema."""
+    """The values allowed for a setting, from its JSON schema."""
     for option in schema.get("anyOf", []):
         if option["type"] != "null":
             return _allowed(option)
@@ -119,7 +119,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
 
 
 def settings() -> Iterator[str]:
-    """A table of settings for each section."""
+    """One table of settings per section."""
     definitions = config.Config.model_json_schema()
     rules, presets = config.resume_rules(), overrides.presets()
     for name, value in config.Config():
@@ -144,7 +144,7 @@ def settings() -> Iterator[str]:
 
 
 def keys() -> Iterator[str]:
-    """A table of the keys of each mapping of a system file."""
+    """One table of keys per mapping of a system file."""
     for place, model in _MODELS:
         yield from _section(f"### {place}", model)
         rows = []
@@ -198,7 +198,7 @@ def rooms() -> Iterator[str]:
         yield from (f"### `{name}/`", "", _docstring(folder / "__init__.py"), "")
         files = sorted(p for p in folder.rglob("*.py") if p.name != "__init__.py")
         rows = [[f"`{p.relative_to(folder).with_suffix('')}`", _docstring(p)] for p in files]
-        yield from _table(["module", "what it holds"], rows)
+        yield from _table(["module", "content"], rows)
 
 
 def _docstring(path: Path) -> str:

@@ -5,12 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -19,13 +21,16 @@ from helpers.rooms import ROOMS
 
 from ferminet_core.cli import tables
 from ferminet_core.cli.commands import app
-from ferminet_core.errors import InputError
+from ferminet_core.errors import ExitCode, InputError
 from ferminet_core.inputs import config
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.system_file import SystemFile
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+# Not part of the site, so that nothing else checks their links.
+OUTSIDE = (README, CONTRIBUTING, ROOT / "CHANGELOG.md", ROOT / "benchmarks/NOTES.md")
 SECTIONS = "|".join({key.split(".")[0] for key in config.setting_keys() if "." in key})
 
 
@@ -132,8 +137,8 @@ def test_reference_pages_name_everything(site: dict[Path, Page]) -> None:
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """Pages and README by name; lines that end in a backslash joined to the next."""
-    for path in (*PAGES, README):
+    """Pages, README and contributing guide by name; lines that end in a backslash are joined."""
+    for path in (*PAGES, README, CONTRIBUTING):
         yield path.name, path.read_text(encoding="utf-8").replace("\\\n", " ")
 
 
@@ -174,19 +179,78 @@ def test_settings_named_exist() -> None:
     assert count > 50
 
 
-def test_modules_named_exist() -> None:
-    text = (ROOT / "docs/theory.md").read_text()
-    named = [
-        m
-        for line in re.findall(r"^Modules? (`.*)", text, re.MULTILINE)
-        for m in re.findall(r"`([\w/]+)`(?=[,.;])", line)
-    ]
-    assert len(named) > 15
-    assert [module for module in named if not (ROOT / f"ferminet_core/{module}.py").exists()] == []
+def test_exit_codes_are_those_of_the_program(site: dict[Path, Page]) -> None:
+    shown = page(site, "commands.html").text.split("\nexit code\n")[1].split("\ncheck")[0]
+    assert [int(code) for code in re.findall(r"^(\d+)$", shown, re.MULTILINE)] == list(ExitCode)
+
+
+@pytest.mark.parametrize(("name", "least"), [("theory.md", 15), ("architecture.md", 20)])
+def test_modules_named_exist(name: str, least: int) -> None:
+    """`room/module` or `room/package` in code."""
+    text = (ROOT / "docs" / name).read_text()
+    named = set(re.findall(rf"`((?:{'|'.join(ROOMS)})/[\w/]+)`", text))
+    assert len(named) > least
+    package = ROOT / "ferminet_core"
+    assert [
+        m for m in named if not ((package / f"{m}.py").exists() or (package / m).is_dir())
+    ] == []
+
+
+def first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring."""
+    paragraph = str(ast.get_docstring(ast.parse(path.read_text()))).split("\n\n")[0]
+    return re.split(r"(?<=\.)\s", " ".join(paragraph.split()))[0]
+
+
+def test_map_of_the_readme_is_that_of_the_package() -> None:
+    shown = re.findall(r"^  (\w+)(/|\.py) +(.*)$", README.read_text(), re.M)
+    package = ROOT / "ferminet_core"
+    files = {"/": "{}/__init__.py", ".py": "{}.py"}
+    assert [name for name, _, _ in shown] == list(ROOMS)
+    for name, kind, line in shown:
+        assert line == first_sentence(package / files[kind].format(name)), name
+
+
+def test_links_outside_of_the_site_lead_somewhere() -> None:
+    count = 0
+    for path in OUTSIDE:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text()):
+            if not re.match(r"[a-z]+:", link):
+                assert (path.parent / link).exists(), (path.name, link)
+                count += 1
+    assert count > 20  # or the pattern finds nothing
+
+
+def test_one_version_and_one_licence() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == project["version"]
+    assert f"## {project['version']} - " in (ROOT / "CHANGELOG.md").read_text()
+    assert citation["license"] == "Apache-2.0"
+    licence = (ROOT / "LICENSE").read_text()
+    assert licence.split()[:4] == ["Apache", "License", "Version", "2.0,"]
+    assert citation["authors"][0]["name"] in licence
+
+
+def test_hooks_run_the_linters_of_make_lint() -> None:
+    """By program and subcommand; `snakemake --lint` is left to make."""
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    linted = re.findall(r"^\t\$\(BIN\)/(.*)$", recipe, re.MULTILINE)
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = [hook["entry"].removeprefix(".venv/bin/") for hook in local["hooks"]]
+    expected = [line for line in linted if not line.startswith("snakemake")]
+    assert len(hooks) == len(expected) == 4
+    for hook, line in zip(hooks, expected, strict=True):
+        assert line.startswith(hook.removesuffix(" --check"))
+        assert ("--check" in hook) == ("--check" in line)
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}.*?\n(.*?)^```", path.read_text(), re.M | re.S)
 
 
 def yaml_blocks(name: str) -> list[str]:
-    return re.findall(r"^```yaml.*?\n(.*?)^```", (ROOT / "docs" / name).read_text(), re.M | re.S)
+    return blocks(ROOT / "docs" / name, "yaml")
 
 
 def test_examples_of_system_files_are_valid(tmp_path: Path) -> None:
@@ -222,6 +286,63 @@ def test_tables_in_the_tutorial_are_those_of_the_program(
         tables.print_runs(load_scan(name))
         printed = capsys.readouterr().out
         assert [line.rstrip() for line in printed.splitlines()] == table.splitlines()
+
+
+def test_table_in_the_readme_is_that_of_the_program(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (example,) = blocks(README, "yaml")
+    (tmp_path / "h2.yaml").write_text(example)
+    tables.print_runs(load_scan(tmp_path / "h2.yaml"))
+    printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert printed[1:] == blocks(README, "text")[0].splitlines()  # the first line names the file
+
+
+def test_python_in_the_readme_is_the_example_that_is_run() -> None:
+    (block,) = blocks(README, "python")
+    assert block == (ROOT / "docs/examples/readme_example.py").read_text()
+
+
+def brief(value: float, error: float) -> str:
+    """A number with its standard error in brackets, with two digits of it at most.
+
+    Energies in hartree have five decimals at most.
+    """
+    decimals = next((d for d in (5, 4) if round(error * 10**d) < 100), 3)
+    return f"{value:.{decimals}f}({round(error * 10**decimals)})"
+
+
+@pytest.mark.parametrize(
+    ("page", "table"),
+    [
+        ("docs/benchmarks.md", "heh+"),
+        ("docs/benchmarks.md", "ionization"),
+        ("docs/benchmarks.md", "atoms_h100"),
+        ("docs/benchmarks.md", "h10_h100"),
+        ("docs/benchmarks.md", "n2_h100"),
+        ("benchmarks/NOTES.md", "h10"),
+        ("benchmarks/NOTES.md", "n2"),
+    ],
+)
+def test_energies_shown_are_those_of_the_tables(page: str, table: str) -> None:
+    text = (ROOT / page).read_text()
+    done = pd.read_csv(ROOT / f"docs/results/{table}.csv").dropna(subset="energy_Eh")
+    shown = {brief(e, s) for e, s in zip(done["energy_Eh"], done["error_Eh"], strict=True)}
+    assert len(shown) >= 5
+    # With a bracket or a space in front, or the tail of another number would do.
+    assert [number for number in shown if f" {number}" not in text] == []
+
+
+def test_figures_of_h2_are_those_of_its_table() -> None:
+    table = pd.read_csv(ROOT / "docs/results/h2.csv").set_index("R")
+    excess = 1e3 * (table["energy_Eh"] - table["ref_exact_Eh"])
+    error = 1e3 * table["error_Eh"]
+    row = " | ".join(f"{e:.2f}({round(100 * s)})" for e, s in zip(excess, error, strict=True))
+    assert f"| E - exact (mEh) | {row} |" in (ROOT / "docs/benchmarks.md").read_text()
+    near, text = table.index <= 4, " ".join(README.read_text().split())
+    assert f"within {excess[near].abs().max():.2f} mEh of the exact one" in text
+    assert f"errors of {error[near].min():.2f} to {error[near].max():.2f} mEh" in text
+    assert f"the difference was {excess[6]:.1f}({round(10 * error[6])}) mEh" in text
 
 
 def texts_of_the_code() -> str:
