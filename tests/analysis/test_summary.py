@@ -30,7 +30,7 @@ from helpers.scans import (
 from ferminet_core.analysis.summary import RunOutcome, summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import plots, write
+from ferminet_core.report import plots, scan_files
 from ferminet_core.runner.work_files import StatusWriter
 from ferminet_core.storage import artefacts, files
 from ferminet_core.storage.lease import Lease
@@ -127,7 +127,7 @@ def test_runs_that_are_not_done_keep_their_row_with_empty_values(scan: Scan) -> 
 
 
 def test_nothing_done_yet(scan: Scan, tmp_path: Path) -> None:
-    lines = write.write_summary(scan, tmp_path / "results")
+    lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == f"h2: {len(GRID)} runs ({len(GRID)} waiting)"
     assert (tmp_path / "results" / "h2" / "curve.svg").exists()
     table = pd.read_csv(tmp_path / "results" / "h2" / "scan.csv")
@@ -174,7 +174,7 @@ def test_flags_of_the_inference_reach_the_verdict(scan: Scan) -> None:
     outcomes = outcomes_on_the_curve(scan)
     first, second = scan.runs[0].run_id, scan.runs[1].run_id
     flags = json.dumps(["3 local energies are not finite"])
-    outcomes[first] = done(-1.0, flags=flags, n_nonfinite=3)
+    outcomes[first] = done(-1.0, flags=flags, flags_sampling=flags, n_nonfinite=3)
     outcomes[second] = done(-1.0, energy_Eh=float("nan"))
     summary = summarise(scan, outcomes)
     assert "3 local energies are not finite" in str(summary.table.loc[0, "verdict"])
@@ -194,13 +194,15 @@ def test_verdicts_reach_the_table_the_details_and_the_terminal(scan: Scan) -> No
     summary = summarise(scan, outcomes)
     texts = dict(zip(summary.table["run_id"], summary.table["verdict"], strict=True))
     assert texts[falling].startswith("not converged: run ")
-    assert re.match(r"suspect: lies 2\d mEh \(.* errors\) above what its neigh", texts[off])
+    assert re.match(
+        r"suspect: the energy lies 2\d mEh \(.* errors\) above the prediction", texts[off]
+    )
     assert texts[scan.runs[8].run_id] == ""
     details = summary.derived["verdicts"]
     assert set(details) == set(outcomes)
     assert details[falling]["more_iterations"] > 0
     assert details[off]["rules"]["smoothness"]["deviation_Eh"] == pytest.approx(0.02, rel=0.4)
-    lines = write.describe(summary)
+    lines = scan_files.describe(summary)
     assert "6 of 8 finished runs converged" in lines
     assert [line for line in lines if line.startswith((falling, off))] == [
         f"{falling}: {texts[falling]}",
@@ -361,7 +363,7 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     damaged.write_bytes(damaged.read_bytes()[:-100])
 
     with Lease(runs[2.5] / "optimise.work").acquire(lambda: "no", print):
-        lines = write.write_summary(scan, tmp_path / "results")
+        lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == "h2: 9 runs (1 broken, 5 done, 1 failed, 1 resumable, 1 running)"
     assert any(line.startswith("r_e = 1.") for line in lines)  # five points around the minimum
     table = rows_of(pd.read_csv(folder / "scan.csv"))
@@ -404,7 +406,7 @@ def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: P
     # What is wrong here leaves the run done.
     damaged = runs[0.8] / "conventional.zarr.zip"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    lines = write.write_summary(scan, tmp_path / "results")
+    lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == "h2: 9 runs (9 done)"
     (fault, *refused) = [line for line in lines if line.startswith("warning: no conventional ")]
     assert fault.startswith(f"warning: no conventional energies of {runs[0.8].name}: {damaged}: ")
@@ -474,7 +476,7 @@ def test_the_dataset_holds_nothing_that_changes_from_host_to_host(scan: Scan) ->
 def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> None:
     for run in scan.runs:
         save_run(tmp_path / "results" / "h2" / "runs" / run.run_id, morse(run.parameters["R"]))
-    write.write_summary(scan, tmp_path / "results")
+    scan_files.write_summary(scan, tmp_path / "results")
     svg = (tmp_path / "results" / "h2" / "curve.svg").read_text()
     for text in ("R (bohr)", "energy (hartree)", "exact (test)", "HF", "FermiNet"):
         assert f">{text}<" in svg
@@ -482,12 +484,12 @@ def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> N
     png = (tmp_path / "results" / "h2" / "curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     # The same results give the same picture, byte for byte.
-    write.write_summary(scan, tmp_path / "results")
+    scan_files.write_summary(scan, tmp_path / "results")
     assert (tmp_path / "results" / "h2" / "curve.svg").read_text() == svg
 
     atoms = make_scan(tmp_path, ATOMS, "lih")
     save_run(tmp_path / "results" / "lih" / "runs" / atoms.runs[0].run_id, -8.07)
-    write.write_summary(atoms, tmp_path / "results")
+    scan_files.write_summary(atoms, tmp_path / "results")
     svg = (tmp_path / "results" / "lih" / "curve.svg").read_text()
     assert ">lih<" in svg
     assert ">h (waiting)<" in svg

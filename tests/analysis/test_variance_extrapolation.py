@@ -98,7 +98,7 @@ def test_other_laws_are_refused() -> None:
     with pytest.raises(ExtrapolationRefusedError, match="rises while the variance falls"):
         extrapolate(found._replace(energy=GROUND - found.variance / GAP))
     bent = GROUND + 3 * np.sqrt(found.variance)
-    with pytest.raises(ExtrapolationRefusedError, match="on no straight line"):
+    with pytest.raises(ExtrapolationRefusedError, match="not lie on a straight line"):
         extrapolate(found._replace(energy=bent))
     energy, error, variance = optimisation(0)
     with pytest.raises(ExtrapolationRefusedError, match="not finite"):

@@ -9,7 +9,7 @@ import xarray as xr
 from ferminet_core.analysis.statistics import summarise_energy
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import write
+from ferminet_core.report import scan_files
 from ferminet_core.runner.work_files import append_event
 from ferminet_core.storage import artefacts, files, provenance
 from helpers.scans import LITERATURE, inference_attributes, make_scan, morse, write_literature
@@ -31,7 +31,7 @@ def finished_scan_with_page(here: Path) -> Path:
     write_literature(here)
     scan = make_scan(here, SYSTEM + LITERATURE)
     folder = save_finished_scan(scan, here / "results")
-    write.write_summary(scan, here / "results")
+    scan_files.write_summary(scan, here / "results")
     return folder
 
 

@@ -92,6 +92,7 @@ def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
         "hf_Eh": energy + 0.04,
         "hf_method": "rhf",
         "flags": "[]",
+        "flags_sampling": "[]",
     }
     return attributes | changes
 

@@ -39,10 +39,10 @@ from plotly.offline import get_plotlyjs
 from ferminet_core import units
 from ferminet_core.analysis.summary import summarise
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import write
 from ferminet_core.report.charts import binned, numbers, plus_minus, running_mean
 from ferminet_core.report.page import write_report
 from ferminet_core.report.run_charts import marks
+from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.report.scan_charts import scan_charts
 
 MEGABYTE = 10**6
@@ -108,7 +108,7 @@ def written(scan: Scan, results: Path) -> Path:
     folder = results / scan.name
     folder.mkdir(parents=True, exist_ok=True)
     runs = {run.run_id: folder / "runs" / run.run_id for run in scan.runs}
-    summary = summarise(scan, {run_id: write.run_outcome(path) for run_id, path in runs.items()})
+    summary = summarise(scan, {run_id: run_outcome(path) for run_id, path in runs.items()})
     (folder / "scan.csv").write_text(summary.table.to_csv(index=False, lineterminator="\n"))
     write_report(scan, summary, folder)
     return folder
