@@ -12,12 +12,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ferminet_core.analysis.observables import OBSERVABLES
-from ferminet_core.analysis.statistics import frozen_walkers, reblock, summarise_energy
+from ferminet_core.analysis.statistics import (
+    Reblocking,
+    frozen_walkers,
+    reblock,
+    summarise_energy,
+)
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 
 FROZEN_WINDOW = 50  # records without one accepted move that make a walker a frozen one
 DRIFT_SIGMAS = 4.0  # exceeded by chance in 6e-5 of all cases
+SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
 SERIES = ("energy_local", "equilibration_Eh", "pmove", *(o.name for o in OBSERVABLES))
 # Largest relative difference that rounding makes. Sums of doubles differ by 1e-12 from processor
 # to processor; the acceptance is stored, and averaged, in single precision.
@@ -79,8 +85,8 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     sigmas = drift(local)
     if abs(sigmas) > DRIFT_SIGMAS:
         sampling.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
-    observed, doubts = _observed(series, conditions.spin)
-    others = [*energy.error_flags, *_state_flags(doubts, conditions)]
+    averages = _averages(series)
+    others = [*energy.error_flags, *_state_flags(averages["s2"], conditions)]
     return {
         "energy_Eh": energy.mean,
         "error_Eh": energy.error,
@@ -89,7 +95,8 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
         "variance_Eh2": energy.variance,
         "tau": energy.tau,
         "rhat": energy.rhat,
-        **observed,
+        **{name: average.mean for name, average in averages.items()},
+        **{f"{name}_error": average.error for name, average in averages.items()},
         "n_nonfinite": energy.n_nonfinite,
         "n_outliers": energy.n_outliers,
         "pmove": float(series["pmove"].mean()),
@@ -102,26 +109,25 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     }
 
 
-def _observed(series: Mapping[str, np.ndarray], spin: int) -> tuple[dict[str, float], list[str]]:
-    """Means and standard errors of all observables, and the doubts that they raise."""
-    found: dict[str, float] = {}
-    doubts = []
+def _averages(series: Mapping[str, np.ndarray]) -> dict[str, Reblocking]:
+    """The average of each component of each observable, by the name of its figure."""
+    found = {}
     for observable in OBSERVABLES:
-        values = series[observable.name]
-        components = values.T if observable.components else values[None]
-        for names, component in zip(observable.figures(), components, strict=True):
-            blocked = reblock(component[np.isfinite(component)])
-            found |= zip(names, (blocked.mean, blocked.error), strict=True)
-            doubts.append(observable.doubt(blocked, spin))
-    return found, [doubt for doubt in doubts if doubt]
+        values = series[observable.name].reshape(-1, len(observable.figures))
+        for name, component in zip(observable.figures, values.T, strict=True):
+            found[name] = reblock(component[np.isfinite(component)])
+    return found
 
 
-def _state_flags(doubts: list[str], conditions: Conditions) -> list[str]:
+def _state_flags(s2: Reblocking, conditions: Conditions) -> list[str]:
     """Sentences on a wavefunction that may not be the state that was asked for."""
     flags = []
     if not conditions.pretrain_converged:
         flags.append("pretraining ended before its criterion was met")
-    flags += doubts
+    total_spin = conditions.spin / 2
+    excess = s2.mean - total_spin * (total_spin + 1)
+    if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
+        flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
     if conditions.n_rollbacks:
         flags.append(
             f"the optimisation went back {conditions.n_rollbacks} times over numerical accidents"

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ferminet_core import units
 from ferminet_core.analysis.literature import PublishedEnergies
-from ferminet_core.analysis.observables import OBSERVABLES, Observable
+from ferminet_core.inputs.observable_table import OBSERVABLES, Observable
 
 MILLI = 1000.0  # mEh in one hartree
 
@@ -44,7 +44,7 @@ class Column:
         kind: of its cells.
         heading: in the report, with the unit in which the report shows it.
         unit: of the stored values; empty for texts and pure numbers.
-        meaning: a sentence without its full stop, in Markdown.
+        meaning: a phrase in Markdown.
         text: a value as the report shows it.
         in_table: whether scan.csv has it, or only scan.zarr.zip.
         in_dataset: whether scan.zarr.zip has it, which holds nothing that differs between hosts.
@@ -68,20 +68,18 @@ class Column:
 
 def _of_observable(observable: Observable) -> Iterator[Column]:
     """Mean and standard error of each component."""
-    components = observable.components or ("",)
-    for component, names in zip(components, observable.figures(), strict=True):
-        of = f", {component} component" if component else ""
-        what, meaning = f"{observable.heading}{of}", f"{observable.meaning}{of}"
-        for name, heading, text in (
-            (names[0], what, meaning),
-            (names[1], f"error of {what}", f"standard error of `{names[0]}`"),
+    for place, name in enumerate(observable.figures):
+        of = f", {observable.axis[place]} component" if observable.axis else ""
+        for figure, heading, meaning in (
+            (name, f"{observable.heading}{of}", f"{observable.meaning}{of}"),
+            (f"{name}_error", f"error of {observable.heading}{of}", f"standard error of `{name}`"),
         ):
             yield Column(
-                name,
+                figure,
                 Kind.NUMBER,
                 heading,
-                observable.unit,
-                text,
+                "" if observable.unit == "1" else observable.unit,
+                meaning,
                 _significant(2),
                 in_table=observable.in_table,
             )

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ferminet_core.analysis.curve_outliers import Deviation
-from ferminet_core.analysis.observables import OBSERVABLES
 from ferminet_core.analysis.statistics import MIN_BLOCKS, ROUNDING_SPREAD, reblock
 from ferminet_core.units import CHEMICAL_ACCURACY
 
@@ -134,8 +133,7 @@ def judge(
         untrusted, doubtful: flags of either weight, in plain sentences.
         deviation: from the prediction by the neighbours on the run's curve, if there is one.
     """
-    names = ["rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh"]
-    names += [observable.name for observable in OBSERVABLES if not observable.components]
+    names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
     findings = [Finding("flags", {name: _number(inference, name) for name in names})]
     findings += [Finding("flags", {}, reason, Weight.UNTRUSTED) for reason in untrusted]
     findings += [Finding("flags", {}, reason) for reason in doubtful]

@@ -13,9 +13,9 @@ from helpers.series import healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.estimates import Conditions, figures
-from ferminet_core.analysis.observables import OBSERVABLES
 from ferminet_core.analysis.statistics import reblock
 from ferminet_core.errors import RecomputeError
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.report import scan_files
@@ -193,11 +193,11 @@ def test_what_counts_as_a_difference() -> None:
 
 
 def test_every_observable_has_figures_and_a_series() -> None:
-    """What an observable declares is all that statistics and recomputing need of it."""
+    """Its entry in the table is all that statistics need of an observable."""
     series = raw_series(healthy())
     found = figures(series, Conditions(1, 0, True, True, 0))
     for observable in OBSERVABLES:
-        columns = series[observable.name].reshape(len(series[observable.name]), -1).T
-        for (mean, error), values in zip(observable.figures(), columns, strict=True):
-            assert found[mean] == pytest.approx(values.mean(), rel=1e-12)  # rounding of the sum
-            assert found[error] == reblock(values).error
+        columns = series[observable.name].reshape(-1, len(observable.figures)).T
+        for name, values in zip(observable.figures, columns, strict=True):
+            assert found[name] == pytest.approx(values.mean(), rel=1e-12)  # rounding of the sum
+            assert found[f"{name}_error"] == reblock(values).error
