@@ -121,6 +121,7 @@ def _bins_note(bins: Binned, what: str) -> str:
 
 def _level_traces(known: Levels, last: int) -> list[Figure]:
     """Horizontal lines across the iterations up to `last`."""
+    found: list[tuple[str, float, str]]
     found = [(label(name), energy, colour) for name, energy, colour in known.published]
     if math.isfinite(known.hartree_fock):
         found.insert(0, ("Hartree-Fock", known.hartree_fock, HF_COLOUR))

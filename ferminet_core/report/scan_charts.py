@@ -1,7 +1,7 @@
 """Charts of a whole scan: its curve or the rows of its runs, quantities, correlation energies."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -386,7 +386,7 @@ def _row_markers(points: pd.DataFrame, names: str, x: pd.Series, error: pd.Serie
     return data
 
 
-def _rows(data: list[Figure], names: list[str], x_axis: Figure, shapes: list[Figure]) -> Figure:
+def _rows(data: list[Figure], names: Sequence[str], x_axis: Figure, shapes: list[Figure]) -> Figure:
     """Traces over rows with these names, the first on top."""
     # Every row has its place, also without a point.
     places = {"categoryorder": "array", "categoryarray": names, "range": [len(names) - 0.5, -0.5]}

@@ -1,4 +1,4 @@
-"""Figures from raw series, and the same figures from what is stored."""
+"""Figures from raw series, and from stored ones."""
 
 import json
 import zipfile
@@ -32,7 +32,7 @@ preset: smoke
 
 
 def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
-    """What the stages of a run would leave, with a healthy series that belongs to its seed."""
+    """Save the artefacts of a run, with a healthy series that depends on its seed."""
     seed = run.stage_seed("bootstrap")
     series = raw_series(healthy(seed=seed))
     attrs = {
@@ -143,7 +143,7 @@ def test_the_table_has_the_recomputed_figures_and_the_command_fails(
     save_run(path, second)
     scan_files.write_summary(scan, results)
     table = (results / "h2" / "scan.csv").read_bytes()
-    # By hand, in the file, so that the digest does not fit any more.
+    # An edit of the file itself, which the digest contradicts.
     inside = rewrite(path / "inference.zarr.zip", '"rhat"', '"rhat": 7.0, "unused"')
     assert "7.0" in inside
     with pytest.raises(RecomputeError) as caught:
@@ -154,12 +154,12 @@ def test_the_table_has_the_recomputed_figures_and_the_command_fails(
     assert written.startswith("written: ")
     assert caught.value.exit_code == 65
     assert (results / "h2" / "scan.csv").read_bytes() == table
-    # Without recomputing it is a damaged file.
+    # Without --recompute the file counts as damaged.
     assert run_outcome(path).state == "failed"
 
 
 def rewrite(path: Path, found: str, wanted: str) -> str:
-    """Replace text in the root metadata of an artefact, and leave all else."""
+    """Replace text in the root metadata of an artefact."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     text = members["zarr.json"].decode().replace(found, wanted, 1)

@@ -1,4 +1,4 @@
-"""Optimisers side by side, on energies whose approach to the limit is known."""
+"""The comparison of optimisers on energies whose approach to the limit is known."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every column is declared once, and what is declared is written."""
+"""Every column is declared once, and every declared column is written."""
 
 import sys
 from pathlib import Path
@@ -26,7 +26,7 @@ def summary(tmp_path: Path) -> Summary:
     return summarise(scan, {run.run_id: RunOutcome("done", "", attributes, reference, 60.0, 0.02)})
 
 
-def test_what_is_written_is_declared_and_vice_versa(summary: Summary) -> None:
+def test_columns_written_are_those_declared(summary: Summary) -> None:
     declared = {column.name: column for column in summary.columns}
     assert len(declared) == len(summary.columns)
     assert list(summary.table.columns) == [c.name for c in summary.columns if c.in_table]
@@ -63,7 +63,7 @@ def test_attributes_of_the_dataset_are_those_of_the_columns(summary: Summary) ->
 
 
 def test_no_parameter_may_have_the_name_of_a_column() -> None:
-    """The input checks stand above the table and hold the names again."""
+    """The input checks cannot import the table, so they list the names again."""
     assert {column.name for column in COLUMNS if column.in_table} == system_checks.COLUMNS
 
 

@@ -1,4 +1,4 @@
-"""A scan's table, its comparison with literature, and what follows from its curve."""
+"""The table of a scan, its comparison with literature, and the constants of its curve."""
 
 import json
 import re
@@ -64,8 +64,7 @@ def done(energy: float, **changes: Any) -> RunOutcome:
 
 
 def settled(energy: float) -> dict[str, np.ndarray]:
-    """Series of an optimisation that has come to rest at an energy; its fall has an error of
-    0.25 mEh."""
+    """Series of a converged optimisation; the error of its fall is 0.25 mEh."""
     noise = np.random.default_rng(0).standard_normal(400)
     return {
         "energy_Eh": energy + 1e-3 * noise,
@@ -163,7 +162,7 @@ def test_energies_below_an_exact_reference_are_flagged(scan: Scan) -> None:
     assert set(flagged.derived["flagged"]) == {run.run_id for run in scan.runs}
     verdict = str(flagged.table.loc[0, "verdict"])
     assert "0.60 mEh (6.0 sigma) below exact (test)" in verdict
-    # `other` lies up to 4 mEh higher, which is no reason: it is a method, not exact.
+    # `other` lies up to 4 mEh higher, but it is a method and not exact.
     assert "other" not in verdict
     for shift in (-4e-4, 6e-4):
         fine = summarise(scan, outcomes_on_the_curve(scan, shift))
@@ -287,11 +286,11 @@ def test_each_variant_has_its_own_curve_and_depth(tmp_path: Path) -> None:
     assert (summary.parameter, summary.parameter_unit) == ("R", "angstrom")
     assert [curve["variant"] for curve in summary.derived["curves"]] == ["kfac", "adam"]
     for curve in summary.derived["curves"]:
-        assert curve["n_points"] == 7  # the atom is no point of the curve
+        assert curve["n_points"] == 7  # the atom is not a point of the curve
         assert abs(curve["r_e_bohr"]["value"] - BOND) < 2 * curve["r_e_bohr"]["error"]
         depth = curve["D_e_Eh"]
         truth = DEPTH - shift[curve["variant"]]
-        # Twice the one atom's error of 0.1 mEh, beside that of the minimum.
+        # Twice the error of the one atom, 0.1 mEh, plus that of the minimum.
         assert depth["error_statistical"] > 2e-4
         assert abs(depth["value"] - truth) < 2 * depth["error"]
 
@@ -308,7 +307,7 @@ def test_quantities_and_correlation_energy_of_several_runs(tmp_path: Path) -> No
     summary = summarise(scan, outcomes)
     records = summary.quantities.to_dict("records")
     found = {(row["quantity"], row["variant"]): row for row in records}
-    # Of adam the cation is missing, and with it the ionization potential.
+    # With adam the cation is missing, so there is no ionization potential.
     assert list(found) == [("ip", "kfac"), ("twice", "kfac"), ("twice", "adam")]
     ip = found["ip", "kfac"]
     rounding = 1e-12
@@ -353,7 +352,7 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     runs = {run.parameters["R"]: folder / "runs" / run.run_id for run in scan.runs}
     for r in GRID[:5]:
         save_run(runs[r], morse(r))
-    # An old failure that a later attempt got past does not count.
+    # A failure before a successful attempt does not count.
     write_status(runs[0.8], "inference", "failed", timedelta(days=1), "killed")
     write_status(runs[2.0], "optimise", "broken", timedelta(days=1), "NaN in the energy")
     write_status(runs[2.5], "optimise", "running", timedelta(seconds=3))
@@ -403,7 +402,7 @@ def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: P
         if r < 3.0:  # two runs do not ask for any
             energies = {("uccsd(t)", "ccpvtz"): morse(r) + 0.02, ("fci", "cbs(t,q)"): morse(r)}
             save_conventional(run, energies)
-    # What is wrong here leaves the run done.
+    # A damaged file of conventional energies leaves the run done.
     damaged = runs[0.8] / "conventional.zarr.zip"
     damaged.write_bytes(damaged.read_bytes()[:-100])
     lines = scan_files.write_summary(scan, tmp_path / "results")
@@ -429,7 +428,7 @@ def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: P
 
 
 def test_residuals_of_conventional_methods_are_drawn(scan: Scan, tmp_path: Path) -> None:
-    """Against the reference; those that are not far widen the picture, others do not."""
+    """Residuals that are not far widen the limits of the axis; others do not."""
     outcomes = outcomes_on_the_curve(scan)
     for run in scan.runs:
         folder = tmp_path / "results" / "h2" / "runs" / run.run_id
@@ -460,7 +459,7 @@ def test_conventional_energies_of_single_runs_are_markers(tmp_path: Path) -> Non
         outcomes[run.run_id] = done(-7.04)._replace(conventional=conventional)
     (axes,) = plots._rows_figure(summarise(atoms, outcomes)).axes
     (line,) = [line for line in axes.lines if line.get_label() == "FCI/cc-pVTZ"]
-    # Against Hartree-Fock at -7.00 hartree, for want of a published energy; none of the third run.
+    # Relative to Hartree-Fock at -7.00 hartree, since no energy is published; the third run has none.
     shown = np.asarray(line.get_xdata(), dtype=float)
     np.testing.assert_allclose(shown, np.array([-30.0, -30.0, np.nan]))
     np.testing.assert_array_equal(line.get_ydata(), [0, 1, 2])

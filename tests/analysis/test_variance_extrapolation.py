@@ -88,7 +88,7 @@ def test_autocorrelation_widens_the_errors() -> None:
         ({"first": 2e-4, "last": 1.5e-4}, "variances differ by no more than a factor of 1.3"),
     ],
 )
-def test_series_that_say_nothing_are_refused(change: dict[str, float], reason: str) -> None:
+def test_uninformative_series_are_refused(change: dict[str, float], reason: str) -> None:
     with pytest.raises(ExtrapolationRefusedError, match=re.escape(reason)):
         extrapolate(blocks(*optimisation(0, **change)))  # type: ignore[arg-type]
 

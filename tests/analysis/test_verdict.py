@@ -52,7 +52,7 @@ def verdict(
     deviation: Deviation | None = None,
     **attributes: Any,
 ) -> Verdict:
-    """On a run that is healthy but for what is given."""
+    """The verdict on a run that is healthy except for the given changes."""
     energy = LIMIT + noise() if energy is None else energy
     changed = optimisation(energy, **(series or {}))
     found = inference(**attributes)
@@ -152,7 +152,7 @@ def test_a_variance_that_rises_or_never_fell_is_suspect() -> None:
     rising = optimisation(np.zeros(N_STEPS))["variance_Eh2"] * np.where(TIME > -500, 3.0, 1.0)
     found = verdict(series={"variance_Eh2": rising})
     assert found.text.startswith("suspect: the variance of the local energy rose by a factor of")
-    # Single spikes, as nodes make them, are no rise.
+    # Single spikes, as from nodes, are not a rise.
     spiked = optimisation(np.zeros(N_STEPS))["variance_Eh2"]
     spiked[-20:-10] *= 1000.0
     assert verdict(series={"variance_Eh2": spiked}).text == "converged"
@@ -185,7 +185,7 @@ def test_walkers_of_the_optimisation() -> None:
     found = verdict(series={"n_frozen": frozen})
     assert found.text == "suspect: 3 walkers did not move in the last half of the optimisation"
     early = np.zeros(N_STEPS)
-    early[100] = 3  # forgotten by the end
+    early[100] = 3  # before the last half
     assert verdict(series={"n_frozen": early}).text == "converged"
     lost = np.full(N_STEPS, 2.0)
     found = verdict(series={"n_nonfinite": lost})
@@ -200,7 +200,7 @@ def test_walkers_of_the_optimisation() -> None:
         ({"internal": False, "rhf_to_uhf": None}, "the RHF reference is unstable"),
         ({"internal": True, "rhf_to_uhf": False}, "the RHF reference is unstable towards UHF"),
         ({"internal": True, "rhf_to_uhf": True}, None),
-        ({"internal": None, "rhf_to_uhf": None}, None),  # not known is no reason
+        ({"internal": None, "rhf_to_uhf": None}, None),  # unknown stability is not a reason
     ],
 )
 def test_an_unstable_reference(stability: dict[str, bool | None], words: str | None) -> None:
@@ -218,7 +218,7 @@ def test_a_point_off_its_curve() -> None:
         assert verdict(deviation=small).text == "converged"
 
 
-def test_the_heaviest_finding_decides_and_the_others_are_told() -> None:
+def test_the_heaviest_finding_decides_and_the_others_follow() -> None:
     falling = LIMIT + decay(4e-3, 700.0) + noise()
     energy = LIMIT + 4e-3
     both = verdict(falling, doubtful=("pretraining failed",), energy_Eh=energy)
@@ -238,7 +238,7 @@ def test_a_lost_series_and_lost_numbers() -> None:
     assert verdict(energy).text == "converged"
     assert (
         judge(optimisation(LIMIT + noise()), {}, {}).text == "converged"
-    )  # nothing known, nothing wrong
+    )  # nothing is known, so nothing is wrong
 
 
 def spoiled_rhat(energies: np.ndarray) -> np.ndarray:

@@ -82,7 +82,7 @@ def _pretraining(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset:
 
 
 def _optimisation(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset:
-    """Two states 0.4 hartree apart; the weight of the upper one falls as a power of the iterations."""
+    """Two states 0.4 hartree apart; the weight of the upper one falls as a power of the step."""
     weight = 0.05 / (1 + np.arange(n) / 10)
     variance = 0.16 * weight
     error = np.sqrt(variance / N_WALKERS)
