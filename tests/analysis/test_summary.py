@@ -459,7 +459,7 @@ def test_conventional_energies_of_single_runs_are_markers(tmp_path: Path) -> Non
         outcomes[run.run_id] = done(-7.04)._replace(conventional=conventional)
     (axes,) = plots._rows_figure(summarise(atoms, outcomes)).axes
     (line,) = [line for line in axes.lines if line.get_label() == "FCI/cc-pVTZ"]
-    # Relative to Hartree-Fock at -7.00 hartree, since no energy is published; the third run has none.
+    # Relative to Hartree-Fock at -7.00 hartree, as no energy is published; the third run has none.
     shown = np.asarray(line.get_xdata(), dtype=float)
     np.testing.assert_allclose(shown, np.array([-30.0, -30.0, np.nan]))
     np.testing.assert_array_equal(line.get_ydata(), [0, 1, 2])

@@ -91,6 +91,8 @@ def _optimisation(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset
         "error_Eh": error,
         "variance_Eh2": variance,
         "pmove": 0.5 + 0.02 * rng.standard_normal(n),
+        "n_nonfinite": np.zeros(n),
+        "n_frozen": np.zeros(n),
         "width": np.full(n, 0.4),
         "gradient_norm": weight * np.exp(0.3 * rng.standard_normal(n)),
         "update_norm": weight,
