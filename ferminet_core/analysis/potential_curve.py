@@ -142,19 +142,8 @@ def fit_minimum(
     """
     order = np.argsort(distance)
     distance, energy, error = (np.asarray(a, float)[order] for a in (distance, energy, error))
+    lowest = _bracketed_minimum(distance, energy, error)
     n_points = distance.size
-    if n_points < MIN_POINTS:
-        raise FitRefusedError(
-            f"{n_points} points are too few for a fit (at least {MIN_POINTS} are needed)"
-        )
-    if not (np.isfinite(energy).all() and np.isfinite(error).all()):
-        raise FitRefusedError("an energy or its error is not a number")
-    lowest = int(np.argmin(energy))
-    if lowest in (0, n_points - 1):
-        raise FitRefusedError(
-            f"the lowest energy lies at the end of the grid ({distance[lowest]:g} bohr): "
-            "the points do not bracket a minimum"
-        )
     error = np.maximum(error, _LEAST_ERROR)
     noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
     # Column 0 holds the measured energies, the others the resamples.
@@ -180,6 +169,28 @@ def fit_minimum(
         for q in range(3)
     )
     return CurveMinimum(bond_length, frequency, minimum, int(keep.sum()))
+
+
+def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarray) -> int:
+    """The index of the lowest point of a curve with points on both sides of it.
+
+    Raises:
+        FitRefusedError: there is none, or too few points.
+    """
+    n_points = distance.size
+    if n_points < MIN_POINTS:
+        raise FitRefusedError(
+            f"{n_points} points are too few for a fit (at least {MIN_POINTS} are needed)"
+        )
+    if not (np.isfinite(energy).all() and np.isfinite(error).all()):
+        raise FitRefusedError("an energy or its error is not a number")
+    lowest = int(np.argmin(energy))
+    if lowest in (0, n_points - 1):
+        raise FitRefusedError(
+            f"the lowest energy lies at the end of the grid ({distance[lowest]:g} bohr): "
+            "the points do not bracket a minimum"
+        )
+    return lowest
 
 
 class _WindowFit(NamedTuple):
