@@ -182,28 +182,6 @@ def commands() -> Iterator[str]:
         yield from _table(["argument or option", "default", "meaning"], rows)
 
 
-def columns() -> Iterator[str]:
-    """The columns of scan.csv in their order, and the further variables of scan.zarr.zip."""
-    declared = scan_table.columns(["<parameter>"], [])
-    rows = {
-        in_table: [
-            [f"`{c.name}`", c.kind.value, _text(c.unit), _text(c.meaning)]
-            for c in declared
-            if c.in_table is in_table
-        ]
-        for in_table in (True, False)
-    }
-    place = [column.name for column in declared].index("<parameter>")
-    rows[True][place] = ["parameters", "number", "", "one column for each parameter of the scan"]
-    published = "energies of `literature` that match this run, one column for each entry"
-    rows[True].append(["`ref_<name>_Eh`", "number", "hartree", published])
-    head = ["column", "type", "unit", "meaning"]
-    yield from _table(head, rows[True])
-    yield "`scan.zarr.zip` has these variables, except `wall_s` and `node_h`, and also:"
-    yield ""
-    yield from _table(["variable", *head[1:]], rows[False])
-
-
 def rooms() -> Iterator[str]:
     """The modules of each room with the first sentence of their docstrings."""
     tree = ast.parse((ROOT / "tests/helpers/rooms.py").read_text(encoding="utf-8"))
@@ -230,11 +208,33 @@ def _docstring(path: Path) -> str:
     return _text(str(ast.get_docstring(tree)).split("\n\n")[0])
 
 
+def columns() -> Iterator[str]:
+    """The columns of scan.csv in their order, and the further variables of scan.zarr.zip."""
+    declared = scan_table.columns(["<parameter>"], [])
+    rows = {
+        in_table: [
+            [f"`{c.name}`", c.kind.value, _text(c.unit), _text(c.meaning)]
+            for c in declared
+            if c.in_table is in_table
+        ]
+        for in_table in (True, False)
+    }
+    place = [column.name for column in declared].index("<parameter>")
+    rows[True][place] = ["parameters", "number", "", "one column for each parameter of the scan"]
+    published = "energies of `literature` that match this run, one column for each entry"
+    rows[True].append(["`ref_<name>_Eh`", "number", "hartree", published])
+    head = ["column", "type", "unit", "meaning"]
+    yield from _table(head, rows[True])
+    yield "`scan.zarr.zip` has these variables, except `wall_s` and `node_h`, and also:"
+    yield ""
+    yield from _table(["variable", *head[1:]], rows[False])
+
+
 GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "keys": keys,
     "resume": resume,
     "commands": commands,
-    "columns": columns,
     "rooms": rooms,
+    "columns": columns,
 }
