@@ -107,7 +107,7 @@ def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
 
 
 def _settings(run: RunSpec, found: list[xr.Dataset]) -> dict[str, Any]:
-    """The settings that a run was made with: those in its last finished stage."""
+    """The settings that a run was made with: those that its last finished stage holds."""
     planned = flat_settings(run.config, "inference")
     stored = [str(ds.attrs["spec"]) for ds in found if "spec" in ds.attrs]
     if not stored:
