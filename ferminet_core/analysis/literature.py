@@ -104,7 +104,7 @@ def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None
     for column, value in spec.where.items():
         table = table[_equal(table[column], value)]
     if "unit" in table.columns and not table["unit"].isin(_UNITS).all():
-        refuse(f"{spec.file} has values in other units than hartree; leave them out with `where`")
+        refuse(f"{spec.file} has values in units other than hartree; leave them out with `where`")
         return None
     table = table.assign(**{spec.value: pd.to_numeric(table[spec.value], errors="coerce")})
     if spec.error is not None:

@@ -144,7 +144,7 @@ def test_missing_or_unfit_literature_is_a_warning_and_empty_columns(tmp_path: Pa
         ("R,E\n1.4,-1.17\n", "has no column 'value'"),
         ("", "is not a table"),
         ('R_bohr,method,value,error,unit\n1.4,"exact,-1', "is not a table"),
-        ("R_bohr,method,value,error,unit\n1.4,exact,-31.9,0,eV\n", "other units than hartree"),
+        ("R_bohr,method,value,error,unit\n1.4,exact,-31.9,0,eV\n", "units other than hartree"),
         ("R_bohr,method,value,error,unit\n9.9,exact,-1.0,0,Eh\n", "matches any run"),
         (
             "R_bohr,method,value,error,unit\n1.4,exact,-1.0,0,Eh\n1.4,exact,-1.1,0,Eh\n",
