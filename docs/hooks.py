@@ -18,6 +18,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
+from ferminet_core.analysis import scan_table
 from ferminet_core.cli.commands import app
 from ferminet_core.inputs import config, overrides, system_file
 
@@ -207,10 +208,33 @@ def _docstring(path: Path) -> str:
     return _text(str(ast.get_docstring(tree)).split("\n\n")[0])
 
 
+def columns() -> Iterator[str]:
+    """The columns of scan.csv in their order, and the further variables of scan.zarr.zip."""
+    declared = scan_table.columns(["<parameter>"], [])
+    rows = {
+        in_table: [
+            [f"`{c.name}`", c.kind.value, _text(c.unit), _text(c.meaning)]
+            for c in declared
+            if c.in_table is in_table
+        ]
+        for in_table in (True, False)
+    }
+    place = [column.name for column in declared].index("<parameter>")
+    rows[True][place] = ["parameters", "number", "", "one column for each parameter of the scan"]
+    published = "energies of `literature` that match this run, one column for each entry"
+    rows[True].append(["`ref_<name>_Eh`", "number", "hartree", published])
+    head = ["column", "type", "unit", "meaning"]
+    yield from _table(head, rows[True])
+    yield "`scan.zarr.zip` has these variables, except `wall_s` and `node_h`, and also:"
+    yield ""
+    yield from _table(["variable", *head[1:]], rows[False])
+
+
 GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
     "settings": settings,
     "keys": keys,
     "resume": resume,
     "commands": commands,
     "rooms": rooms,
+    "columns": columns,
 }

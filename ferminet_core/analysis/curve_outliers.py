@@ -1,7 +1,7 @@
-"""What a point of an energy curve should be by its neighbours (NumPy only).
+"""The prediction of each point of an energy curve from its neighbours (NumPy only).
 
-A curve without its point is taken for a Gaussian process, which predicts the point with an error
-that knows how far the neighbours are away and how fast the curve bends between them.
+The curve without the point is modelled as a Gaussian process. The error of its prediction accounts
+for the distance of the neighbours and for the curvature between them.
 
 Sources, cited below by name:
     Rasmussen and Williams, Gaussian Processes for Machine Learning (MIT Press, 2006).
@@ -11,52 +11,53 @@ from typing import NamedTuple
 
 import numpy as np
 
-# With fewer points the neighbours of one cannot tell its error from their own bending.
+# With fewer points the neighbours cannot tell the error of a point from the curvature.
 MIN_POINTS = 6
-# Neighbours on either side that predict a point. Those further away say little, and steep walls
-# should not decide on the flat parts.
+# Neighbours on either side that predict a point. Points further away add little, and steep walls
+# should not set the length scale of the flat parts.
 N_NEIGHBOURS = 5
-# Lengths of the correlation in widths of the window, and standard deviations in those of the
-# residuals from a straight line: wide enough that the likelihood decides, not the grid.
+# Lengths of the correlation in units of the width of the window, and standard deviations in units
+# of those of the residuals from a straight line: wide enough that the likelihood decides, not the
+# grid.
 _LENGTHS = np.geomspace(0.1, 3.0, 8)
 _SCALES = np.geomspace(0.3, 100.0, 6)
-# Errors below this part of the curve's height are rounding, and keep the matrices regular.
+# Errors below this share of the curve's height are rounding; it keeps the matrices regular.
 _LEAST_ERROR = 1e-7
 
 
 class Deviation(NamedTuple):
-    """Energy minus what the neighbours predict, and the error of that difference; hartree."""
+    """Energy minus its prediction from the neighbours, and the error of the difference; hartree."""
 
     value: float
     error: float
 
     @property
     def sigmas(self) -> float:
-        """The deviation in its errors."""
+        """The deviation in units of its error."""
         return self.value / self.error
 
 
 def deviations(
     parameter: np.ndarray, energy: np.ndarray, error: np.ndarray
 ) -> list[Deviation | None]:
-    """How far each point of a curve lies from the prediction of its neighbours.
+    """The deviation of each point of a curve from the prediction by its neighbours.
 
     Universal kriging with a straight line for the mean and the Matern covariance of index 7/2
     (Rasmussen and Williams 2006, equations 2.41, 2.42 and 4.14), from up to `N_NEIGHBOURS` points
-    on either side. Length and scale of the covariance are averaged over with the weight of their
-    restricted likelihood, which has not seen the point: a bad one cannot hide by making the curve
-    look rough. What is not determined by the neighbours, as on a sparse grid, makes the error
-    large. Where all parameters are positive, as bond lengths are, their logarithm is the
-    coordinate: repulsive walls are then about as smooth as the rest.
+    on either side. The prediction is averaged over length and scale of the covariance with their
+    restricted likelihoods as weights. The likelihoods do not include the point, so a bad point
+    cannot hide by making the curve look rough. Where the neighbours determine little, as on a
+    sparse grid, the error is large. Where all parameters are positive, as bond lengths are, their
+    logarithm is the coordinate: repulsive walls are then about as smooth as the rest.
 
     Args:
         parameter: (points,), all different, in any unit and order.
         energy, error: (points,) hartree, finite.
 
     Returns:
-        One entry a point, in the given order; None for the two outermost points at either end,
-        where one neighbour or none stands between the point and a wall that nobody has seen, and
-        for all of fewer than `MIN_POINTS` points.
+        One entry for each point, in the given order. It is None for the two outermost points at
+        either end, which have fewer than two neighbours on one side, and for all points of a curve
+        of fewer than `MIN_POINTS`.
     """
     n_points = len(parameter)
     found: list[Deviation | None] = [None] * n_points
@@ -75,7 +76,7 @@ def deviations(
 
 
 def _matern(distance: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """Correlation of index 7/2, of functions with three derivatives."""
+    """Matern correlation of index 7/2, of functions that are three times differentiable."""
     r = np.sqrt(7.0) * distance / length
     return (1.0 + r + 0.4 * r**2 + r**3 / 15.0) * np.exp(-r)
 
@@ -85,7 +86,7 @@ def _predict(x: np.ndarray, y: np.ndarray, sigma: np.ndarray, target: float) -> 
     n_points = x.size
     centre = x.mean()
     line = np.stack([np.ones(n_points), x - centre], axis=1)
-    # Contrasts that no straight line enters: what the restricted likelihood is of.
+    # Contrasts that are free of any straight line: the restricted likelihood is theirs.
     contrasts = np.linalg.qr(line, mode="complete")[0][:, 2:]
     residual = contrasts.T @ y
     scale = max(float(np.sqrt(np.mean(residual**2))), float(sigma.mean()))

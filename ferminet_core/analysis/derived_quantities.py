@@ -1,8 +1,8 @@
 """Energies that follow from several runs: ionization potentials, affinities, correlation energy.
 
 A quantity is a sum of factors times total energies, Q = sum_g c_g E_g, as an ionization potential
-E(cation) - E(atom); the errors of separate runs are independent. The same sum over the reference's
-Hartree-Fock energies and over each literature column stands beside it.
+E(cation) - E(atom); the errors of separate runs are independent. The same sum is formed of the
+Hartree-Fock energies and of each column of published energies.
 """
 
 import math
@@ -18,13 +18,13 @@ def quantities(specs: list[QuantitySpec], done: pd.DataFrame, columns: list[str]
     """One row per quantity and variant whose runs are all done.
 
     Args:
-        specs: what the system file declares
-        done: finished rows of the scan table
-        columns: of literature energies (hartree) in the table
+        specs: the declarations of the system file.
+        done: finished rows of the scan table.
+        columns: of published energies (hartree) in the table.
 
     Returns:
-        quantity, variant, value_Eh, error_Eh, hf_Eh, `columns`, and published_Eh for what the file
-        gives beside it; NaN where an energy is missing.
+        quantity, variant, value_Eh, error_Eh, hf_Eh, `columns`, and published_Eh for the value that
+        the system file gives; NaN where an energy is missing.
     """
     rows = []
     for variant in done["variant"].unique():
@@ -50,10 +50,10 @@ def _sum(factors: Mapping[str, float], energies: pd.Series) -> float:
 
 
 def correlation(spec: CorrelationSpec | None, done: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Per cent of the correlation energy, {run_id: percent, error}, of finished rows.
+    """Share of the correlation energy in per cent, {run_id: {percent, error}}, of finished rows.
 
-    100 (E_HF - E) / (E_HF - E_exact), with both limits from the literature; runs that either limit
-    is not known for are left out.
+    100 (E_HF - E) / (E_HF - E_exact), with both limits from the literature. A run for which either
+    limit is not known is left out.
     """
     if spec is None:
         return {}

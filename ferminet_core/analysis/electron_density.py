@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Electrons outside these quantiles of a coordinate do not widen the picture.
+# Share of the electrons at either end of a coordinate that the picture may leave out.
 _OUTSIDE = 0.002
-_MARGIN = 1.0  # bohr that are shown beyond the outermost nuclei at least
+_MARGIN = 1.0  # bohr; the picture extends at least so far beyond the outermost nuclei
 _MOST_BINS = 120
 
 
@@ -37,12 +37,11 @@ class PlaneDensity(NamedTuple):
 
 
 def principal_frame(nuclei: np.ndarray) -> Frame:
-    """Principal axes of the nuclei as points of equal weight; their plane is the one that lies
-    nearest to all of them.
+    """Principal axes of the nuclei as points of equal weight.
 
-    Directions that the nuclei leave open (an atom's, and those across a line) are the Cartesian
-    axes nearest to them, z before x before y; signs are such that the largest component is
-    positive.
+    The first two axes span the plane that lies nearest to all nuclei. Directions that the nuclei
+    leave open (all of an atom's, and those across a line) are the Cartesian axes nearest to them, z
+    before x before y. The largest component of each axis is positive.
 
     Args:
         nuclei: (nuclei, 3), bohr.
@@ -52,7 +51,7 @@ def principal_frame(nuclei: np.ndarray) -> Frame:
     known = directions[extents > 1e-6 * max(1.0, float(extents.max(initial=0.0)))]
     axes: list[np.ndarray] = []
     for candidate in [*known, *np.eye(3)[[2, 0, 1]]]:
-        # Gram and Schmidt; a candidate within 30 degrees of the plane of the others is passed over.
+        # Gram-Schmidt; a candidate within 30 degrees of the span of the others is left out.
         rest = candidate - sum(((candidate @ axis) * axis for axis in axes), np.zeros(3))
         length = float(np.linalg.norm(rest))
         if len(axes) < 3 and length > 0.5:
@@ -62,13 +61,13 @@ def principal_frame(nuclei: np.ndarray) -> Frame:
 
 
 def project(points: np.ndarray, frame: Frame) -> np.ndarray:
-    """Coordinates of points (..., 3) along the axes of a frame, bohr."""
+    """Coordinates (..., 3) of points (..., 3) along the axes of a frame, bohr."""
     coordinates: np.ndarray = (points - frame.origin) @ frame.axes.T
     return coordinates
 
 
 def line_edges(coordinate: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
-    """Edges of bins that hold nearly all of a coordinate (any shape) and all nuclei (nuclei,).
+    """Edges of bins for nearly all values of a coordinate (any shape) and all nuclei (nuclei,).
 
     The number of bins is twice the cube root of the number of points (Rice's rule), at most 120.
     """
@@ -78,7 +77,7 @@ def line_edges(coordinate: np.ndarray, nuclei: np.ndarray) -> np.ndarray:
 
 
 def radial_edges(distance: np.ndarray) -> np.ndarray:
-    """Edges of bins from 0 to where nearly all distances (any shape) end; as `line_edges`."""
+    """Edges of bins from 0 that hold nearly all distances (any shape); see `line_edges`."""
     edges = line_edges(distance, np.zeros(1))
     return np.linspace(0.0, float(edges[-1]), edges.size)
 
@@ -97,8 +96,8 @@ def line_density(coordinate: np.ndarray, edges: np.ndarray) -> LineDensity:
 def plane_density(coordinates: np.ndarray, nuclei: np.ndarray) -> PlaneDensity:
     """Electrons per bohr squared in a plane, summed over the direction across it.
 
-    The bins are squares; along the longer side there are 4 n^(1/4) of them for n points, at most
-    120: in two dimensions bins must fall more slowly than in one.
+    The bins are squares. Along the longer side there are 4 n^(1/4) of them for n points, at most
+    120: in two dimensions the width of a bin must fall more slowly with n than in one.
 
     Args:
         coordinates: (samples, electrons, 2), bohr.
@@ -123,7 +122,7 @@ def _limits(coordinate: np.ndarray, nuclei: np.ndarray) -> tuple[float, float]:
 
 
 def _square_edges(low: float, high: float, width: float) -> np.ndarray:
-    """Edges a width apart that hold an interval in their middle."""
+    """Edges that are a width apart, centred on an interval that they cover."""
     n_bins = int(np.ceil((high - low) / width - 1e-9))
     first = 0.5 * (low + high - n_bins * width)
     edges: np.ndarray = first + width * np.arange(n_bins + 1)

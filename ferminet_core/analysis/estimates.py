@@ -1,8 +1,7 @@
-"""What the raw series of an inference say: energy, spin and dipole with errors, and what is
-suspicious (NumPy only).
+"""What the series of an inference give: energy and observables with errors, and flags (NumPy only).
 
-The inference writes these figures beside the series they follow from; `recompute` derives them
-again from what is stored.
+The inference writes these figures next to the series that they follow from; `recompute` derives
+them again from what is stored.
 """
 
 import json
@@ -13,24 +12,30 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ferminet_core.analysis.statistics import frozen_walkers, reblock, summarise_energy
+from ferminet_core.analysis.statistics import (
+    Reblocking,
+    frozen_walkers,
+    reblock,
+    summarise_energy,
+)
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 
 FROZEN_WINDOW = 50  # records without one accepted move that make a walker a frozen one
-DRIFT_SIGMAS = 4.0  # 6e-5 by chance
+DRIFT_SIGMAS = 4.0  # exceeded by chance in 6e-5 of all cases
 SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
-SERIES = ("energy_local", "equilibration_Eh", "pmove", "s2", "dipole")
-# Largest relative difference that rounding makes. Sums over doubles differ by 1e-12 from processor
+SERIES = ("energy_local", "equilibration_Eh", "pmove", *(o.name for o in OBSERVABLES))
+# Largest relative difference that rounding makes. Sums of doubles differ by 1e-12 from processor
 # to processor; the acceptance is stored, and averaged, in single precision.
 ROUNDING = 1e-9
 _SINGLE_PRECISION = {"pmove": 1e-6}
 
 
 class Conditions(NamedTuple):
-    """What the figures depend on beside the series.
+    """What the figures depend on apart from the series.
 
-    seed: of the bootstrap; spin: 2S asked for; equilibrated: whether the equilibration ended by its
-    criterion; pretrain_converged, n_rollbacks: of the stages before
+    seed: of the bootstrap; spin: the 2S that was asked for; equilibrated: whether the equilibration
+    met its criterion; pretrain_converged, n_rollbacks: of the stages before
     """
 
     seed: int
@@ -41,9 +46,9 @@ class Conditions(NamedTuple):
 
 
 def drift(energies: np.ndarray) -> float:
-    """Difference of the two halves of a series (record, walker), in standard errors.
+    """Difference between the halves of a series (record, walker), in standard errors.
 
-    From the walkers' own differences, which are independent of each other.
+    The error comes from the differences of single walkers, which are independent of each other.
     """
     half = len(energies) // 2
     difference = energies[half : 2 * half].mean(axis=0) - energies[:half].mean(axis=0)
@@ -55,33 +60,33 @@ def drift(energies: np.ndarray) -> float:
 
 
 def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[str, Any]:
-    """All that the attributes of an inference say about its series, by the attributes' names.
+    """Everything that the attributes of an inference say about its series.
 
     Args:
         series: `SERIES`: energy_local (sample, walker) and equilibration_Eh (equilibration,),
-            hartree; pmove (sample,); s2 (call,); dipole (call, 3), e bohr.
-        conditions: what else they depend on.
+            hartree; pmove (sample,); of each observable (call,) or (call, component).
+        conditions: what else the figures depend on.
 
     Returns:
-        Plain numbers; `flags` is a JSON list of all that is suspicious, `flags_sampling` of those
-        that speak against the walkers' sampling of |psi|^2.
+        Plain numbers by the names of the attributes; `flags` is a JSON list of all flags,
+        `flags_sampling` of those that say that the walkers do not sample |psi|^2.
     """
-    # In the order of a file: other orders of additions round otherwise.
+    # In the order of a file: sums in another order round differently.
     series = {name: np.ascontiguousarray(series[name]) for name in SERIES}
-    energy = summarise_energy(series["energy_local"], conditions.seed)
-    s2 = reblock(series["s2"][np.isfinite(series["s2"])])
-    dipole = [reblock(component) for component in series["dipole"].T]
+    local = series["energy_local"]
+    energy = summarise_energy(local, conditions.seed)
     n_equilibration = len(series["equilibration_Eh"])
-    frozen = frozen_walkers(series["energy_local"], FROZEN_WINDOW)
+    frozen = frozen_walkers(local, FROZEN_WINDOW)
     sampling = list(energy.sampling_flags)
     if not conditions.equilibrated:
         sampling.append(f"not in equilibrium after {n_equilibration} records")
     if frozen:
         sampling.append(f"{frozen} walkers did not move over {FROZEN_WINDOW} records")
-    sigmas = drift(series["energy_local"])
+    sigmas = drift(local)
     if abs(sigmas) > DRIFT_SIGMAS:
         sampling.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
-    others = [*energy.error_flags, *_state_flags(s2.mean, s2.error, conditions)]
+    averages = _averages(series)
+    others = [*energy.error_flags, *_state_flags(averages["s2"], conditions)]
     return {
         "energy_Eh": energy.mean,
         "error_Eh": energy.error,
@@ -90,15 +95,13 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
         "variance_Eh2": energy.variance,
         "tau": energy.tau,
         "rhat": energy.rhat,
-        "s2": s2.mean,
-        "s2_error": s2.error,
-        **{f"dipole_{axis}": d.mean for axis, d in zip("xyz", dipole, strict=True)},
-        **{f"dipole_{axis}_error": d.error for axis, d in zip("xyz", dipole, strict=True)},
+        **{name: average.mean for name, average in averages.items()},
+        **{f"{name}_error": average.error for name, average in averages.items()},
         "n_nonfinite": energy.n_nonfinite,
         "n_outliers": energy.n_outliers,
         "pmove": float(series["pmove"].mean()),
-        "n_samples": series["energy_local"].shape[0],
-        "n_walkers": series["energy_local"].shape[1],
+        "n_samples": local.shape[0],
+        "n_walkers": local.shape[1],
         "n_equilibration": n_equilibration,
         "n_frozen": frozen,
         "flags": json.dumps(sampling + others),
@@ -106,15 +109,25 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     }
 
 
-def _state_flags(s2: float, s2_error: float, conditions: Conditions) -> list[str]:
-    """Plain sentences on a wavefunction that may not be the one asked for."""
+def _averages(series: Mapping[str, np.ndarray]) -> dict[str, Reblocking]:
+    """The average of each component of each observable, by the name of its figure."""
+    found = {}
+    for observable in OBSERVABLES:
+        values = series[observable.name].reshape(-1, len(observable.figures))
+        for name, component in zip(observable.figures, values.T, strict=True):
+            found[name] = reblock(component[np.isfinite(component)])
+    return found
+
+
+def _state_flags(s2: Reblocking, conditions: Conditions) -> list[str]:
+    """Sentences on a wavefunction that may not be the state that was asked for."""
     flags = []
     if not conditions.pretrain_converged:
         flags.append("pretraining ended before its criterion was met")
     total_spin = conditions.spin / 2
-    excess = s2 - total_spin * (total_spin + 1)
-    if abs(excess) > max(SPIN_TOLERANCE, 5 * s2_error):
-        flags.append(f"<S^2> is {s2:.3f}, {excess:+.3f} from that of the spin asked for")
+    excess = s2.mean - total_spin * (total_spin + 1)
+    if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
+        flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
     if conditions.n_rollbacks:
         flags.append(
             f"the optimisation went back {conditions.n_rollbacks} times over numerical accidents"
@@ -125,25 +138,28 @@ def _state_flags(s2: float, s2_error: float, conditions: Conditions) -> list[str
 def recompute(
     inference: xr.Dataset, optimise: xr.Dataset, reference: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The figures of a finished run from its stored series alone.
+    """The figures of a finished run, from its stored series alone.
 
-    Taken as stored are facts that no series holds: seed and spin (in the spec), whether the
-    equilibration ended by its criterion, whether pretraining did, and the number of rollbacks.
+    Facts that no series holds are taken as stored: seed and spin (in the spec), whether the
+    equilibration and pretraining met their criteria, and the number of rollbacks.
 
     Args:
         inference: its `SERIES` and attributes.
         optimise: its energy_Eh (step,) and attributes.
-        reference: attributes of the reference, whose energy is no average of a series.
+        reference: attributes of the reference, whose energy is not an average of a series.
 
     Returns:
-        By the names of the inference's attributes.
+        The figures by the names of the inference's attributes.
+
+    Raises:
+        KeyError, ValueError: a series or an attribute is missing or damaged.
     """
     spec = RunSpec.model_validate_json(str(inference.attrs["spec"]))
     conditions = Conditions(
         seed=spec.stage_seed("bootstrap"),
         spin=spec.molecule.spin,
-        equilibrated=_equilibrated(inference.attrs),
-        pretrain_converged=bool(optimise.attrs.get("pretrain_converged", 1)),
+        equilibrated=bool(inference.attrs["equilibrated"]),
+        pretrain_converged=bool(optimise.attrs["pretrain_converged"]),
         n_rollbacks=int(optimise.attrs["n_rollbacks"]),
     )
     return {
@@ -154,23 +170,12 @@ def recompute(
     }
 
 
-def _equilibrated(attrs: Mapping[str, Any]) -> bool:
-    """Artefacts of older versions tell it by their flags alone."""
-    if "equilibrated" in attrs:
-        return bool(attrs["equilibrated"])
-    return "not in equilibrium after" not in str(attrs.get("flags", ""))
-
-
 def differences(stored: Mapping[str, Any], derived: Mapping[str, Any]) -> list[str]:
-    """What is stored of a run's figures and does not follow from its series, a line for each.
-
-    A figure that an older version did not store contradicts nothing, and which flags speak against
-    the sampling is for each version to say.
-    """
+    """A line for each stored figure of a run that does not follow from its series."""
     return [
-        f"{name} is stored as {stored[name]!r}, its series give {value!r}"
+        f"{name} is stored as {stored.get(name)!r}, its series give {value!r}"
         for name, value in derived.items()
-        if name in stored and name != "flags_sampling" and not _agree(name, stored[name], value)
+        if not _agree(name, stored.get(name), value)
     ]
 
 
@@ -179,6 +184,4 @@ def _agree(name: str, stored: object, derived: object) -> bool:
         both_missing = math.isnan(stored) and math.isnan(derived)
         rounding = _SINGLE_PRECISION.get(name, ROUNDING)
         return both_missing or math.isclose(stored, derived, rel_tol=rounding)
-    if name == "flags":  # older versions had them in another order
-        return sorted(json.loads(str(stored))) == sorted(json.loads(str(derived)))
     return stored == derived

@@ -1,7 +1,7 @@
-"""Published energies to set beside a scan; read by the summary, and to say what to cite.
+"""Published energies to compare a scan with.
 
-A file that is missing or does not fit is a warning and empty values, never a failure: a scan
-does not depend on what is known about it.
+A file that is missing or does not fit gives a warning and empty values, and never fails a scan: its
+results do not depend on what is already known.
 """
 
 from pathlib import Path
@@ -14,13 +14,13 @@ from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import LiteratureSpec
 
-# Numbers of a table and of a grid that differ by less are the same.
+# Numbers in a table and in a grid that differ by less are the same.
 NUMBER_TOLERANCE = 1e-6
 _UNITS = frozenset({"Eh", "hartree", "Hartree", "a.u."})
 
 
-class Reference(NamedTuple):
-    """One published quantity, matched to the runs of a scan; hartree."""
+class PublishedEnergies(NamedTuple):
+    """Energies of one published curve or list, matched to the runs of a scan; hartree."""
 
     name: str
     label: str
@@ -28,22 +28,22 @@ class Reference(NamedTuple):
     source: str
     values: dict[str, float]  # by run_id; absent where nothing matches
     errors: dict[str, float]  # by run_id; absent where none is given
-    curve: np.ndarray  # (points, 2): all of a curve's (parameter, energy), in order; else empty
-    sources: tuple[str, ...]  # what the rows' column `source` says, for the bibliography
+    curve: np.ndarray  # (points, 2): (parameter, energy) of the whole curve; empty for a list
+    sources: tuple[str, ...]  # from the column `source` of the rows, for the bibliography
 
     @property
     def column(self) -> str:
-        """Its column in the scan table."""
+        """Their column in the scan table."""
         return f"ref_{self.name}_Eh"
 
 
-def read_references(scan: Scan) -> tuple[list[Reference], list[str]]:
-    """Every literature entry of a scan, and a line on each that could not be used."""
+def read_published(scan: Scan) -> tuple[list[PublishedEnergies], list[str]]:
+    """Every literature entry of a scan, and a line for each that could not be used."""
     warnings: list[str] = []
-    return [_read_reference(spec, scan, warnings) for spec in scan.literature], warnings
+    return [_read_entry(spec, scan, warnings) for spec in scan.literature], warnings
 
 
-def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Reference:
+def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> PublishedEnergies:
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
     curve = np.empty((0, 2))
@@ -69,7 +69,7 @@ def _read_reference(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Re
         curve = _curve(table, spec)
         if "source" in table.columns:
             sources = tuple(sorted(set(table["source"].dropna().astype(str))))
-    return Reference(
+    return PublishedEnergies(
         name=spec.name,
         label=spec.label or spec.name,
         kind=spec.kind,
@@ -104,7 +104,7 @@ def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None
     for column, value in spec.where.items():
         table = table[_equal(table[column], value)]
     if "unit" in table.columns and not table["unit"].isin(_UNITS).all():
-        refuse(f"{spec.file} has values in other units than hartree; leave them out with `where`")
+        refuse(f"{spec.file} has values in units other than hartree; leave them out with `where`")
         return None
     table = table.assign(**{spec.value: pd.to_numeric(table[spec.value], errors="coerce")})
     if spec.error is not None:

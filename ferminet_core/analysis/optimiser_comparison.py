@@ -1,7 +1,7 @@
-"""Optimisers side by side: what is left of the energy's error after so many updates, or seconds.
+"""A comparison of optimisers: the error of the energy over iterations and over seconds.
 
-Pure functions of the optimisations' energies; as in figure 8 of Pfau et al. 2020, where KFAC stands
-beside Adam.
+Pure functions of the optimisations' energies. Figure 8 of Pfau et al., Phys. Rev. Research 2,
+033429 (2020) compares KFAC with Adam in this way.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.literature import PublishedEnergies
 
-# Errors (hartree) that are asked for; the last is chemical accuracy, 1 kcal/mol.
+# Errors (hartree) to be reached; the last is chemical accuracy, 1 kcal/mol.
 TARGETS = (0.1, 0.03, 0.01, 0.003, 0.0016)
 _PER_DECADE = 20  # points of a curve
-_SHORTEST = 10  # iterations in a point, so that one of them says little
+_SHORTEST = 10  # iterations in a point, so that none of them dominates it
 
 
 class Trace(NamedTuple):
@@ -37,7 +37,7 @@ class Curve(NamedTuple):
 def curve(energies: np.ndarray, reference: float) -> Curve:
     """Median error of the iterations between points that are evenly spaced in the logarithm.
 
-    The median, since one walker near a node makes the mean of an iteration what it likes.
+    One walker near a node can dominate the mean of an iteration, but not the median of several.
 
     Args:
         energies: (step,), hartree; reference: the exact energy, or the best known, hartree.
@@ -52,29 +52,29 @@ def curve(energies: np.ndarray, reference: float) -> Curve:
 
 
 def steps_to(found: Curve, error: float) -> int | None:
-    """The iteration from which on the error stays below `error`; None if it does not."""
+    """The iteration from which on the error stays below `error`; None if there is none."""
     above = np.flatnonzero(~(found.error_Eh < error))
     first = 0 if above.size == 0 else int(above[-1]) + 1
     return round(found.step[first]) if first < len(found.step) else None
 
 
-def best_known(done: pd.DataFrame, references: Sequence[Reference]) -> dict[str, float]:
-    """The energy that errors are measured from, hartree, by geometry.
+def best_known(done: pd.DataFrame, published: Sequence[PublishedEnergies]) -> dict[str, float]:
+    """The energy that errors are relative to, hartree, by geometry.
 
-    A published one, exact before others; else the lowest of the geometry's own inferences.
+    It is a published one, exact before others, or else the lowest of the geometry's own inferences.
 
     Args:
         done: finished rows of the scan table.
     """
-    ordered = sorted(references, key=lambda reference: reference.kind != "exact")
+    ordered = sorted(published, key=lambda entry: entry.kind != "exact")
     found = {}
     for geometry, runs in done.groupby("geometry", sort=False):
-        published = [
-            float(runs[reference.column].iloc[0])
-            for reference in ordered
-            if runs[reference.column].notna().all()
+        known = [
+            float(runs[entry.column].iloc[0])
+            for entry in ordered
+            if runs[entry.column].notna().all()
         ]
-        found[str(geometry)] = (published or [float(runs["energy_Eh"].min())])[0]
+        found[str(geometry)] = (known or [float(runs["energy_Eh"].min())])[0]
     return found
 
 
@@ -85,7 +85,7 @@ def advantages(traces: Sequence[Trace], references: Mapping[str, float]) -> pd.D
         references: energy by geometry, hartree.
 
     Returns:
-        geometry, error_Eh, variant, steps, seconds; NA where a variant does not come so close.
+        geometry, error_Eh, variant, steps, seconds; NA where a variant does not reach the error.
     """
     rows = []
     for geometry, reference in references.items():

@@ -1,4 +1,4 @@
-"""What a potential energy curve with error bars says about a diatomic molecule (NumPy only).
+"""Constants of a diatomic molecule from its potential energy curve with error bars (NumPy only).
 
 Sources, cited below by name:
     Simons, Parr and Finlan, J. Chem. Phys. 59, 3229 (1973): the expansion in (R - R0) / R.
@@ -57,16 +57,19 @@ _DEGREES = range(3, 7)
 _N_RESAMPLES = 300
 # Relative weight below which a model cannot move the average by a noticeable part of its error.
 _LEAST_WEIGHT = 1e-3
-# Errors below this are rounding, not statistics; it keeps the weights finite.
+# Hartree. Smaller errors are rounding, not statistics; this keeps the weights finite.
 _LEAST_ERROR = 1e-8
 
 
 class FitRefusedError(Exception):
-    """The points do not determine a minimum; the message is the plain reason."""
+    """The points do not determine a minimum; the message gives the reason."""
 
 
 class Estimate(NamedTuple):
-    """A fitted quantity with the error from the energies' errors and from the choice of fit."""
+    """A fitted quantity with its errors.
+
+    statistical: from the errors of the energies; model: from the choice of fit
+    """
 
     value: float
     statistical: float
@@ -74,7 +77,7 @@ class Estimate(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Both errors in quadrature."""
+        """The sum of both errors in quadrature."""
         return float(np.hypot(self.statistical, self.model))
 
 
@@ -84,7 +87,7 @@ class CurveMinimum(NamedTuple):
     bond_length: Estimate  # r_e, bohr
     frequency: Estimate  # harmonic omega_e, cm^-1
     energy: Estimate  # hartree
-    n_models: int  # windows x degrees that carry weight
+    n_models: int  # pairs of window and degree with a noticeable weight
 
 
 class NonParallelity(NamedTuple):
@@ -92,7 +95,7 @@ class NonParallelity(NamedTuple):
 
     value: float
     error: float
-    noise: float  # what `value` would be on average if the curves were exactly parallel
+    noise: float  # mean of `value` if the curves were exactly parallel
     n_points: int
 
 
@@ -139,17 +142,8 @@ def fit_minimum(
     """
     order = np.argsort(distance)
     distance, energy, error = (np.asarray(a, float)[order] for a in (distance, energy, error))
+    lowest = _bracketed_minimum(distance, energy, error)
     n_points = distance.size
-    if n_points < MIN_POINTS:
-        raise FitRefusedError(f"{n_points} points are too few for a fit (at least {MIN_POINTS})")
-    if not (np.isfinite(energy).all() and np.isfinite(error).all()):
-        raise FitRefusedError("an energy or its error is not a number")
-    lowest = int(np.argmin(energy))
-    if lowest in (0, n_points - 1):
-        raise FitRefusedError(
-            f"the lowest energy lies at the end of the grid ({distance[lowest]:g} bohr): "
-            "no minimum is bracketed"
-        )
     error = np.maximum(error, _LEAST_ERROR)
     noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
     # Column 0 holds the measured energies, the others the resamples.
@@ -170,8 +164,33 @@ def fit_minimum(
     keep = weights > _LEAST_WEIGHT
     weights = weights[keep] / weights[keep].sum()
     values = np.array(fits)[keep]  # (models, quantity, measured and resamples)
-    bond_length, frequency, minimum = (_average(weights, values[:, q]) for q in range(3))
+    bond_length, frequency, minimum = (
+        model_average(weights, values[:, q, 0], np.nanvar(values[:, q, 1:], axis=1, ddof=1))
+        for q in range(3)
+    )
     return CurveMinimum(bond_length, frequency, minimum, int(keep.sum()))
+
+
+def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarray) -> int:
+    """The index of the lowest point of a curve with points on both sides of it.
+
+    Raises:
+        FitRefusedError: there is none, or too few points.
+    """
+    n_points = distance.size
+    if n_points < MIN_POINTS:
+        raise FitRefusedError(
+            f"{n_points} points are too few for a fit (at least {MIN_POINTS} are needed)"
+        )
+    if not (np.isfinite(energy).all() and np.isfinite(error).all()):
+        raise FitRefusedError("an energy or its error is not a number")
+    lowest = int(np.argmin(energy))
+    if lowest in (0, n_points - 1):
+        raise FitRefusedError(
+            f"the lowest energy lies at the end of the grid ({distance[lowest]:g} bohr): "
+            "the points do not bracket a minimum"
+        )
+    return lowest
 
 
 class _WindowFit(NamedTuple):
@@ -202,7 +221,7 @@ def _fit_window(
 ) -> _WindowFit | None:
     """Fit one polynomial to all resamples; None where too many have no minimum inside."""
     x = (distance - centre) / distance
-    offset = samples[:, 0].min()  # total energies are large beside the well
+    offset = samples[:, 0].min()  # total energies are large compared with the well
     design = np.vander(x, degree + 1, increasing=True)
     coefficients, *_ = np.linalg.lstsq(
         design / error[:, None], (samples - offset) / error[:, None], rcond=None
@@ -257,12 +276,16 @@ def _polynomial_minimum(
     )
 
 
-def _average(weights: np.ndarray, values: np.ndarray) -> Estimate:
-    """Model average of one quantity; `values` is (models, measured and resamples)."""
-    variances = np.nanvar(values[:, 1:], axis=1, ddof=1)
-    measured = values[:, 0]
-    mean = float(weights @ measured)
-    spread = float(weights @ (measured - mean) ** 2)
+def model_average(weights: np.ndarray, values: np.ndarray, variances: np.ndarray) -> Estimate:
+    """The average of a quantity over models, with both its errors (Jay and Neil 2021).
+
+    Args:
+        weights: (models,), with the sum 1.
+        values: (models,), the quantity in each model.
+        variances: (models,), statistical variances of `values`.
+    """
+    mean = float(weights @ values)
+    spread = float(weights @ (values - mean) ** 2)
     return Estimate(mean, float(np.sqrt(weights @ variances)), float(np.sqrt(spread)))
 
 

@@ -16,19 +16,19 @@ from ferminet_core.units import CHEMICAL_ACCURACY
 
 # With fewer blocks the error's own relative error, 1/sqrt(2 (n - 1)), exceeds a quarter.
 MIN_BLOCKS = 8
-# Sokal's c: the window is at least c times tau_int (= 1/2 + sum of rho); for an exponential
-# decay the part cut off is exp(-5) of tau.
+# Sokal's c: the window is at least c times tau_int (= 1/2 + sum of rho). For an exponential decay
+# the sum then lacks a share exp(-5) of tau.
 WINDOW_FACTOR = 5.0
-# E_L counts as an outlier beyond so many mean absolute deviations from the median. The tails
-# that nodes give E_L fall as a power law, so a few of these are no fault; they are only counted.
+# E_L counts as an outlier beyond so many mean absolute deviations from the median. Nodes give E_L
+# tails that fall as a power law, so a few outliers are normal; they are only counted.
 OUTLIER_DEVIATIONS = 30.0
 RHAT_LIMIT = 1.05
 # A bootstrap error this much larger than the reblocked one means that walkers disagree.
 BOOTSTRAP_RATIO_LIMIT = 2.0
-# Part of the error by which one local energy may move the mean. A spike that dominates its series
-# gives an error about as large as its own pull; in a healthy series a value's part is 1/100.
+# Share of the error by which one local energy may move the mean. A spike that dominates its series
+# gives an error about as large as its own pull; in a healthy series the share is 1/100.
 PULL_LIMIT = 0.5
-# By less than a tenth of chemical accuracy it may do so unsaid: nobody sees that in a curve.
+# A pull of less than a tenth of chemical accuracy is not flagged: no curve shows it.
 PULL_MATTERS = 0.1 * CHEMICAL_ACCURACY
 # Below this spread (relative to |median|) E_L is constant to float32 rounding, as it is for an
 # exact eigenstate, and an unchanged value says nothing about the walker.
@@ -48,27 +48,27 @@ class Reblocking(NamedTuple):
 
 
 class EnergyStatistics(NamedTuple):
-    """What a series of local energies says; hartree, variance in hartree squared."""
+    """Statistics of a series of local energies; hartree, variance in hartree squared."""
 
     mean: float
     error: float  # reblocked standard error of the mean
     error_error: float
-    error_bootstrap: float  # from resampling walkers; sees walkers frozen in different modes
+    error_bootstrap: float  # from resampling walkers; includes walkers frozen in different modes
     variance: float  # of the local energy
     tau: float  # integrated autocorrelation time in recorded samples
     rhat: float
     n_nonfinite: int
     n_outliers: int
     n_frozen: int  # walkers whose local energy never changed
-    n_blocks: int  # behind `error`; an interval uses Student's t with one fewer degree of freedom
+    n_blocks: int  # of `error`; an interval uses Student's t with one fewer degree of freedom
     plateau_found: bool
-    # Plain sentences on what is suspicious; empty if nothing is.
+    # Flags in plain sentences.
     sampling_flags: tuple[str, ...] = ()  # the walkers do not sample |psi|^2
     error_flags: tuple[str, ...] = ()  # they do, but the error may be wrong
 
     @property
     def flags(self) -> list[str]:
-        """All that is suspicious."""
+        """All flags."""
         return [*self.sampling_flags, *self.error_flags]
 
 
@@ -196,8 +196,8 @@ def bootstrap_error(
 ) -> float:
     """Standard error of the mean over walkers, from resampling whole walkers (Efron 1979).
 
-    A walker's mean takes its own time correlation with it, so that no assumption on the length
-    of the correlation enters, only that walkers are independent.
+    A walker's mean includes its correlation in time. The error therefore assumes that walkers are
+    independent, and nothing about the length of the correlation.
 
     Args:
         walker_means: (walkers,) mean of each walker's series.
@@ -231,11 +231,11 @@ def bootstrap_error(
 
 
 def summarise_energy(local_energy: np.ndarray, seed: int) -> EnergyStatistics:
-    """Energy, its error, and what is suspicious about a series of local energies.
+    """Energy, its error, and the flags of a series of local energies.
 
-    Nothing is clipped or removed except non-finite values, which are masked, counted and
-    flagged. An outlier has |E_L - median| > 30 mean absolute deviations from the median; outliers
-    are counted and stay in. A walker whose local energy never changes is frozen.
+    Nothing is clipped. Only non-finite values are left out; they are counted and flagged. An
+    outlier has |E_L - median| > 30 mean absolute deviations from the median; outliers are counted
+    and stay in. A walker whose local energy never changes is frozen.
 
     Args:
         local_energy: (sample, walker) float64, hartree, in time order.
@@ -288,7 +288,7 @@ def summarise_energy(local_energy: np.ndarray, seed: int) -> EnergyStatistics:
 
 
 def _sampling_flags(result: EnergyStatistics, n_walkers: int) -> tuple[str, ...]:
-    """Plain sentences on walkers that do not sample |psi|^2."""
+    """Flags that say that the walkers do not sample |psi|^2."""
     flags = []
     if result.n_nonfinite:
         flags.append(f"{result.n_nonfinite} local energies are not finite")
@@ -300,9 +300,9 @@ def _sampling_flags(result: EnergyStatistics, n_walkers: int) -> tuple[str, ...]
 def _error_flags(
     result: EnergyStatistics, n_walkers: int, n_samples: int, largest_pull: float
 ) -> tuple[str, ...]:
-    """Plain sentences on whatever makes the error of the energy doubtful.
+    """Flags that make the error of the energy doubtful.
 
-    Walkers that disagree belong here: each moves in |psi|^2, and only their number in each region
+    Walkers that disagree belong here: each of them samples |psi|^2, but their number in each region
     is not yet that of |psi|^2.
     """
     flags = []
@@ -312,7 +312,7 @@ def _error_flags(
         )
     if result.rhat > RHAT_LIMIT:
         flags.append(f"R-hat across walkers is {result.rhat:.3f}, above {RHAT_LIMIT}")
-    # Beyond the ratio the difference must exceed three of its own standard errors.
+    # The difference must also exceed three of its own standard errors.
     noise = np.hypot(result.error_error, result.error_bootstrap / np.sqrt(2.0 * n_walkers))
     excess = result.error_bootstrap - result.error
     if excess > 3.0 * noise and result.error_bootstrap > BOOTSTRAP_RATIO_LIMIT * result.error:
@@ -374,7 +374,7 @@ def _checked_series(series: np.ndarray) -> np.ndarray:
 def frozen_walkers(energies: np.ndarray, window: int) -> int:
     """Walkers whose local energy (record, walker) stays the same over `window` records, bit by bit.
 
-    A move that was accepted changes the energy; so many equal ones in a row mean that none was.
+    An accepted move changes the energy, so equal energies in a row mean that no move was accepted.
     """
     if len(energies) < window:
         return 0

@@ -1,10 +1,10 @@
-"""The energy of zero variance, estimated from the series of one optimisation (NumPy only).
+"""The energy at zero variance, estimated from the series of one optimisation (NumPy only).
 
-An eigenstate has no variance, and near one both the excess energy and the variance are of second
-order in what is wrong with the wavefunction, so that they are proportional while its character
-stays the same. The wavefunctions that an optimisation passes through are such a family. The line
-through their energies over their variances, taken to zero, estimates the energy that the run would
-reach; it is no upper bound.
+An eigenstate has no variance. Near one, the excess energy and the variance are both of second order
+in the error of the wavefunction. They are proportional while the character of the error stays the
+same, as it does for the wavefunctions that an optimisation passes through. The line through their
+energies over their variances, extrapolated to zero, estimates the energy that the run would reach.
+The estimate is not an upper bound.
 
 Sources, cited below by name:
     Fu, Ren and Chen, Mach. Learn.: Sci. Technol. 5, 015016 (2024), doi:10.1088/2632-2153/ad1f75:
@@ -17,24 +17,24 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferminet_core.analysis.potential_curve import Estimate
+from ferminet_core.analysis.potential_curve import Estimate, model_average
 from ferminet_core.analysis.statistics import reblock
 
 N_BLOCKS = 12
 MIN_ITERATIONS = 20 * N_BLOCKS
-# The first of these parts of the optimisation is left out: it has not forgotten pretraining.
+# This part of the optimisation is left out: it still depends on pretraining.
 _SKIPPED = 1.0 / 20.0
-_LEAST_BLOCKS = 6  # of a window; four more than the line has parameters
+_LEAST_BLOCKS = 6  # of a window: four more than the line has parameters
 MIN_SPREAD = 2.0  # largest variance of the window's blocks over the smallest
 # Of the best window's chi^2 per degree of freedom; with 4 to 10 of them exceeded once in 60 cases
 # or less by chance.
 MAX_CHI_SQUARED = 3.0
-# A slope that is negative by more standard errors is no noise, but another law.
+# A slope that is negative by more standard errors is not noise: another law holds.
 _NEGATIVE_SIGMAS = 2.0
 
 
 class ExtrapolationRefusedError(Exception):
-    """The series allows no extrapolation; the message is the plain reason."""
+    """The series does not allow an extrapolation; the message gives the reason."""
 
 
 class Blocks(NamedTuple):
@@ -58,13 +58,13 @@ class Extrapolation(NamedTuple):
 
 
 def blocks(energy: np.ndarray, error: np.ndarray, variance: np.ndarray) -> Blocks:
-    """Means over twelve stretches of an optimisation, each longer than the one before by the same
-    factor: the variance falls about as a power of the iterations.
+    """Means over twelve stretches of an optimisation.
 
-    Of the variance the median over iterations is taken, which single walkers near a node do not
-    move. It may be a fixed part of the mean variance; the energy at zero stays the same. An
-    energy's error is that from the spread over walkers, times the factor by which the reblocked
-    error of the second half of the series exceeds it there.
+    Each stretch is longer than the one before by the same factor, since the variance falls about as
+    a power of the iterations. The variance of a stretch is the median over its iterations, which
+    single walkers near a node do not move. It may be a fixed part of the mean variance; the energy
+    at zero stays the same. The error of an energy is that from the spread over walkers, times the
+    factor by which the reblocked error of the second half of the series exceeds it there.
 
     Args:
         energy: (iterations,), hartree.
@@ -92,9 +92,9 @@ def blocks(energy: np.ndarray, error: np.ndarray, variance: np.ndarray) -> Block
 
 
 def _correlation_factor(energy: np.ndarray, error: np.ndarray) -> float:
-    """By how much the error of a mean exceeds that of independent iterations; at least 1.
+    """Factor by which the error of a mean exceeds that of independent iterations; at least 1.
 
-    A parabola is taken off first: the energy's way down is no noise.
+    A parabola is subtracted first: the fall of the energy is not noise.
     """
     independent = _error_of_mean(error)
     if independent == 0.0:
@@ -118,8 +118,8 @@ def extrapolate(found: Blocks) -> Extrapolation:
     windows is the model error.
 
     Raises:
-        ExtrapolationRefusedError: the variances hardly differ, the blocks lie on no line, or the
-            energy rises while the variance falls.
+        ExtrapolationRefusedError: the variances hardly differ, the blocks do not lie on a line, or
+            the energy rises while the variance falls.
     """
     if (found.error <= 0).any():
         raise ExtrapolationRefusedError("the energies have no errors")
@@ -131,7 +131,7 @@ def extrapolate(found: Blocks) -> Extrapolation:
     weights = np.exp(-0.5 * (aic - aic[best]))
     weights /= weights.sum()
     energy, slope = (
-        _average(weights, np.array([fit.values[i] for fit in fits]), _variances(fits, i))
+        model_average(weights, np.array([fit.values[i] for fit in fits]), _variances(fits, i))
         for i in range(2)
     )
     variance = found.variance[best:]
@@ -144,7 +144,7 @@ def extrapolate(found: Blocks) -> Extrapolation:
     reduced = chi_squared[best] / (variance.size - 2)
     if reduced > MAX_CHI_SQUARED:
         raise ExtrapolationRefusedError(
-            f"the blocks lie on no straight line (chi^2 per degree of freedom {reduced:.1f})"
+            f"the blocks do not lie on a straight line (chi^2 per degree of freedom {reduced:.1f})"
         )
     if slope.value < -_NEGATIVE_SIGMAS * slope.error:
         raise ExtrapolationRefusedError("the energy rises while the variance falls")
@@ -160,7 +160,7 @@ class _Line(NamedTuple):
 def _fit_line(energy: np.ndarray, error: np.ndarray, variance: np.ndarray) -> _Line:
     # In units of the largest variance, so that both columns are of the same size.
     unit = float(variance.max()) or 1.0
-    offset = energy[-1]  # total energies are large beside their differences
+    offset = energy[-1]  # total energies are large compared with their differences
     design = np.vander(variance / unit, 2, increasing=True) / error[:, None]
     target = (energy - offset) / error
     covariance = np.linalg.pinv(design.T @ design)
@@ -176,10 +176,3 @@ def _fit_line(energy: np.ndarray, error: np.ndarray, variance: np.ndarray) -> _L
 
 def _variances(fits: list[_Line], index: int) -> np.ndarray:
     return np.array([fit.covariance[index, index] for fit in fits])
-
-
-def _average(weights: np.ndarray, values: np.ndarray, variances: np.ndarray) -> Estimate:
-    """Average over windows with the errors of noise and of the choice of window."""
-    mean = float(weights @ values)
-    spread = float(weights @ (values - mean) ** 2)
-    return Estimate(mean, float(np.sqrt(weights @ variances)), float(np.sqrt(spread)))

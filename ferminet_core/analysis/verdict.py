@@ -1,19 +1,18 @@
-"""Whether a finished run can be used: converged, not converged, or suspect (NumPy only).
+"""The verdict on a finished run: converged, not converged, or suspect (NumPy only).
 
-The rules see series and measured numbers alone, never settings or their preset. Each gives a
-`Finding`, one sentence or none, of one of three weights:
+The rules use series and measured numbers only, never settings or their preset. Each rule gives a
+`Finding`, with a reason if something is wrong. A finding has one of three weights:
 
-UNTRUSTED    The walkers do not sample |psi|^2, or numbers are missing, so that the energy is no
-             variational one: no statement on its convergence stands, and more iterations do not
-             help.
-UNCONVERGED  More iterations would lower the energy. This comes before doubts on the error bar or on
-             the state, since energy and error are measured anew after them.
-DOUBTFUL     The energy bounds that of a state from above, but its error may be wrong, as where
-             walkers disagree, or the state may be another than the one asked for.
+UNTRUSTED    The walkers do not sample |psi|^2, or numbers are missing. The energy is then not
+             variational: its convergence cannot be judged, and more iterations do not help.
+UNCONVERGED  More iterations would lower the energy. This comes before doubts about the error bar or
+             the state, since energy and error are measured again after the iterations.
+DOUBTFUL     The energy is an upper bound of that of a state. Its error may be wrong, as where
+             walkers disagree, or the state may not be the one that was asked for.
 
-The heaviest finding decides: "suspect", "not converged: run N more iterations", "suspect", and
-"converged" without any. The lighter ones are told after it, except that nothing is said on the
-convergence of an untrusted energy.
+The heaviest finding decides: "suspect" for the first and the third weight, "not converged: run N
+more iterations" for the second, and "converged" without any. The reasons of lighter findings
+follow, but an untrusted energy gets no statement on its convergence.
 
 Sources, cited below by name:
     Sokal, in Functional Integration (Plenum, 1997): lengths of series in autocorrelation times.
@@ -32,40 +31,41 @@ from ferminet_core.analysis.curve_outliers import Deviation
 from ferminet_core.analysis.statistics import MIN_BLOCKS, ROUNDING_SPREAD, reblock
 from ferminet_core.units import CHEMICAL_ACCURACY
 
-# What is read of the optimisation.
+# The series of the optimisation that the rules use.
 SERIES = ("energy_Eh", "variance_Eh2", "pmove", "n_nonfinite", "n_frozen")
 
-# One-sided normal probability 1e-3: a trend smaller than that is noise.
+# Exceeded by noise with a probability of 1e-3 (normal, one-sided).
 TREND_SIGMAS = 3.0
-# A quarter of chemical accuracy (0.4 mEh): what remains is then small beside what is asked of a
-# curve. A larger error of the inference hides more than that, and may not hide more than all of it.
+# A quarter of chemical accuracy (0.4 mEh): a smaller remainder does not matter in a curve. A larger
+# error of the inference takes the place of this bar, up to chemical accuracy.
 REMAINING = 0.25 * CHEMICAL_ACCURACY
-# A series foretells so many times its own length at most, and less than a tenth shows nothing new.
-FORETOLD = 9.0
+# The iterations that a verdict asks for, in lengths of the optimisation. A series predicts no
+# further than the upper limit, and an extension below the lower one shows nothing new.
+MOST_MORE = 9.0
 LEAST_MORE = 0.1
-# One normal deviate in two million: a scan makes hundreds of comparisons.
+# Exceeded by noise in one of two million cases: a scan makes hundreds of comparisons.
 CLEAR_SIGMAS = 5.0
-# Rise of the typical variance, as a factor, that is no fluctuation of the network any more, and the
-# least fall that shows work: a tenth is little even for a small part of an optimisation.
+# Factor by which the typical variance must rise to be more than a fluctuation of the network, and
+# the least factor of a fall: even a small part of an optimisation lowers it by more than a tenth.
 VARIANCE_RISE, VARIANCE_FALL = 1.5, 1.1
-# Sokal 1997: shorter series know neither their autocorrelation time nor their error.
+# Autocorrelation times; shorter series give neither tau nor the error (Sokal 1997).
 MIN_INDEPENDENT = 20.0
 # Above 0.9 a random walk spreads at less than 5 % of the best speed (Roberts et al. 1997: the speed
 # a Phi^-1(a / 2)^2 has its maximum at a = 0.234). Below 0.1 a walker waits for many moves, and some
 # wait for a whole series.
 ACCEPTANCE = (0.1, 0.9)
-# The local energy diverges as the inverse distance from a node, whose density goes to zero as the
-# square: a share of 1e-4 or so lies beyond 30 mean absolute deviations. A hundred times as many
-# say that the deviation describes nothing.
+# The local energy diverges as the inverse distance from a node, and the density there vanishes as
+# the square of the distance: a share of about 1e-4 lies beyond 30 mean absolute deviations. With a
+# hundred times as many, the mean absolute deviation does not describe the distribution.
 MAX_OUTLIERS = 0.01
-# Single local energies may overflow, as on a node; of more than these the gradient lacks a part.
+# Single local energies may overflow, as on a node; with a larger share the gradient is biased.
 MAX_NONFINITE = 1e-3
-# Nearer to zero than any number of a calculation; they keep logarithms and ratios finite.
+# Below any number of a calculation (hartree, hartree^2); they keep logarithms and ratios finite.
 _LEAST_NOISE, _LEAST_VARIANCE = 1e-12, 1e-24
 
 
 class Weight(enum.IntEnum):
-    """How much a finding takes from the energy; the largest decides."""
+    """How much a finding invalidates; the largest weight decides."""
 
     DOUBTFUL = 1
     UNCONVERGED = 2
@@ -73,9 +73,9 @@ class Weight(enum.IntEnum):
 
 
 class Finding(NamedTuple):
-    """What one rule says: the numbers it looked at, and what is wrong, empty if nothing is.
+    """The result of one rule: its numbers, and the reason if something is wrong.
 
-    iterations: how many more are needed, where that is what is wrong
+    iterations: how many more the run needs, if it is not converged
     """
 
     rule: str
@@ -86,14 +86,14 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """The verdict in words, and what every rule found."""
+    """The verdict in words, and the findings of all rules."""
 
     text: str
     findings: list[Finding]
 
     def plain(self) -> dict[str, Any]:
-        """For JSON: the words, the iterations that are missing, and by rule its numbers and what
-        is wrong."""
+        """JSON values: the verdict, the iterations that the run needs, and the numbers and reasons
+        of each rule."""
         rules: dict[str, dict[str, Any]] = {}
         for finding in self.findings:
             rule = rules.setdefault(finding.rule, {"wrong": []})
@@ -106,8 +106,8 @@ class Verdict(NamedTuple):
 class Trend(NamedTuple):
     """The energy over the last half of an optimisation; hartree.
 
-    fall: of the straight line through it, over its length; fall_error: one standard error
-    remaining: what is left to fall; more: iterations until less than the bar is
+    fall: of a straight line, over the last half; fall_error: its standard error
+    remaining: the predicted further fall; more: iterations until it is below the bar
     """
 
     fall: float
@@ -127,11 +127,11 @@ def judge(
     """The verdict on one finished run.
 
     Args:
-        optimisation: `SERIES` over the iterations (step,), hartree; empty where they are lost.
+        optimisation: `SERIES` over the iterations (step,), hartree; empty if they are lost.
         inference: attributes of the inference.
         reference: attributes of the reference.
-        untrusted, doubtful: what was flagged before, in plain sentences, of either weight.
-        deviation: from what the neighbours on the run's curve predict, if they do.
+        untrusted, doubtful: flags of either weight, in plain sentences.
+        deviation: from the prediction by the neighbours on the run's curve, if there is one.
     """
     names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
     findings = [Finding("flags", {name: _number(inference, name) for name in names})]
@@ -153,7 +153,7 @@ def judge(
 def _optimisation(
     series: Mapping[str, np.ndarray], inference: Mapping[str, Any]
 ) -> Iterator[Finding]:
-    """Findings on the series of the optimisation; iterations without a number are left out."""
+    """Findings on the series of the optimisation, without iterations that are not finite."""
     if series:
         finite = np.isfinite(series["energy_Eh"]) & np.isfinite(series["variance_Eh2"])
         series = {name: values[finite] for name, values in series.items()}
@@ -166,8 +166,8 @@ def _optimisation(
     yield _frozen(series["n_frozen"][half])
     yield _nonfinite(series["n_nonfinite"][half], inference)
     if n_steps < 2 * MIN_BLOCKS:
-        reason = f"{n_steps} iterations show no trend"
-        more = _round_up(FORETOLD * n_steps)
+        reason = f"{n_steps} iterations are too few to show a trend"
+        more = _round_up(MOST_MORE * n_steps)
         yield Finding("trend", {}, reason, Weight.UNCONVERGED, more)
         return
     trend = energy_trend(series["energy_Eh"], _bar(inference))
@@ -178,14 +178,14 @@ def _optimisation(
 
 
 def _text(findings: list[Finding]) -> str:
-    """The verdict of the heaviest finding, with those that matter beside it."""
+    """The verdict of the heaviest finding, with the reasons of all that count."""
     wrong = [finding for finding in findings if finding.reason]
     if not wrong:
         return "converged"
     heaviest = max(finding.weight for finding in wrong)
     if heaviest is Weight.UNTRUSTED:
         wrong = [finding for finding in wrong if finding.weight is not Weight.UNCONVERGED]
-    wrong.sort(key=lambda finding: -finding.weight)  # stable: the order of the rules otherwise
+    wrong.sort(key=lambda finding: -finding.weight)  # stable: otherwise in the order of the rules
     reasons = "; ".join(finding.reason for finding in wrong)
     if heaviest is Weight.UNCONVERGED:
         more = max(finding.iterations for finding in wrong)
@@ -197,20 +197,21 @@ def _text(findings: list[Finding]) -> str:
 
 
 def energy_trend(energy: np.ndarray, bar: float) -> Trend:
-    """How the energy moves over the last half of a series of at least 2 `MIN_BLOCKS` iterations.
+    """The trend of the energy over the last half of a series of at least 2 `MIN_BLOCKS` iterations.
 
-    c + a exp(-t / T), with t from the end, is fitted for every T of a grid from an eighth of the
-    half to four times the half, where it is nearly straight. A fit weighs exp(-chi^2 / 2), with the
-    noise of the best one's residuals, reblocked so that their correlation counts. What remains is
-    the average of a, where positive; the iterations until a exp(-t / T) is below the bar are the
-    median. Early, faster decays are left out with the first half. Of a decay slower than
-    exponential a is only the next part: of 1/t, what doubling the run would bring.
+    c + a exp(-t / T), with t counted from the end, is fitted for every T of a grid from an eighth
+    of the half to four times the half, where it is nearly straight. The weight of a fit is
+    exp(-chi^2 / 2). The noise in chi^2 is that of the best fit's residuals, reblocked to include
+    their correlation. The remainder is the average of a, where positive; the number of iterations
+    until a exp(-t / T) is below the bar is the median. Early, faster decays are left out with the
+    first half. If the decay is slower than exponential, a is only the next part of the remainder:
+    for 1/t, the fall if the run were twice as long.
 
     The fall is that of a straight line, whose slope has the variance 12 noise^2 / length^3.
 
     Args:
         energy: (step,) hartree.
-        bar: hartree.
+        bar: the remainder that does not matter, hartree.
     """
     tail = np.asarray(energy, float)[-(len(energy) // 2) :]
     length = tail.size
@@ -219,7 +220,7 @@ def energy_trend(energy: np.ndarray, bar: float) -> Trend:
     slope = _regress(time[None], tail)[0][0]
     amplitudes, residuals = _regress(np.exp(-time / decays[:, None]), tail)
     squares = (residuals**2).sum(axis=1)
-    # Of one iteration, as if iterations were independent.
+    # Of one iteration, if iterations were independent.
     noise = reblock(residuals[squares.argmin()]).error * math.sqrt(length)
     weights = np.exp(-0.5 * (squares - squares.min()) / max(noise, _LEAST_NOISE) ** 2)
     weights /= weights.sum()
@@ -236,8 +237,11 @@ def energy_trend(energy: np.ndarray, bar: float) -> Trend:
 
 
 def _regress(regressors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes (regressor,) and residuals (regressor, time) of values (time,) on one regressor at a
-    time, beside a constant."""
+    """Fits of values (time,) by a constant and one regressor (time,) at a time.
+
+    Returns:
+        Slopes (regressor,) and residuals (regressor, time).
+    """
     regressors = regressors - regressors.mean(axis=1, keepdims=True)
     values = values - values.mean()
     slopes = regressors @ values / (regressors**2).sum(axis=1)
@@ -245,12 +249,12 @@ def _regress(regressors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _trend(trend: Trend, n_steps: int, inference: Mapping[str, Any]) -> Finding:
-    """The energy must not fall any more, and its noise must be small enough to tell.
+    """The energy must not fall any more, and the noise must be small enough to show that.
 
-    It falls if a straight line over the last half does by more than 3 of its errors, and more than
-    the bar remains: the error of the inference, within 0.4 and 1.6 mEh. A fall within the noise
-    may, with two errors more, be as large as chemical accuracy; the noise goes down as the root of
-    the length. An energy that rises asks for smaller steps, not for more of them.
+    The energy falls if a straight line over the last half falls by more than 3 of its errors and
+    the remainder is above the bar (see `_bar`). Noise could hide a fall if the fall plus two of its
+    errors exceeds chemical accuracy; the noise decreases as the square root of the length. An
+    energy that rises needs smaller steps, not more of them.
     """
     bar = _bar(inference)
     numbers = {f"{k}_Eh": v for k, v in trend._asdict().items() if k != "more"} | {"bar_Eh": bar}
@@ -262,21 +266,21 @@ def _trend(trend: Trend, n_steps: int, inference: Mapping[str, Any]) -> Finding:
     possible = 2.0 * trend.fall_error + (0.0 if falls else max(trend.fall, 0.0))
     if falls and trend.remaining > bar:
         more = trend.more
-        reason = f"the energy fell {moved}, {_milli(trend.remaining)} mEh remain"
+        reason = f"the energy fell {moved}, and {_milli(trend.remaining)} mEh remain"
     elif possible > CHEMICAL_ACCURACY:
         more = n_steps * ((possible / CHEMICAL_ACCURACY) ** 2 - 1.0)
         reason = f"noise hides a fall of up to {_milli(possible)} mEh over the last half"
     else:
         return Finding("trend", numbers)
-    iterations = _round_up(n_steps * min(max(more / n_steps, LEAST_MORE), FORETOLD))
+    iterations = _round_up(n_steps * min(max(more / n_steps, LEAST_MORE), MOST_MORE))
     return Finding("trend", numbers, reason, Weight.UNCONVERGED, iterations)
 
 
 def _tail(energy: np.ndarray, trend: Trend, inference: Mapping[str, Any]) -> Finding:
     """Optimisation and inference sample the same wavefunction and must agree, apart from the trend.
 
-    If they do not, the walkers of one of them do not sample |psi|^2. Allowed are 5 standard errors,
-    the trend over the last half with two of its errors, and at least the bar.
+    If they disagree, the walkers of one of them do not sample |psi|^2. The tolerance is 5 standard
+    errors plus the trend over the last half plus two of its errors, and at least the bar.
     """
     mean = reblock(energy)
     difference = _number(inference, "energy_Eh") - mean.mean
@@ -287,8 +291,8 @@ def _tail(energy: np.ndarray, trend: Trend, inference: Mapping[str, Any]) -> Fin
         return Finding("tail", numbers)
     side = "above" if difference > 0 else "below"
     reason = (
-        f"the inference lies {_milli(abs(difference))} +- {_milli(error)} mEh {side} the last "
-        "half of the optimisation"
+        f"the energy of the inference lies {_milli(abs(difference))} +- {_milli(error)} mEh {side} "
+        "that of the last half of the optimisation"
     )
     return Finding("tail", numbers, reason, Weight.UNTRUSTED)
 
@@ -296,11 +300,12 @@ def _tail(energy: np.ndarray, trend: Trend, inference: Mapping[str, Any]) -> Fin
 def _variance(variance: np.ndarray, inference: Mapping[str, Any]) -> Finding:
     """The variance of the local energy, zero for an eigenstate, must fall and not rise again.
 
-    Compared are means of its logarithm, which single spikes do not move, over quarters of the
-    optimisation. It has risen if the last lies above the lowest of the others by a factor of 1.5
-    and 5 errors: steps are too large. Where it has not fallen from the first to the last by a
-    factor of 1.1 nothing was optimised, whether the energy moves or not. A warm start may begin at
-    the end, and a variance of rounding errors can fall no further.
+    The rule compares means of its logarithm, which single spikes do not move, over quarters of the
+    optimisation. The variance has risen if the last quarter exceeds the lowest of the others by a
+    factor of 1.5 and by 5 errors: steps are too large. If it has not fallen by a factor of 1.1 from
+    the first quarter to the last, nothing was optimised, whether the energy moves or not. Two cases
+    are exempt from that: a warm start may begin at the end, and a variance of rounding errors
+    cannot fall further.
     """
     floor = max(_LEAST_VARIANCE, (ROUNDING_SPREAD * _number(inference, "energy_Eh")) ** 2)
     logarithms = np.log(np.maximum(np.asarray(variance, float), floor))
@@ -320,14 +325,14 @@ def _variance(variance: np.ndarray, inference: Mapping[str, Any]) -> Finding:
 
 
 def _frozen(n_frozen: np.ndarray) -> Finding:
-    """Walkers that did not move over a whole window pull every gradient to one place."""
+    """Walkers that did not move over a whole window bias every gradient towards their places."""
     count = int(n_frozen.max())
-    reason = f"{count} walkers stood still in the last half of the optimisation" if count else ""
+    reason = f"{count} walkers did not move in the last half of the optimisation" if count else ""
     return Finding("frozen", {"n_frozen": count}, reason)
 
 
 def _nonfinite(n_nonfinite: np.ndarray, inference: Mapping[str, Any]) -> Finding:
-    """Local energies that are no number, as a share of all; see `MAX_NONFINITE`."""
+    """The share of local energies that are not finite; see `MAX_NONFINITE`."""
     share = float(n_nonfinite.mean()) / _number(inference, "n_walkers")
     wrong = share > MAX_NONFINITE
     reason = f"{100 * share:.2g} % of the optimisation's local energies are not finite"
@@ -338,7 +343,7 @@ def _nonfinite(n_nonfinite: np.ndarray, inference: Mapping[str, Any]) -> Finding
 
 
 def _acceptance(stage: str, share: float, weight: Weight) -> Finding:
-    """The share of moves accepted, within `ACCEPTANCE`; of the inference the energy hangs on it."""
+    """The share of moves accepted must be within `ACCEPTANCE`."""
     low, high = ACCEPTANCE
     wrong = share < low or share > high
     reason = f"{100 * share:.2g} % of the {stage}'s moves were accepted"
@@ -346,7 +351,7 @@ def _acceptance(stage: str, share: float, weight: Weight) -> Finding:
 
 
 def _independent(inference: Mapping[str, Any]) -> Finding:
-    """Records in units of their autocorrelation time, at least `MIN_INDEPENDENT`."""
+    """The records must be at least `MIN_INDEPENDENT` autocorrelation times."""
     records, tau = _number(inference, "n_samples"), _number(inference, "tau")
     independent = records / max(tau, 1.0)
     reason = ""
@@ -359,7 +364,7 @@ def _independent(inference: Mapping[str, Any]) -> Finding:
 
 
 def _outliers(inference: Mapping[str, Any]) -> Finding:
-    """Local energies far outside, as a share of all; see `MAX_OUTLIERS`."""
+    """The share of local energies that are outliers; see `MAX_OUTLIERS`."""
     recorded = _number(inference, "n_samples") * _number(inference, "n_walkers")
     share = _number(inference, "n_outliers") / recorded
     wrong = share > MAX_OUTLIERS
@@ -367,14 +372,14 @@ def _outliers(inference: Mapping[str, Any]) -> Finding:
     return Finding("outliers", {"share": share}, reason if wrong else "")
 
 
-# --- beside them ----------------------------------------------------------------------------------
+# --- reference and neighbours ---------------------------------------------------------------------
 
 
 def _reference(reference: Mapping[str, Any]) -> Finding:
-    """Pretraining on a Hartree-Fock solution that is no minimum may lead to another state.
+    """Pretraining on a Hartree-Fock solution that is not a minimum may lead to another state.
 
-    Its <S^2> is told, and is no reason: a broken spin is the right start for a stretched bond, and
-    what became of it is in the spin of the wavefunction.
+    Its <S^2> is reported, but is never a reason: a broken spin symmetry is the right start for a
+    stretched bond, and the spin of the wavefunction is measured.
     """
     stability = json.loads(reference.get("stability", "{}"))
     method = str(reference.get("method", "")).upper()
@@ -388,27 +393,27 @@ def _reference(reference: Mapping[str, Any]) -> Finding:
 
 
 def _smoothness(deviation: Deviation, inference: Mapping[str, Any]) -> Finding:
-    """A point may not stand out from its curve by 5 errors and more than the bar."""
+    """A point may not deviate from its curve by more than 5 errors and more than the bar."""
     numbers = {"deviation_Eh": deviation.value, "error_Eh": deviation.error}
     if abs(deviation.sigmas) <= CLEAR_SIGMAS or abs(deviation.value) <= _bar(inference):
         return Finding("smoothness", numbers)
     side = "above" if deviation.value > 0 else "below"
     reason = (
-        f"lies {_milli(abs(deviation.value))} mEh ({abs(deviation.sigmas):.2g} errors) {side} "
-        "what its neighbours predict"
+        f"the energy lies {_milli(abs(deviation.value))} mEh ({abs(deviation.sigmas):.2g} errors) "
+        f"{side} the prediction from its neighbours"
     )
     return Finding("smoothness", numbers, reason)
 
 
 def _bar(inference: Mapping[str, Any]) -> float:
-    """What matters, in hartree: the error of the inference, from `REMAINING` up to chemical
-    accuracy."""
+    """The smallest energy that matters, hartree: the error of the inference, but at least
+    `REMAINING` and at most chemical accuracy."""
     error = _number(inference, "error_Eh")
     return min(max(REMAINING, error), CHEMICAL_ACCURACY) if math.isfinite(error) else REMAINING
 
 
 def _number(attributes: Mapping[str, Any], name: str) -> float:
-    """An attribute, or NaN, which no rule objects to."""
+    """An attribute, or NaN, to which no rule objects."""
     return float(attributes.get(name, math.nan))
 
 
@@ -418,6 +423,6 @@ def _milli(energy: float) -> str:
 
 
 def _round_up(count: float) -> int:
-    """To two digits, which is all that an extrapolation knows."""
+    """Rounded up to two digits: an extrapolation has no more."""
     step = 10 ** max(0, math.floor(math.log10(max(count, 1.0))) - 1)
     return math.ceil(count / step) * step

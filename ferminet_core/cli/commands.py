@@ -115,9 +115,9 @@ def check(
     else:
         tables.print_runs(scan)
     if scan.literature:
-        from ferminet_core.analysis.literature import read_references
+        from ferminet_core.analysis.literature import read_published
 
-        for line in read_references(scan)[1]:
+        for line in read_published(scan)[1]:
             typer.echo(f"warning: {line}", err=True)
 
 
@@ -315,9 +315,9 @@ def summary(
 ) -> None:
     """Write table, curve and fits of what is done of a scan; literature is read here only."""
     scan = load_scan(system, preset=preset, overrides=overrides or ())
-    from ferminet_core.report import write
+    from ferminet_core.report import scan_files
 
-    for line in write.write_summary(scan, results, recompute):
+    for line in scan_files.write_summary(scan, results, recompute):
         typer.echo(line)
 
 
@@ -373,13 +373,13 @@ def cite(
     from ferminet_core.report.bibliography import bibliography
 
     if path.suffix in (".yaml", ".yml"):
-        from ferminet_core.analysis.literature import read_references
+        from ferminet_core.analysis.literature import read_published
 
         scan = load_scan(path)
         runs = scan.runs
-        sources = [source for found in read_references(scan)[0] for source in found.sources]
+        sources = [source for found in read_published(scan)[0] for source in found.sources]
     else:
-        from ferminet_core.report.write import literature_sources
+        from ferminet_core.report.scan_files import literature_sources
 
         folders = _runs_in(path)
         runs = [load_run(folder.parents[1], folder.name) for folder in folders]

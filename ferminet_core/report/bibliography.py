@@ -1,4 +1,4 @@
-"""What to cite for a set of runs, chosen by their settings; the entries lie in `citations.bib`."""
+"""The references to cite for a set of runs, chosen by their settings from `citations.bib`."""
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -12,12 +12,12 @@ from ferminet_core.inputs.run_spec import RunSpec
 
 BIB_FILE = Path(__file__).with_name("citations.bib")
 _ENTRY = re.compile(r"^@\w+\{(\w+),\n.*?^\}\n", re.MULTILINE | re.DOTALL)
-# How tables of literature name a source, among other words: author and year.
+# The key of a source in a table of literature, among other words: author and year.
 _SOURCE_KEY = re.compile(r"\b[A-Z][A-Za-z]+(?:19|20)\d\d\b")
 
 
 class Use(NamedTuple):
-    """purpose: what the references are cited for; applies: whether a run used that."""
+    """References for one purpose; `applies` says whether a run used it."""
 
     purpose: str
     keys: tuple[str, ...]
@@ -45,7 +45,7 @@ def _pretrained_by(optimiser: str) -> Callable[[RunSpec], bool]:
 
 
 def _methods(run: RunSpec) -> Collection[str]:
-    """Conventional methods that the run's settings ask for."""
+    """Conventional methods in the run's settings."""
     return run.config.conventional.methods
 
 
@@ -54,7 +54,7 @@ def _asked_for(*methods: str) -> Callable[[RunSpec], bool]:
 
 
 def _open_shell_triples(run: RunSpec) -> bool:
-    """Whether a (T) correction is made on other orbitals than RHF's."""
+    """Whether a (T) correction uses orbitals other than those of RHF."""
     methods = _methods(run)
     return "uccsd(t)" in methods or ("ccsd(t)" in methods and run.molecule.spin > 0)
 
@@ -64,7 +64,7 @@ def _extrapolated(run: RunSpec) -> bool:
 
 
 def _bases(run: RunSpec) -> Iterator[tuple[str, str]]:
-    """The basis sets of a run, each with an element that is in it."""
+    """The basis sets of a run, each with an element that uses it."""
     names = [run.config.reference.basis]
     if _methods(run):
         names += run.config.conventional.basis
@@ -97,7 +97,7 @@ USES: tuple[Use, ...] = (
     Use("LAMB, in the pretraining", ("You2020",), _pretrained_by("lamb")),
     Use("start configurations drawn from the reference", ("Hough2006",), _pretrained),
     Use("warm starts: walkers that follow the nuclei", ("Umrigar1989",), _warm),
-    Use("warm starts: who starts from whom", ("Prim1957",), _warm),
+    Use("warm starts: the order of the runs", ("Prim1957",), _warm),
     Use("error bars by reblocking", ("Flyvbjerg1989", "Lee2011"), _always),
     Use("autocorrelation times", ("Sokal1997",), _always),
     Use("R-hat over walkers", ("Gelman2013",), _always),
@@ -129,7 +129,7 @@ def _row(first: str, last: str) -> tuple[str, ...]:
     return ELEMENTS[ELEMENTS.index(first) : ELEMENTS.index(last) + 1]
 
 
-# Of basis sets: the names (see `basis.plain`), the elements, and the reference.
+# Basis sets: their names (as `basis_sets.plain` gives them), elements and reference.
 BASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (_ANY, ("H", *_FIRST_ROW), "Dunning1989"),
     (_ANY, ("He",), "Woon1994"),
@@ -155,15 +155,15 @@ def entries() -> dict[str, str]:
 
 
 def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str, str], list[str]]:
-    """What to cite, and for what.
+    """The references to cite, and their purposes.
 
     Args:
         runs: the runs of one or more scans.
-        sources: of the published energies drawn beside them, as their tables name them.
+        sources: of the published energies that the runs are compared with, as in their tables.
 
     Returns:
         The purposes by key, in the order of importance; and a line for each basis set and each
-        source that has no entry.
+        source without an entry.
     """
     found: dict[str, list[str]] = {}
     missing: list[str] = []
@@ -180,7 +180,7 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
     for source in sorted(set(sources)):
         keys = [key for key in _SOURCE_KEY.findall(source) if key in entries()]
         for key in keys:
-            found.setdefault(key, []).append("published energies drawn beside the results")
+            found.setdefault(key, []).append("published energies for comparison")
         if not keys:
             missing.append(f"no entry for the source {source!r} of published energies")
     return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}, missing
@@ -195,17 +195,17 @@ def _basis_keys(name: str, symbol: str) -> list[str]:
 
 
 def bibliography(runs: Sequence[RunSpec], sources: Iterable[str], origin: str) -> str:
-    """BibTeX of what the runs used, under comment lines that say what each entry is for.
+    """BibTeX entries for the runs, below comment lines with the purpose of each entry.
 
     Args:
         runs, sources: as for `purposes`.
-        origin: where the runs come from, for the first line.
+        origin: the path of the runs, for the first line.
     """
     cited, missing = purposes(runs, sources)
     count = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
     width = max(len(key) for key in cited)
-    lines = [f"% What {count} of {origin} used, and what each entry is for:"]
+    lines = [f"% References for {count} of {origin}, and the purpose of each:"]
     lines += [f"%   {key:{width}}  {purpose}" for key, purpose in cited.items()]
     lines += [f"% {line}" for line in missing]
-    lines.append("% For this program itself see CITATION.cff.")
+    lines.append("% To cite this program see CITATION.cff.")
     return "\n".join(lines) + "\n\n" + "\n".join(entries()[key] for key in cited)

@@ -1,7 +1,8 @@
-"""Charts of the report: plotly figures as plain JSON, with words for those who do not see them.
+"""Charts and tables of the report: plotly figures as JSON values, with a text for screen readers.
 
-All text inside a figure is HTML to plotly; it is escaped where a figure is made. Colours and fonts
-of the page (light, dark) are added when a chart is drawn; `INK` stands for that of its text.
+plotly takes all text inside a figure for HTML, so `label` escapes it where a figure is made. The
+page adds its colours and fonts (light or dark) when it draws a chart; `INK` stands for the colour
+of its text.
 """
 
 import html
@@ -10,16 +11,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from markupsafe import Markup
 
 Figure = dict[str, Any]  # "data" and "layout" as plotly has them
 
 INK = "ink"
-MILLI = 1000.0  # mEh in one hartree
-MAX_POINTS = 500  # of a series; longer ones are drawn by the means of bins
+MAX_POINTS = 500  # of a series; longer ones are drawn as means of bins
 
 
 class Number(NamedTuple):
-    """A number of a table: as it is read, and with all digits."""
+    """A number of a table: as it is shown, and with all its digits."""
 
     text: str
     value: str
@@ -28,20 +29,40 @@ class Number(NamedTuple):
 Cell = str | Number
 
 
+class Heading(NamedTuple):
+    """The heading of a column.
+
+    key: the column's name in scan.csv or quantities.csv, empty if it has none; meaning: of the
+    column, for a tooltip
+    """
+
+    text: str
+    key: str = ""
+    meaning: str = ""
+
+
 class Table(NamedTuple):
-    """columns: headings; keys: the columns' names in scan.csv where they have any, else empty; the
-    first cell of a row is its heading."""
+    """A table; the first cell of a row is its heading."""
 
     title: str
-    columns: list[str]
-    rows: list[list[Cell]]
-    keys: Sequence[str] = ()
+    columns: Sequence[str | Heading]
+    rows: Sequence[Sequence[Cell]]
+
+    def headings(self) -> list[tuple[Heading, bool]]:
+        """The headings, and whether numbers stand below."""
+        return [
+            (
+                column if isinstance(column, Heading) else Heading(column),
+                place > 0 and bool(self.rows) and isinstance(self.rows[0][place], Number),
+            )
+            for place, column in enumerate(self.columns)
+        ]
 
 
 class Chart(NamedTuple):
     """A figure, or several to choose from.
 
-    name: unique on the page; text: what is seen, for those who do not; note: how it was made
+    name: unique on the page; text: the content in words; note: how the chart was made
     views: one figure for each combination of the choices, the last choice changing fastest
     choices: {label: options}
     """
@@ -54,11 +75,17 @@ class Chart(NamedTuple):
     note: str = ""
     table: Table | None = None
 
+    def legend(self) -> list[Figure]:
+        """The traces of the legend; none where there is only one."""
+        shown = [t for t in self.views[0]["data"] if t.get("showlegend", True) and t.get("name")]
+        return shown if len(shown) > 1 else []
+
 
 class Binned(NamedTuple):
-    """A series in bins of equal length, so that it ends with a whole one; each (bins,).
+    """A series in bins of equal length, of which the first may be shorter; each (bins,).
 
-    end: entries up to the end of each bin; mean, low, high: of the finite entries, NaN without any
+    end: entries up to the end of each bin; mean, low, high: of the finite entries, NaN without any;
+    size: entries of a bin
     """
 
     end: np.ndarray
@@ -69,8 +96,7 @@ class Binned(NamedTuple):
 
 
 def binned(series: np.ndarray, most: int = MAX_POINTS) -> Binned:
-    """Mean and range of a series (entries,) in at most so many bins; single entries where they are
-    fewer."""
+    """Mean and range of a series (entries,) in at most `most` bins."""
     n = series.size
     size = max(1, -(-n // most))
     end = np.arange(n, 0, -size)[::-1]
@@ -84,9 +110,9 @@ def binned(series: np.ndarray, most: int = MAX_POINTS) -> Binned:
 
 
 def running_mean(series: np.ndarray, window: int) -> np.ndarray:
-    """Mean over the last `window` entries up to each one, of those that are finite and there."""
+    """Mean of the finite entries among the last `window` up to each one."""
     known = np.isfinite(series)
-    offset = float(np.mean(series[known])) if known.any() else 0.0  # no loss of digits in the sums
+    offset = float(np.mean(series[known])) if known.any() else 0.0  # keeps the digits of the sums
     sums = np.cumsum(np.where(known, series - offset, 0.0))
     counts = np.cumsum(known)
     sums[window:] -= sums[:-window].copy()
@@ -95,25 +121,25 @@ def running_mean(series: np.ndarray, window: int) -> np.ndarray:
 
 
 def numbers(values: Iterable[float], digits: int | None = None) -> list[float | None]:
-    """As JSON can hold them: null for what is not finite; rounded to so many digits if given."""
+    """Values that JSON can hold: None for what is not finite; rounded to `digits` if given."""
     plain = (float(value) for value in values)
     if digits is not None:
         plain = (float(f"{value:.{digits}g}") for value in plain)
     return [value if math.isfinite(value) else None for value in plain]
 
 
-def label(text: str) -> str:
-    """Text from a user's file for a figure."""
-    return html.escape(text, quote=False)
+def label(text: str) -> Markup:
+    """Text of a user's file as HTML, for a figure and its legend."""
+    return Markup(html.escape(text, quote=False))
 
 
 def rounded(value: float, digits: int = 2) -> str:
-    """A number with so many digits, and all those before the point; no exponent."""
+    """A number with `digits` significant digits or more, without an exponent."""
     return f"{value:.{_decimals(value, digits)}f}"
 
 
 def plus_minus(value: float, error: float, digits: int = 2) -> str:
-    """Value and error with as many decimals as give the error so many digits."""
+    """Value and error, with the decimals that give the error `digits` significant digits."""
     if not (math.isfinite(error) and error > 0):
         return f"{value:.6g}"
     decimals = _decimals(error, digits)
@@ -127,18 +153,18 @@ def _decimals(value: float, digits: int) -> int:
 
 
 def full(value: object) -> str:
-    """A number with all its digits, as scan.csv has it; empty if there is none."""
+    """A number with all its digits, as in scan.csv; empty if there is none."""
     return "" if value is None or value != value else str(value)
 
 
 def line(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **style: Any) -> Figure:
-    """A trace of lines; `style` has the line's own (`dash`, `width`)."""
+    """A trace of lines; `style` has properties of the line, such as `dash` and `width`."""
     trace = {"type": "scatter", "mode": "lines", "name": name, "x": x, "y": y}
     return {**trace, "line": {"color": colour, "width": 1.5, **style}}
 
 
 def markers(name: str, x: Sequence[Any], y: Sequence[Any], colour: str, **style: Any) -> Figure:
-    """A trace of markers; `style` has the markers' own (`symbol`, `size`)."""
+    """A trace of markers; `style` has properties of the markers, such as `symbol` and `size`."""
     trace = {"type": "scatter", "mode": "markers", "name": name, "x": x, "y": y}
     return {**trace, "marker": {"color": colour, "size": 8, **style}}
 

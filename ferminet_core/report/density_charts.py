@@ -1,15 +1,15 @@
-"""The report's pictures of where a run's electrons are, from the inference's stored walkers."""
+"""Charts of the electron density of a run, from the stored walkers of the inference."""
 
 import numpy as np
 import xarray as xr
 
 from ferminet_core.analysis import electron_density
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.report.chart_data import RUN_COLOURS
 from ferminet_core.report.charts import INK, Chart, axis, figure, line, markers, numbers
-from ferminet_core.report.plots import RUN_COLOURS
 
 _VERMILION, _BLUE, _GREEN = RUN_COLOURS[:3]
-# Colours by the square root of the density, so that valence shows beside cores.
+# Colours follow the square root of the density, so that valence electrons show next to cores.
 _COLOURS = ("#440154", "#414487", "#2a788e", "#22a884", "#7ad151", "#fde725")
 
 
@@ -22,7 +22,7 @@ def density_charts(name: str, dataset: xr.Dataset, molecule: Molecule) -> list[C
     Args:
         name: prefix of the charts' names.
         dataset: the inference's artefact.
-        molecule: whose nuclei are marked.
+        molecule: its nuclei are marked.
     """
     if "walkers" not in dataset or dataset["walkers"].size == 0:
         return []
@@ -83,7 +83,7 @@ def _line_chart(name: str, points: np.ndarray, places: np.ndarray, molecule: Mol
                 annotations=annotations,
             )
         ],
-        note="Summed over all directions." if atom else "Summed over both directions across.",
+        note="Summed over all directions." if atom else "Summed over both other directions.",
     )
 
 
@@ -100,7 +100,7 @@ def _plane_chart(name: str, points: np.ndarray, places: np.ndarray, molecule: Mo
         "dy": width,
         "z": [numbers(row, 3) for row in found.density.T],
         "zmin": 0,
-        # Equal steps of colour are equal steps of the square root.
+        # Equal steps of colour are equal steps of the square root of the density.
         "colorscale": [[(i / n) ** 2, colour] for i, colour in enumerate(_COLOURS)],
         "colorbar": {"title": {"text": "bohr⁻²", "font": {"size": 12}}, "thickness": 12},
         "hovertemplate": "%{x:.2f}, %{y:.2f} bohr: %{z} electrons per bohr²<extra></extra>",
@@ -113,7 +113,7 @@ def _plane_chart(name: str, points: np.ndarray, places: np.ndarray, molecule: Mo
         name=f"{name}-plane-density",
         title="Density in a plane",
         text=(
-            f"Nuclei as crosses; the largest density is "
+            f"Crosses mark the nuclei; the largest density is "
             f"{found.density.max():.3g} electrons per bohr²."
         ),
         views=[
@@ -124,7 +124,7 @@ def _plane_chart(name: str, points: np.ndarray, places: np.ndarray, molecule: Mo
             )
         ],
         note=(
-            f"Summed over the direction across, in squares of {width:.2g} bohr; colours go by the "
-            "square root."
+            f"Summed over the direction across the plane, in squares of {width:.2g} bohr. Colours "
+            "follow the square root of the density."
         ),
     )

@@ -1,10 +1,10 @@
 "use strict";
-// Draws the report's charts: those of the scan at once, those of a run when it is opened.
+// Draws the charts of the report: those of the scan at once, those of a run when it is opened.
 (() => {
   const root = document.documentElement;
   const status = document.getElementById("status");
   const systemDark = matchMedia("(prefers-color-scheme: dark)");
-  const figures = new Map(); // by chart: one for each combination of choices
+  const figures = new Map(); // by chart: one figure for each combination of choices
 
   // --- theme ---------------------------------------------------------------------------------
 
@@ -26,7 +26,7 @@
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   }
 
-  // A series' colour on this background: dark ones are lightened until they stand out.
+  // The colour of a series on this background: dark colours are lightened until they stand out.
   function shown(colour) {
     if (colour === "ink") return property("--ink");
     let rgb = channels(colour);
@@ -36,7 +36,7 @@
     return `rgb(${rgb.map(Math.round).join(",")})`;
   }
 
-  // A copy of part of a figure with its colours as they are shown.
+  // A copy of part of a figure with the colours of this background.
   function coloured(value, key) {
     if (Array.isArray(value)) {
       return typeof value[0] === "object" && key !== "colorscale"
@@ -85,12 +85,12 @@
   const config = {
     responsive: true,
     displaylogo: false,
-    // Buttons that draw and send nothing elsewhere; fingers have their own gestures.
+    // Buttons that only draw; a touch screen has its own gestures.
     displayModeBar: coarse ? false : "hover",
     modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]],
   };
 
-  // The view that is chosen; the last choice changes fastest.
+  // The number of the chosen view; the last choice changes fastest.
   function chosen(chart) {
     return [...chart.querySelectorAll("select.choice")].reduce(
       (index, select) => index * select.options.length + select.selectedIndex, 0);
@@ -120,11 +120,11 @@
       dragmode: coarse ? false : "zoom",
       uirevision: `${index} ${buttons.map((b) => b.getAttribute("aria-pressed"))}`,
     };
-    // The given range is that of the series shown at first.
+    // The given range fits the series that are shown at first.
     const given = [layout.xaxis, layout.yaxis].filter((axis) => axis.type !== "category");
     if (changed) for (const axis of given) delete axis.range;
     await Plotly.react(chart.querySelector(".plot"), figure.data, layout, config);
-    // The label says what there is to see; read out, the picture would be a list of ticks.
+    // A screen reader reads the label of the chart; the picture would be a list of ticks.
     for (const picture of chart.querySelectorAll("svg.main-svg")) {
       picture.setAttribute("aria-hidden", "true");
     }
@@ -160,7 +160,7 @@
   }
 
   function remember(theme) {
-    try { localStorage.setItem("theme", theme); } catch { /* only for this visit, then */ }
+    try { localStorage.setItem("theme", theme); } catch { /* the choice then lasts for this visit */ }
   }
 
   toggle.addEventListener("click", () => {

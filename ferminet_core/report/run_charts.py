@@ -1,4 +1,4 @@
-"""The report's charts of one run: its walkers, its optimisation, pretraining and inference."""
+"""Charts of one run: its pretraining, its optimisation and its inference."""
 
 import math
 import re
@@ -9,11 +9,12 @@ import numpy as np
 import xarray as xr
 
 from ferminet_core.analysis import variance_extrapolation
-from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.literature import PublishedEnergies
+from ferminet_core.analysis.scan_table import MILLI
 from ferminet_core.analysis.statistics import MIN_BLOCKS, reblock
+from ferminet_core.report.chart_data import HF_COLOUR, PUBLISHED_COLOURS, RUN_COLOURS
 from ferminet_core.report.charts import (
     INK,
-    MILLI,
     Binned,
     Chart,
     Figure,
@@ -28,19 +29,18 @@ from ferminet_core.report.charts import (
     plus_minus,
     running_mean,
 )
-from ferminet_core.report.plots import HF_COLOUR, REFERENCE_COLOURS, RUN_COLOURS
-from ferminet_core.report.scan_charts import reference_colour
+from ferminet_core.report.scan_charts import published_colour
 
 _FAINT = "rgba(0, 114, 178, 0.25)"
 _VERMILION, _BLUE, _GREEN = RUN_COLOURS[:3]
-_SKY = REFERENCE_COLOURS[1]  # of noisy series, under what is drawn over them
-_RUNNING_SHARE = 20  # the running mean is over this part of a series
-_DIGITS = 8  # of an energy in a series: a thousandth of a mEh in a hundred hartree
+_SKY = PUBLISHED_COLOURS[1]  # of noisy series, behind their means
+_RUNNING_SHARE = 20  # the running mean is over one of so many parts of a series
+_DIGITS = 8  # of an energy in a series: 0.001 mEh of a hundred hartree
 _ROLLBACK = re.compile(r"back to step (\d+)")
 
 
 class Mark(NamedTuple):
-    """Something that happened after `step` iterations of a stage."""
+    """An event after `step` iterations of a stage."""
 
     step: int
     kind: str  # restart or rollback
@@ -48,20 +48,20 @@ class Mark(NamedTuple):
 
 
 class Levels(NamedTuple):
-    """Energies to draw as lines across a series, hartree: Hartree-Fock's, published ones."""
+    """Energies to draw as lines across a series, hartree."""
 
     hartree_fock: float
     published: list[tuple[str, float, str]]  # label, energy, colour
 
 
-def levels(run_id: str, hartree_fock: float, references: Sequence[Reference]) -> Levels:
-    """The energies known of a run beside its own; NaN for a Hartree-Fock that is not."""
-    published = [
-        (reference.label, reference.values[run_id], reference_colour(index))
-        for index, reference in enumerate(references)
-        if run_id in reference.values
+def levels(run_id: str, hartree_fock: float, published: Sequence[PublishedEnergies]) -> Levels:
+    """The energies to compare a run with; `hartree_fock` is NaN if it is not known."""
+    known = [
+        (entry.label, entry.values[run_id], published_colour(index))
+        for index, entry in enumerate(published)
+        if run_id in entry.values
     ]
-    return Levels(hartree_fock, published)
+    return Levels(hartree_fock, known)
 
 
 def marks(
@@ -70,7 +70,7 @@ def marks(
     """Restarts and rollbacks of a stage.
 
     Args:
-        provenance: of the stage; its history has every resume that the result builds on.
+        provenance: of the stage; its history lists every resume that led to the result.
         events: of the stage's events.jsonl.
         shift: steps before the first entry of the series.
     """
@@ -92,7 +92,7 @@ def marks(
 def _stepped(
     name: str, bins: Binned, values: np.ndarray, colour: str, digits: int, shift: int = 0
 ) -> Figure:
-    """A line through a value at the end of each bin, told by the first end and the distance."""
+    """A line through the values at the ends of bins, given by the first end and the distance."""
     trace = line(name, [], numbers(values, digits), colour, width=1)
     del trace["x"]
     return trace | {"x0": int(bins.end[0]) - shift, "dx": bins.size}
@@ -101,7 +101,7 @@ def _stepped(
 def _series(
     name: str, values: np.ndarray, colour: str, digits: int = 4
 ) -> tuple[list[Figure], Binned]:
-    """A series as its line; where it is drawn in bins, with the range of each behind it."""
+    """The line of a series; where it is drawn in bins, with the range of each bin behind it."""
     bins = binned(values)
     trace = _stepped(name, bins, bins.mean, colour, digits)
     if bins.size == 1:
@@ -121,6 +121,7 @@ def _bins_note(bins: Binned, what: str) -> str:
 
 def _level_traces(known: Levels, last: int) -> list[Figure]:
     """Horizontal lines across the iterations up to `last`."""
+    found: list[tuple[str, float, str]]
     found = [(label(name), energy, colour) for name, energy, colour in known.published]
     if math.isfinite(known.hartree_fock):
         found.insert(0, ("Hartree-Fock", known.hartree_fock, HF_COLOUR))
@@ -128,7 +129,7 @@ def _level_traces(known: Levels, last: int) -> list[Figure]:
 
 
 def _mark_traces(found: Sequence[Mark]) -> list[Figure]:
-    """Vertical lines where a stage was continued or went back, on an axis of their own."""
+    """Vertical lines at restarts and rollbacks, on an axis of their own."""
     traces = []
     for kind, colour, dash in (("restart", INK, "dot"), ("rollback", _VERMILION, "dashdot")):
         mine = [mark for mark in found if mark.kind == kind]
@@ -152,8 +153,10 @@ def _over_steps(
 
 
 def _energy_range(series: np.ndarray, known: Levels) -> Figure:
-    """An axis that shows the second half of a series and all levels; its beginning may lie far
-    outside."""
+    """The range of an axis that shows the second half of a series and all levels.
+
+    The first half may lie far outside.
+    """
     late = series[series.size // 2 :]
     late = late[np.isfinite(late)]
     if late.size == 0:
@@ -172,7 +175,7 @@ def _energy_range(series: np.ndarray, known: Levels) -> Figure:
 def optimisation_charts(
     name: str, dataset: xr.Dataset, known: Levels, found: Sequence[Mark]
 ) -> list[Chart]:
-    """Energy, then what a look for trouble needs, each over iterations.
+    """Energy and the series that show problems, each over iterations.
 
     Args:
         name: prefix of the charts' names.
@@ -186,7 +189,7 @@ def optimisation_charts(
     for variable, title, unit, kind in (
         ("variance_Eh2", "Variance of the local energy", "hartree²", "log"),
         ("pmove", "Accepted moves", "share", "linear"),
-        ("width", "Width of a move over the distance to the nucleus", "", "linear"),
+        ("width", "Width of a move relative to the distance from the nucleus", "", "linear"),
         ("gradient_norm", "Norm of the gradient", "", "log"),
         ("update_norm", "Norm of the update", "", "log"),
         ("learning_rate", "Learning rate", "", "log"),
@@ -203,7 +206,7 @@ def optimisation_charts(
 
 
 def _change(values: np.ndarray) -> str:
-    """From where to where a series goes, in words."""
+    """The medians of a series at its beginning and at its end, in words."""
     part = max(1, values.size // 10)
     first, last = (float(np.nanmedian(v)) for v in (values[:part], values[-part:]))
     return f"{first:.3g} in the first tenth of the iterations, {last:.3g} in the last (medians)"
@@ -237,12 +240,12 @@ def _energy_chart(name: str, energy: np.ndarray, known: Levels, found: Sequence[
 
 def _mark_text(found: Sequence[Mark]) -> str:
     """The first few marks in sentences."""
-    told = [f" {mark.text[:1].upper()}{mark.text[1:]}." for mark in found[:5]]
-    return "".join(told) + (f" And {len(found) - 5} more." if len(found) > 5 else "")
+    first = [f" {mark.text[:1].upper()}{mark.text[1:]}." for mark in found[:5]]
+    return "".join(first) + (f" And {len(found) - 5} more." if len(found) > 5 else "")
 
 
 class VarianceLine(NamedTuple):
-    """Energies over variances of a run's optimisation: the line, or why there is none."""
+    """The extrapolation of a run's optimisation to zero variance, or why there is none."""
 
     estimate: variance_extrapolation.Extrapolation | None
     reason: str
@@ -269,7 +272,7 @@ def _variance_chart(
     found: variance_extrapolation.Extrapolation | None,
     reason: str,
 ) -> Chart:
-    """The blocks, those that the line leaves out apart, and the line to zero."""
+    """The blocks with and without those that the line leaves out, and the line."""
     first = found.first_block if found else 0
     data = []
     for label_, part, symbol in (
@@ -287,7 +290,7 @@ def _variance_chart(
         data.append(line("line", [0.0, end], [energy.value, energy.value + slope.value * end], INK))
         estimate = markers("estimate", [0.0], [energy.value], _VERMILION, symbol="square")
         data.append(estimate | {"error_y": error_bars([energy.error])})
-        # What was left out may lie far away.
+        # The blocks that were left out may lie far away.
         inside = np.append(blocks.energy[first:], energy.value)
         low, high = inside.min(), inside.max()
         margin = 0.2 * (high - low) + max(blocks.error[first:].max(), energy.error)
@@ -303,9 +306,10 @@ def _variance_chart(
         text=text,
         views=[figure(data, x_axis, y_axis, hovermode="closest")],
         note=(
-            f"An estimate, no upper bound. Each point is one of {variance_extrapolation.N_BLOCKS} "
-            "stretches of this run's optimisation (mean energy, median variance); the line is "
-            "averaged over where it begins (Fu, Ren and Chen 2024; Jay and Neil 2021)."
+            f"This is an estimate, not an upper bound. Each point is one of "
+            f"{variance_extrapolation.N_BLOCKS} stretches of this run's optimisation (mean energy, "
+            "median variance). The line is an average over its first block (Fu, Ren and Chen 2024; "
+            "Jay and Neil 2021)."
         ),
     )
 
@@ -316,7 +320,7 @@ def _variance_chart(
 def pretraining_charts(
     name: str, dataset: xr.Dataset, known: Levels, found: Sequence[Mark]
 ) -> list[Chart]:
-    """The misfit of the orbitals and the energies measured meanwhile; none of a warm start."""
+    """The misfit of the orbitals and the energies of pretraining; none for a warm start."""
     if "orbital_misfit" not in dataset or dataset.sizes["step"] == 0:
         return []
     misfit = dataset["orbital_misfit"].to_numpy()
@@ -336,7 +340,7 @@ def pretraining_charts(
 
 
 def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart]:
-    """The energies at the looks at pretraining's criterion, beside Hartree-Fock's."""
+    """The energies at the checks of pretraining's criterion, with that of Hartree-Fock."""
     energy, error = (dataset[n].to_numpy() for n in ("energy_Eh", "error_Eh"))
     at = np.flatnonzero(np.isfinite(energy))
     if at.size == 0:
@@ -353,7 +357,7 @@ def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart
             title="Energy of the pretrained network",
             text=f"The last of {at.size} readings is {last} hartree.",
             views=[_over_steps(data, axis("energy (hartree)"))],
-            note="Measured whenever the criterion is looked at.",
+            note="Measured whenever the criterion is checked.",
         )
     ]
 
@@ -361,7 +365,7 @@ def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart
 def inference_charts(
     name: str, dataset: xr.Dataset, known: Levels, found: Sequence[Mark]
 ) -> list[Chart]:
-    """The series of energies behind the result, and its standard error over block sizes."""
+    """The series of energies of the result, and its standard error over block sizes."""
     local = dataset["energy_local"].to_numpy() if "energy_local" in dataset else np.empty((0, 0))
     finite = np.isfinite(local)
     counts = finite.sum(axis=1)
@@ -407,7 +411,7 @@ def _blocking_chart(name: str, dataset: xr.Dataset, series: np.ndarray) -> Chart
     attrs, blocked = dataset.attrs, reblock(series)
     sizes = [2**level for level in range(len(blocked.level_errors))]
     errors = MILLI * np.array(blocked.level_errors)
-    # Relative error of a standard error from so many blocks.
+    # Relative error of a standard error from n blocks: 1 / sqrt(2 (n - 1)).
     spread = [1.0 / math.sqrt(2 * (series.size // size - 1)) for size in sizes]
     trace = markers("standard error", sizes, numbers(errors, 5), _BLUE)
     chosen = MILLI * blocked.error

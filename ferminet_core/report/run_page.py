@@ -1,4 +1,4 @@
-"""What the report shows of one run, from the files of its finished stages."""
+"""The report on one run, read from the files of its finished stages."""
 
 import itertools
 import json
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
-from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.run_spec import RunSpec, flat_settings
 from ferminet_core.report import run_charts
@@ -24,8 +24,8 @@ class RunPage(NamedTuple):
     """One run.
 
     charts: by heading; line: of energies over variances, None before the optimisation is finished
-    stages: where each stands; provenance: of each finished stage; artefacts: attributes of each
-    events: all stages' events in the order of time; settings: by dotted key, as it was made with
+    stages: their states; provenance, artefacts: records and attributes of the finished stages
+    events: of all stages, in the order of time; settings: that the run was made with, by dotted key
     problems: files that could not be read
     """
 
@@ -40,14 +40,16 @@ class RunPage(NamedTuple):
     problems: list[str]
 
 
-def read_run(run: RunSpec, folder: Path, name: str, references: Sequence[Reference]) -> RunPage:
-    """Charts and facts of a run; a damaged file is told and left out.
+def read_run(
+    run: RunSpec, folder: Path, name: str, published: Sequence[PublishedEnergies]
+) -> RunPage:
+    """Charts and facts of a run; a damaged file is reported and left out.
 
     Args:
         run: the run as the scan has it now.
-        folder: its own, with the stages' artefacts.
-        name: prefix of its charts' names.
-        references: published energies to draw beside its own.
+        folder: of the run, with the artefacts of its stages.
+        name: prefix of the names of its charts.
+        published: energies to compare with.
     """
     found, problems = _artefacts(folder)
     stages = {stage: folder / f"{stage}.work" for stage in STAGES}
@@ -58,7 +60,7 @@ def read_run(run: RunSpec, folder: Path, name: str, references: Sequence[Referen
         if (record := files.read_json(folder / f"{stage}.provenance.json"))
     }
     hartree_fock = float(found["reference"].attrs["e_hf"]) if "reference" in found else math.nan
-    known = run_charts.levels(run.run_id, hartree_fock, references)
+    known = run_charts.levels(run.run_id, hartree_fock, published)
     charts: dict[str, list[Chart]] = {}
     line = None
 
@@ -92,7 +94,7 @@ def read_run(run: RunSpec, folder: Path, name: str, references: Sequence[Referen
 
 
 def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
-    """The finished stages' artefacts in the order of the stages, and what could not be read."""
+    """The artefacts of the finished stages in their order, and a line for each unreadable file."""
     found, problems = {}, []
     for stage in STAGES:
         path = folder / f"{stage}.zarr.zip"

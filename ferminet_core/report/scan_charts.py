@@ -1,19 +1,38 @@
-"""The report's charts of a whole scan: the curve or its rows, quantities, correlation energies."""
+"""Charts of a whole scan: its curve or the rows of its runs, quantities, correlation energies."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.potential_curve import Estimate
-from ferminet_core.analysis.summary import Summary, energies
+from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.summary import Summary
+from ferminet_core.report.chart_data import (
+    DENSE,
+    HF_COLOUR,
+    MARKERS,
+    PUBLISHED_COLOURS,
+    RUN_COLOURS,
+    ConventionalCurve,
+    Points,
+    along,
+    conventional,
+    focus,
+    parameter_label,
+    primary_published,
+    residual_limits,
+    short_label,
+    span,
+    variants,
+    without_free_atoms,
+)
 from ferminet_core.report.charts import (
     INK,
-    MILLI,
     Cell,
     Chart,
     Figure,
@@ -29,69 +48,55 @@ from ferminet_core.report.charts import (
     numbers,
     plus_minus,
 )
-from ferminet_core.report.plots import (
-    DENSE,
-    HF_COLOUR,
-    REFERENCE_COLOURS,
-    RUN_COLOURS,
-    ConventionalCurve,
-    along,
-    conventional,
-    parameter_label,
-    primary_reference,
-    residual_limits,
-    short_label,
-    span,
-    variants,
-)
 
-_SYMBOLS = {"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up"}  # as in plots
+# The symbols and dashes are those of the printed pictures.
+_SYMBOLS = dict(zip(MARKERS, ("circle", "square", "diamond", "triangle-up"), strict=True))
 _DASHES = ("solid", "dash", "dashdot", "dot")
-_BASIS_DASHES = ("dot", "dashdot", "dash", "solid")  # as in plots
+_BASIS_DASHES = ("dot", "dashdot", "dash", "solid")
 _BASIS_SYMBOLS = ("cross-thin", "x-thin", "y-down", "y-up")
 _UNITS = {"mEh": MILLI, "kcal/mol": units.HARTREE_IN_KCAL_PER_MOL}
 _BAND = "rgba(0, 114, 178, 0.14)"
 _ROW_PIXELS, _FRAME_PIXELS = 26, 130
 
-# Estimates of the energy of zero variance by run_id.
+# Estimates of the energy at zero variance by run_id.
 Estimates = Mapping[str, Estimate]
 
 
 class _Base(NamedTuple):
-    """Energies that residuals are taken against: a column of the scan table."""
+    """Energies that differences are relative to: a column of the scan table."""
 
     label: str
     column: str
-    reference: Reference | None
+    published: PublishedEnergies | None
 
 
 def scan_charts(summary: Summary, estimates: Estimates) -> list[Chart]:
     """The charts of a scan's energies: a curve and its residuals, or a row for each run.
 
     Args:
-        estimates: of the energy of zero variance, as far as there are any.
+        summary: of the scan.
+        estimates: of the energy at zero variance, for the runs that have one.
     """
     if summary.parameter is None:
         return [_rows_chart(summary, estimates)]
-    # Free atoms beside a curve are no points of it.
-    on_curve = summary.table[summary.table[summary.parameter].notna()]
-    if on_curve.duplicated([summary.parameter, "variant"]).any():
+    curve = without_free_atoms(summary)
+    if curve.table.duplicated([summary.parameter, "variant"]).any():
         return [_rows_chart(summary, estimates)]  # several molecules at the same distance
-    summary = summary._replace(table=on_curve)
-    return [_curve_chart(summary), _residual_chart(summary, estimates)]
+    return [_curve_chart(curve), _residual_chart(curve, estimates)]
 
 
 def bases(summary: Summary) -> list[_Base]:
-    """What residuals can be shown against, the most trusted first; Hartree-Fock comes last."""
-    first = primary_reference(summary.references)
-    known = [r for r in summary.references if r.values]
-    known.sort(key=lambda reference: reference is not first)
-    return [*(_Base(r.label, r.column, r) for r in known), _Base("Hartree-Fock", "hf_Eh", None)]
+    """Energies to show differences from, the most trusted first and Hartree-Fock last."""
+    first = primary_published(summary.published)
+    known = [entry for entry in summary.published if entry.values]
+    known.sort(key=lambda entry: entry is not first)
+    published = [_Base(entry.label, entry.column, entry) for entry in known]
+    return [*published, _Base("Hartree-Fock", "hf_Eh", None)]
 
 
-def reference_colour(index: int) -> str:
-    """The colour of the reference at this place in the system file."""
-    colour = REFERENCE_COLOURS[index % len(REFERENCE_COLOURS)]
+def published_colour(index: int) -> str:
+    """The colour of the published energies at this place in the system file."""
+    colour = PUBLISHED_COLOURS[index % len(PUBLISHED_COLOURS)]
     return INK if colour == "#000000" else colour
 
 
@@ -102,40 +107,42 @@ def _curve_chart(summary: Summary) -> Chart:
     table, parameter = summary.table, str(summary.parameter)
     low, high = span(table[parameter])
     data: list[Figure] = []
-    for index, reference in enumerate(summary.references):
-        curve = reference.curve
+    for index, entry in enumerate(summary.published):
+        curve = entry.curve
         curve = curve[(curve[:, 0] >= low) & (curve[:, 0] <= high)] if curve.size else curve
         if len(curve):
-            colour = reference_colour(index)
+            colour = published_colour(index)
             places, values = (numbers(column) for column in curve.T)
-            trace = line(label(reference.label), places, values, colour, width=1.2)
-            # Few points are shown as such, the line between them faint: it means nothing.
+            trace = line(label(entry.label), places, values, colour, width=1.2)
+            # The line between few points is faint: it is only a guide for the eye.
             few = {"mode": "lines+markers", "opacity": 0.8} if len(curve) < DENSE else {}
-            dash = _DASHES[index // len(REFERENCE_COLOURS) % len(_DASHES)]
+            dash = _DASHES[index // len(PUBLISHED_COLOURS) % len(_DASHES)]
             data.append(trace | few | {"line": {**trace["line"], "dash": dash}})
     first = table.drop_duplicates(parameter).sort_values(parameter)
     if first["hf_Eh"].notna().any():
-        data.append(_beside("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
+        data.append(_compared("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
     for method in conventional(summary):
         data.append(_conventional(method, *along(table[parameter], method.values)))
-    for name, points, colour, symbol in _computed(summary):
-        trace = markers(
-            name, numbers(points[parameter]), numbers(points["energy_Eh"]), colour, symbol=symbol
-        )
-        data.append(trace | {"error_y": error_bars(points["error_Eh"])})
+    for points in variants(summary):
+        places, values = (numbers(points.rows[name]) for name in (parameter, "energy_Eh"))
+        style = {"symbol": _SYMBOLS[points.marker]}
+        trace = markers(label(points.label), places, values, points.colour, **style)
+        data.append(trace | {"error_y": error_bars(points.rows["error_Eh"])})
     x = axis(label(parameter_label(summary)))
+    limits = focus(table)
+    y = axis("energy (hartree)", **({"range": list(limits)} if limits else {}))
     return Chart(
         name="curve",
         title="Energy",
         text=_curve_text(summary),
-        views=[figure(data, x, axis("energy (hartree)", **_focus(table)), hovermode="closest")],
+        views=[figure(data, x, y, hovermode="closest")],
         note="Error bars are one standard error; most are smaller than the symbols.",
         table=_curve_table(summary),
     )
 
 
-def _beside(name: str, x: pd.Series, y: pd.Series, colour: str, basis: int = 1) -> Figure:
-    """A curve of a conventional method, with dash and symbol of its basis set."""
+def _compared(name: str, x: pd.Series, y: pd.Series, colour: str, basis: int = 1) -> Figure:
+    """A curve to compare with, with the dash and symbol of its basis set."""
     dash = _BASIS_DASHES[basis % len(_BASIS_DASHES)]
     trace = line(label(name), numbers(x), numbers(y), colour, dash=dash, width=1.2)
     return trace | {"mode": "lines+markers", "marker": _symbol(colour, basis)}
@@ -147,28 +154,11 @@ def _symbol(colour: str, basis: int) -> Figure:
 
 
 def _conventional(curve: ConventionalCurve, x: pd.Series, y: pd.Series) -> Figure:
-    return _beside(curve.label, x, y, curve.colour, curve.basis)
-
-
-def _computed(summary: Summary) -> list[tuple[str, pd.DataFrame, str, str]]:
-    """(label, finished rows, colour, symbol) of each variant."""
-    return [
-        (label(f"FermiNet {variant}".strip()), points, colour, _SYMBOLS[marker])
-        for variant, points, colour, marker in variants(summary)
-    ]
-
-
-def _focus(table: pd.DataFrame) -> Figure:
-    """Keep what lies far above the results from squeezing them, as in the printed curve."""
-    done = energies(table)["energy_Eh"]
-    if len(done) < 2:
-        return {}
-    height = max(float(np.ptp(done)), 1e-3)
-    return {"range": [float(done.min()) - 0.15 * height, float(done.max()) + 0.5 * height]}
+    return _compared(curve.label, x, y, curve.colour, curve.basis)
 
 
 def _curve_text(summary: Summary) -> str:
-    done = energies(summary.table)
+    done = measured(summary.table)
     if done.empty:
         return "No run is finished yet."
     lowest = done.iloc[int(done["energy_Eh"].argmin())]
@@ -182,14 +172,14 @@ def _curve_text(summary: Summary) -> str:
 
 
 def _curve_table(summary: Summary) -> Table:
-    """What the curve shows, row by row."""
-    done = energies(summary.table)
+    """The numbers of the curve, a row for each run."""
+    done = measured(summary.table)
     curves = conventional(summary._replace(table=done))
     columns = [str(summary.parameter), "energy (Eh)", "error (Eh)", "Hartree-Fock (Eh)"]
     columns += [f"{curve.label} (Eh)" for curve in curves]
-    columns += [f"{r.label} (Eh)" for r in summary.references]
+    columns += [f"{entry.label} (Eh)" for entry in summary.published]
     names = [str(summary.parameter), "energy_Eh", "error_Eh", "hf_Eh"]
-    published = [r.column for r in summary.references]
+    published = [entry.column for entry in summary.published]
     rows: list[list[Cell]] = [
         [
             row["run_id"],
@@ -199,7 +189,7 @@ def _curve_table(summary: Summary) -> Table:
         ]
         for place, (_, row) in enumerate(done.iterrows())
     ]
-    return Table("The curve in numbers", ["run", *columns], rows)
+    return Table("Numbers of the curve", ["run", *columns], rows)
 
 
 def _number(value: float) -> Number:
@@ -209,7 +199,7 @@ def _number(value: float) -> Number:
 def _residual_chart(summary: Summary, estimates: Estimates) -> Chart:
     choices = bases(summary)
     if len(choices) > 1:
-        choices = choices[:-1]  # a correlation energy is no residual
+        choices = choices[:-1]  # the difference from Hartree-Fock is not a residual
     views = [
         _residual_figure(summary, base, unit, estimates) for base in choices for unit in _UNITS
     ]
@@ -237,53 +227,61 @@ def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estima
     table = summary.table.sort_values(parameter)
     first = table.drop_duplicates(parameter)
     data = []
-    for index, other in enumerate(summary.references):
+    for index, other in enumerate(summary.published):
         if other.values:
             y = numbers(factor * (first[other.column] - first[base.column]))
             trace = line(
-                label(other.label), numbers(first[parameter]), y, reference_colour(index), width=1
+                label(other.label), numbers(first[parameter]), y, published_colour(index), width=1
             )
-            mode = "lines" if other is base.reference else "lines+markers"
+            mode = "lines" if other is base.published else "lines+markers"
             data.append(trace | {"mode": mode, "marker": {"size": 4}})
-    beside = []
+    others = []
     for method in conventional(summary):
         difference = method.values - table[base.column]
-        beside.append(MILLI * difference)
+        others.append(MILLI * difference)
         data.append(_conventional(method, *along(table[parameter], factor * difference)))
     hartree_fock = factor * (first["hf_Eh"] - first[base.column])
-    trace = _beside("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
+    trace = _compared("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
     data.append(trace | {"visible": False})
-    for name, points, colour, symbol in _computed(summary):
-        x = numbers(points[parameter])
-        difference = factor * (points["energy_Eh"] - points[base.column])
-        trace = markers(name, x, numbers(difference), colour, symbol=symbol)
-        data.append(trace | {"error_y": error_bars(factor * points["error_Eh"])})
-        estimated = points[points["run_id"].isin(estimates)]
-        if not estimated.empty:
-            found = [estimates[run_id] for run_id in estimated["run_id"]]
-            difference = factor * (np.array([e.value for e in found]) - estimated[base.column])
-            style = {"symbol": f"{symbol}-open", "line": {"width": 1.5}}
-            trace = markers(
-                f"{name}, zero-variance estimate",
-                numbers(estimated[parameter]),
-                numbers(difference),
-                colour,
-                **style,
-            )
-            data.append(
-                trace | {"visible": False, "error_y": error_bars(factor * e.error for e in found)}
-            )
+    for points in variants(summary):
+        data += _residual_traces(points, parameter, base, factor, estimates)
     y_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
-    if base.reference:
-        limits = residual_limits(energies(summary.table), base.reference, beside)  # in mEh
+    if base.published:
+        limits = residual_limits(measured(summary.table), base.published, others)  # in mEh
         y_axis["range"] = [factor / MILLI * limit for limit in limits]
-    shapes = _accuracy_band("y", factor) if base.reference else []
+    shapes = _accuracy_band("y", factor) if base.published else []
     x_axis = axis(label(parameter_label(summary)))
     return figure(data, x_axis, y_axis, hovermode="closest", shapes=shapes)
 
 
+def _residual_traces(
+    points: Points, parameter: str, base: _Base, factor: float, estimates: Estimates
+) -> list[Figure]:
+    """Differences of one variant's runs, and of their estimates at zero variance."""
+    rows, symbol = points.rows, _SYMBOLS[points.marker]
+    difference = numbers(factor * (rows["energy_Eh"] - rows[base.column]))
+    name, x = label(points.label), numbers(rows[parameter])
+    trace = markers(name, x, difference, points.colour, symbol=symbol)
+    traces = [trace | {"error_y": error_bars(factor * rows["error_Eh"])}]
+    estimated = rows[rows["run_id"].isin(estimates)]
+    if not estimated.empty:
+        found = [estimates[run_id] for run_id in estimated["run_id"]]
+        values = np.array([estimate.value for estimate in found])
+        trace = markers(
+            label(f"{points.label}, zero-variance estimate"),
+            numbers(estimated[parameter]),
+            numbers(factor * (values - estimated[base.column])),
+            points.colour,
+            symbol=f"{symbol}-open",
+            line={"width": 1.5},
+        )
+        errors = error_bars(factor * estimate.error for estimate in found)
+        traces.append(trace | {"visible": False, "error_y": errors})
+    return traces
+
+
 def _accuracy_band(along: str, factor: float) -> list[Figure]:
-    """Chemical accuracy as a shape behind the data, across the whole of the other axis."""
+    """Chemical accuracy as shapes behind the data, across the whole of the other axis."""
     across = {"y": "x", "x": "y"}[along]
     half = factor * units.CHEMICAL_ACCURACY
     band = {"type": "rect", f"{across}ref": f"{across} domain", f"{across}0": 0, f"{across}1": 1}
@@ -295,14 +293,14 @@ def _accuracy_band(along: str, factor: float) -> list[Figure]:
 
 
 def _band_note(choices: list[_Base]) -> str:
-    if choices[0].reference is None:
-        return "Nothing published is known of these runs; the difference is from Hartree-Fock."
+    if choices[0].published is None:
+        return "The system file names no published energies; differences are from Hartree-Fock."
     half = MILLI * units.CHEMICAL_ACCURACY
     return f"The band is chemical accuracy, ±1 kcal/mol (±{half:.2f} mEh)."
 
 
 def _residual_text(table: pd.DataFrame, base: _Base) -> str:
-    done = energies(table)
+    done = measured(table)
     difference = (done["energy_Eh"] - done[base.column]).dropna()
     if difference.empty:
         return "No finished run has an energy to compare with."
@@ -312,20 +310,20 @@ def _residual_text(table: pd.DataFrame, base: _Base) -> str:
         f"The largest difference from {base.label} is {MILLI * largest:+.3f} mEh "
         f"({units.HARTREE_IN_KCAL_PER_MOL * largest:+.3f} kcal/mol)"
     )
-    if base.reference is None:
+    if base.published is None:
         return f"{text}."
     return f"{text}; {within} of {len(difference)} runs lie within chemical accuracy."
 
 
 def _residual_table(summary: Summary, choices: list[_Base], estimates: Estimates) -> Table:
-    """Residuals of the finished runs against every base, in both units."""
+    """Differences of the finished runs from every base, in both units."""
     columns = ["run", "error (mEh)"]
     for base in choices:
         columns += [f"E − {short_label(base.label)} ({unit})" for unit in _UNITS]
     if estimates:
         columns.append("zero-variance estimate − E (mEh)")
     rows = []
-    for _, row in energies(summary.table).iterrows():
+    for _, row in measured(summary.table).iterrows():
         cells: list[Cell] = [row["run_id"], _decimal(MILLI * row["error_Eh"])]
         for base in choices:
             cells += [_decimal(f * (row["energy_Eh"] - row[base.column])) for f in _UNITS.values()]
@@ -334,18 +332,18 @@ def _residual_table(summary: Summary, choices: list[_Base], estimates: Estimates
             difference = MILLI * (found.value - row["energy_Eh"]) if found else math.nan
             cells.append(_decimal(difference))
         rows.append(cells)
-    return Table("Differences in numbers", columns, rows)
+    return Table("Numbers of the differences", columns, rows)
 
 
 def _decimal(value: float) -> Number:
     return Number("" if math.isnan(value) else f"{value:.3f}", full(value))
 
 
-# --- lists of molecules, and what follows from several runs ---------------------------------------
+# --- lists of molecules, and quantities of several runs -------------------------------------------
 
 
 def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
-    """One row per run, with the difference from a base."""
+    """One row for each run, with the difference from a base."""
     choices = bases(summary)
     views = [_rows_figure(summary, base, unit) for base in choices for unit in _UNITS]
     return _difference_chart("rows", summary, choices, views, estimates)
@@ -353,31 +351,31 @@ def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
 
 def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:
     table, factor = summary.table, _UNITS[unit]
-    done, names = energies(table), [label(run_id) for run_id in table["run_id"]]
+    done, names = measured(table), [label(run_id) for run_id in table["run_id"]]
     data = []
-    for index, other in enumerate(summary.references):
+    for index, other in enumerate(summary.published):
         if other.values:
             x = numbers(factor * (done[other.column] - done[base.column]))
             rows = [label(run_id) for run_id in done["run_id"]]
             style = {"symbol": "line-ns-open", "size": 12, "line": {"width": 2}}
-            data.append(markers(label(other.label), x, rows, reference_colour(index), **style))
-    beside = []
+            data.append(markers(label(other.label), x, rows, published_colour(index), **style))
+    others = []
     for method in conventional(summary):
         deviation = method.values - table[base.column]
-        beside.append(MILLI * deviation)
+        others.append(MILLI * deviation)
         x, style = numbers(factor * deviation), _symbol(method.colour, method.basis)
         data.append(markers(label(method.label), x, names, method.colour, **style))
     difference = factor * (done["energy_Eh"] - done[base.column])
     data += _row_markers(done, "run_id", difference, factor * done["error_Eh"])
     x_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
-    if base.reference:
-        limits = residual_limits(done, base.reference, beside)
+    if base.published:
+        limits = residual_limits(done, base.published, others)
         x_axis["range"] = [factor / MILLI * limit for limit in limits]
-    return _rows(data, names, x_axis, _accuracy_band("x", factor) if base.reference else [])
+    return _rows(data, names, x_axis, _accuracy_band("x", factor) if base.published else [])
 
 
 def _row_markers(points: pd.DataFrame, names: str, x: pd.Series, error: pd.Series) -> list[Figure]:
-    """Markers with error bars in rows named by a column, a trace for each variant."""
+    """Markers with error bars in rows that a column names, a trace for each variant."""
     data = []
     for index, variant in enumerate(points["variant"].unique()):
         mine = points["variant"] == variant
@@ -388,9 +386,9 @@ def _row_markers(points: pd.DataFrame, names: str, x: pd.Series, error: pd.Serie
     return data
 
 
-def _rows(data: list[Figure], names: list[str], x_axis: Figure, shapes: list[Figure]) -> Figure:
-    """Traces over rows with these names, the first on top; as high as they are many."""
-    # Every row has its place, with or without a point.
+def _rows(data: list[Figure], names: Sequence[str], x_axis: Figure, shapes: list[Figure]) -> Figure:
+    """Traces over rows with these names, the first on top."""
+    # Every row has its place, also without a point.
     places = {"categoryorder": "array", "categoryarray": names, "range": [len(names) - 0.5, -0.5]}
     y_axis = axis("", type="category", automargin=True, showgrid=False, **places)
     height = _FRAME_PIXELS + _ROW_PIXELS * len(names)
@@ -398,7 +396,7 @@ def _rows(data: list[Figure], names: list[str], x_axis: Figure, shapes: list[Fig
 
 
 def quantities_chart(summary: Summary) -> Chart | None:
-    """Each quantity minus its published value; None where nothing is published of any."""
+    """Each quantity minus its published value; None without any published value."""
     table = summary.quantities
     known = table[table["published_Eh"].notna()]
     if known.empty:
@@ -429,7 +427,7 @@ def quantities_chart(summary: Summary) -> Chart | None:
 
 
 def correlation_chart(summary: Summary) -> Chart | None:
-    """Per cent of the correlation energy of each run; None where it is not known of any."""
+    """Share of the correlation energy of each run; None if it is not known for any run."""
     shares = summary.derived["correlation"]
     if not shares:
         return None
@@ -449,5 +447,5 @@ def correlation_chart(summary: Summary) -> Chart | None:
         text=f"From {min(percent):.2f} to {max(percent):.2f} per cent, over {len(percent)} runs.",
         views=[_rows([trace], rows, axis("correlation energy (%)"), shapes)],
         note="100 (E_HF − E) / (E_HF − E_exact), with both limits from the literature.",
-        table=Table("Shares in numbers", ["run", "per cent", "error"], cells),
+        table=Table("Numbers of the shares", ["run", "per cent", "error"], cells),
     )

@@ -1,4 +1,4 @@
-"""The report's tables: the scan, what follows from it, and how it was made."""
+"""Tables of the report: the runs, quantities derived from them, settings and cost."""
 
 import json
 import math
@@ -8,97 +8,70 @@ from typing import Any
 import pandas as pd
 
 from ferminet_core import units
+from ferminet_core.analysis.scan_table import MILLI, Column
 from ferminet_core.analysis.summary import Summary
-from ferminet_core.report.charts import MILLI, Cell, Number, Table, full, plus_minus, rounded
-from ferminet_core.report.plots import primary_reference, short_label
+from ferminet_core.report.chart_data import primary_published, short_label
+from ferminet_core.report.charts import Cell, Heading, Number, Table, full, plus_minus, rounded
 from ferminet_core.report.run_page import RunPage
 
-_Format = Callable[[Any], str]
-
-
-def _fixed(decimals: int, factor: float = 1.0) -> _Format:
-    return lambda value: f"{factor * value:.{decimals}f}"
-
-
-# Heading and form of the columns of scan.csv; parameters and literature have their own.
-_COLUMNS: Mapping[str, tuple[str, _Format]] = {
-    "run_id": ("run", str),
-    "geometry": ("geometry", str),
-    "variant": ("variant", str),
-    "state": ("state", str),
-    "energy_Eh": ("energy (Eh)", _fixed(6)),
-    "error_Eh": ("error (mEh)", _fixed(3, MILLI)),
-    "variance_Eh2": ("variance (Eh²)", "{:.3g}".format),
-    "tau": ("τ (records)", _fixed(2)),
-    "rhat": ("R-hat", _fixed(4)),
-    "s2": ("⟨S²⟩", "{:.2g}".format),
-    "s2_error": ("error of ⟨S²⟩", "{:.2g}".format),
-    "n_nonfinite": ("not finite", str),
-    "n_outliers": ("outliers", str),
-    "pmove": ("accepted", _fixed(3)),
-    "hf_Eh": ("Hartree-Fock (Eh)", _fixed(6)),
-    "hf_method": ("method", str),
-    "n_opt": ("iterations", str),
-    "n_samples": ("records", str),
-    "neighbour": ("starts from", str),
-    "wall_s": ("wall time", units.format_duration),
-    "node_h": ("node hours", "{:.3g}".format),
-    "verdict": ("verdict", str),
-}
+# Columns that come first, also without any value.
 _FIRST = ("energy_Eh", "error_Eh", "verdict", "hf_Eh")
 
 
 def scan_table(summary: Summary) -> Table:
-    """scan.csv, without columns that say nothing, and with the difference from the reference;
-    numbers keep all their digits behind them."""
+    """The columns of scan.csv that hold anything, and the difference from published energies.
+
+    Numbers keep all their digits behind those that are shown.
+    """
     table = summary.table
-    forms = {name: _COLUMNS.get(name, (name, "{:g}".format)) for name in map(str, table.columns)}
-    forms |= {r.column: (f"{r.label} (Eh)", _fixed(6)) for r in summary.references}
-    names = [name for name in forms if not _empty(table, name)]
-    # What is asked first stands first.
-    names.sort(key=lambda name: name not in {*_FIRST, *summary.dataset.coords})
-    columns = [(name, *forms[name], table[name]) for name in names]
-    if base := primary_reference(summary.references):
+    shown = [c for c in summary.columns if c.in_table and not _empty(table, c.name)]
+    shown.sort(key=lambda column: column.name not in {*_FIRST, *summary.dataset.coords})
+    columns = [(_heading(c), c.text, table[c.name]) for c in shown]
+    if base := primary_published(summary.published):
         difference = MILLI * (table["energy_Eh"] - table[base.column])
-        heading = f"E − {short_label(base.label)} (mEh)"
-        columns.insert(names.index("error_Eh") + 1, ("", heading, _fixed(3), difference))
-    keys, headings, _, _ = zip(*columns, strict=True)
+        heading = Heading(f"E − {short_label(base.label)} (mEh)")
+        place = [column.name for column in shown].index("error_Eh") + 1
+        columns.insert(place, (heading, "{:.3f}".format, difference))
     rows = [
-        [_cell(values.iloc[row], form) for _, _, form, values in columns]
-        for row in range(len(table))
+        [_cell(values.iloc[row], text) for _, text, values in columns] for row in range(len(table))
     ]
-    return Table("All runs", list(headings), rows, keys)
+    return Table("All runs", [heading for heading, _, _ in columns], rows)
+
+
+def _heading(column: Column) -> Heading:
+    return Heading(column.heading, column.name, column.attributes["long_name"])
 
 
 def _empty(table: pd.DataFrame, name: str) -> bool:
-    """A column without a value, or geometries that are called as their runs."""
+    """Whether a column holds nothing, or geometries that have the names of their runs."""
     if name == "geometry":
         return bool((table["geometry"] == table["run_id"]).all())
     values = table[name]
     return bool((values.isna() | (values.astype(str) == "")).all()) and name not in _FIRST
 
 
-def _cell(value: Any, form: _Format) -> Cell:
+def _cell(value: Any, text: Callable[[Any], str]) -> Cell:
+    """A cell of a column whose numbers are shown as `text`."""
     if isinstance(value, str):
         return value
-    return Number("" if pd.isna(value) else form(value), "" if pd.isna(value) else full(value))
+    return Number("" if pd.isna(value) else text(value), "" if pd.isna(value) else full(value))
 
 
 def constants_table(summary: Summary) -> Table | None:
-    """What is derived from each curve; None where there is no curve."""
+    """The constants of each curve; None without a curve."""
     rows: list[list[Cell]] = []
     for curve in summary.derived["curves"]:
         name = f" ({curve['variant']})" if curve["variant"] else ""
         rows += [[f"{quantity}{name}", *cells] for quantity, *cells in _constants(curve)]
     if not rows:
         return None
-    return Table("Constants of the curve", ["quantity", "value", "unit", "how"], rows)
+    return Table("Constants of the curve", ["quantity", "value", "unit", "remark"], rows)
 
 
 def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
-    """(quantity, value, unit, how it was found) of one curve."""
+    """(quantity, value, unit, remark) of one curve."""
     if "refused" in curve:
-        yield "bond length", "", "", f"not given: {curve['refused']}"
+        yield "bond length", "", "", f"not available: {curve['refused']}"
     for key, quantity, unit in (
         ("r_e_bohr", "bond length rₑ", "bohr"),
         ("omega_e_inverse_cm", "harmonic frequency ωₑ", "cm⁻¹"),
@@ -107,24 +80,24 @@ def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
     ):
         if key in curve:
             found = curve[key]
-            how = (
-                f"error from noise {rounded(found['error_statistical'])}, from the choice of fit "
+            remark = (
+                f"error from noise: {rounded(found['error_statistical'])}, from the choice of fit: "
                 f"{rounded(found['error_model'])}"
             )
-            yield quantity, plus_minus(found["value"], found["error"]), unit, how
+            yield quantity, plus_minus(found["value"], found["error"]), unit, remark
     if "D_e_refused" in curve:
-        yield "depth Dₑ", "", "", f"not given: {curve['D_e_refused']}"
+        yield "depth Dₑ", "", "", f"not available: {curve['D_e_refused']}"
     for name, found in curve["non_parallelity"].items():
-        how = (
+        remark = (
             f"over {found['n_points']} points; "
             f"{MILLI * found['expected_from_noise_Eh']:.2f} mEh expected from noise alone"
         )
         value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"])
-        yield f"non-parallelity against {name}", value, "mEh", how
+        yield f"non-parallelity against {name}", value, "mEh", remark
 
 
 def atomisation_table(summary: Summary) -> Table | None:
-    """Energies of atomisation of the molecules all of whose atoms were run; None without any."""
+    """Atomisation energies of the molecules whose atoms were all run; None without any."""
     found = summary.derived["atomisation"]
     rows: list[list[Cell]] = [
         [
@@ -137,20 +110,24 @@ def atomisation_table(summary: Summary) -> Table | None:
         ]
         for run_id, entry in found.items()
     ]
-    return Table("Energies of atomisation", ["run", "hartree", "kcal/mol"], rows) if rows else None
+    return Table("Atomisation energies", ["run", "hartree", "kcal/mol"], rows) if rows else None
 
 
 def quantities_table(summary: Summary) -> Table:
     """quantities.csv, in mEh."""
     table = summary.quantities
     names = [str(n) for n in table.columns if not (table[n].isna() | (table[n] == "")).all()]
-    labels = {r.column: r.label for r in summary.references}
-    headings = {"value_Eh": "value", "error_Eh": "error", "hf_Eh": "Hartree-Fock"} | labels
-    columns = [
-        f"{headings.get(n, n.removesuffix('_Eh'))} (mEh)" if n.endswith("_Eh") else n for n in names
+    labels = {entry.column: entry.label for entry in summary.published}
+    words = {"value_Eh": "value", "error_Eh": "error", "hf_Eh": "Hartree-Fock"} | labels
+    headings = [
+        Heading(f"{words.get(n, n.removesuffix('_Eh'))} (mEh)" if n.endswith("_Eh") else n, n)
+        for n in names
     ]
-    rows = [[_cell(row[n], _fixed(3, MILLI)) for n in names] for _, row in table.iterrows()]
-    return Table("Quantities", columns, rows, keys=names)
+    rows = [
+        [_cell(row[n], lambda value: f"{MILLI * value:.3f}") for n in names]
+        for _, row in table.iterrows()
+    ]
+    return Table("Quantities", headings, rows)
 
 
 def variance_table(pages: Sequence[RunPage], summary: Summary) -> Table | None:
@@ -180,16 +157,16 @@ def variance_table(pages: Sequence[RunPage], summary: Summary) -> Table | None:
         "estimate − E (mEh)",
         "error (mEh)",
         "slope (1/Eh)",
-        "why not",
+        "remark",
     ]
     return Table("Estimates at zero variance", columns, rows) if rows else None
 
 
-# --- how it was made ------------------------------------------------------------------------------
+# --- stages, settings and cost --------------------------------------------------------------------
 
 
 def stages_table(page: RunPage) -> Table:
-    """Where each stage of a run stands, and what it took."""
+    """State and provenance of each stage of a run."""
     rows: list[list[Cell]] = []
     for stage in page.stages:
         facts = page.provenance.get(stage.stage, {})
@@ -215,23 +192,23 @@ def stages_table(page: RunPage) -> Table:
 
 
 def events_table(page: RunPage, most: int = 50) -> Table | None:
-    """What happened beside start and end, the latest last; None where nothing did."""
-    told = [event for event in page.events if event.get("event") not in ("start", "done")]
-    if not told:
+    """The events of a run except starts and ends, the latest last; None without any."""
+    listed = [event for event in page.events if event.get("event") not in ("start", "done")]
+    if not listed:
         return None
     rows: list[list[Cell]] = []
-    for event in told[-most:]:
+    for event in listed[-most:]:
         text = str(event.get("text") or event.get("reason") or "")
         if not text and "step" in event:
             text = f"from step {event['step']}"
         names = ("time", "stage", "event")
         rows.append([*(str(event.get(name, "")) for name in names), text])
-    title = "Events" if len(told) <= most else f"The last {most} of {len(told)} events"
-    return Table(title, ["time", "stage", "event", "what"], rows)
+    title = "Events" if len(listed) <= most else f"The last {most} of {len(listed)} events"
+    return Table(title, ["time", "stage", "event", "details"], rows)
 
 
 def settings_tables(pages: Sequence[RunPage]) -> list[Table]:
-    """The settings that all runs share, and those in which runs differ."""
+    """The settings in which runs differ, and those that all runs share."""
     every = [page.settings for page in pages]
     keys = list(every[0])
     shared = [key for key in keys if all(s.get(key) == every[0][key] for s in every)]
@@ -248,7 +225,7 @@ def settings_tables(pages: Sequence[RunPage]) -> list[Table]:
 
 
 def _plain(value: Any) -> str:
-    """A setting as a system file has it."""
+    """A setting as in a system file."""
     return value if isinstance(value, str) else json.dumps(value)
 
 

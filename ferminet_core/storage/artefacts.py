@@ -6,7 +6,8 @@ covers all names, types, shapes, values and attributes, and `load` verifies it. 
 pickled. Saving the same dataset twice gives the same bytes (with the same versions of zarr and
 its codecs), and always the same digest.
 
-The files open without this package:
+`open_dataset` opens a file without reading its arrays. Without this package, in two steps, since
+Zarr 3 takes a path for a folder:
 
     import xarray as xr, zarr
     xr.open_zarr(zarr.storage.ZipStore(path, mode="r"), consolidated=False)
@@ -26,7 +27,7 @@ import numpy as np
 import xarray as xr
 import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
-from zarr.storage import MemoryStore
+from zarr.storage import MemoryStore, ZipStore
 
 from ferminet_core.errors import ArtefactError
 from ferminet_core.storage.files import atomic_file
@@ -152,6 +153,30 @@ def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
     }
     ds = xr.Dataset(variables, attrs={**attributes, _DIGEST: expected})
     return ds.set_coords([name for name in auxiliary if name in variables])
+
+
+def open_dataset(path: str | Path) -> xr.Dataset:
+    """Open an artefact by its path, without reading its arrays before they are used.
+
+    The digest is not verified; `load` does that. The file stays open until the dataset is closed,
+    for which a `with` block is enough.
+
+    Args:
+        path: a file such as inference.zarr.zip or scan.zarr.zip.
+
+    Raises:
+        ArtefactError: the file is missing, damaged or not a Zarr group; one line that names it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArtefactError(f"{path}: no such file")
+    try:
+        store = ZipStore(path, mode="r")
+        ds = xr.open_zarr(store, chunks=None, consolidated=False)
+    except (*_ZIP_ERRORS, KeyError) as error:
+        raise ArtefactError(f"{path}: cannot be opened: {error}") from error
+    ds.set_close(store.close)
+    return ds
 
 
 def _open_group(

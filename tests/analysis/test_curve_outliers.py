@@ -1,4 +1,4 @@
-"""Points off their curve are found, and smooth curves raise no alarm."""
+"""Points off their curve are found, and smooth curves give no false alarm."""
 
 import numpy as np
 import pandas as pd

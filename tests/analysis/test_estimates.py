@@ -1,4 +1,4 @@
-"""Figures from raw series, and the same figures from what is stored."""
+"""Figures from raw series, and from stored ones."""
 
 import json
 import zipfile
@@ -13,10 +13,13 @@ from helpers.series import healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.estimates import Conditions, figures
+from ferminet_core.analysis.statistics import reblock
 from ferminet_core.errors import RecomputeError
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import write
+from ferminet_core.report import scan_files
+from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.stages import optimise
 from ferminet_core.storage import artefacts
 
@@ -29,7 +32,7 @@ preset: smoke
 
 
 def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
-    """What the stages of a run would leave, with a healthy series that belongs to its seed."""
+    """Save the artefacts of a run, with a healthy series that depends on its seed."""
     seed = run.stage_seed("bootstrap")
     series = raw_series(healthy(seed=seed))
     attrs = {
@@ -91,11 +94,11 @@ def test_recomputed_figures_are_the_stored_ones_bit_by_bit(scan: Scan, tmp_path:
     results = tmp_path / "results"
     for run in scan.runs:
         save_run(results / "h2" / "runs" / run.run_id, run)
-    lines = write.write_summary(scan, results)
+    lines = scan_files.write_summary(scan, results)
     assert "2 of 2 finished runs converged" in lines
     table = (results / "h2" / "scan.csv").read_bytes()
     dataset = artefacts.load(results / "h2" / "scan.zarr.zip")
-    lines = write.write_summary(scan, results, recompute=True)
+    lines = scan_files.write_summary(scan, results, recompute=True)
     assert lines[-1] == "recomputed: the stored figures of 2 runs follow from their series"
     assert (results / "h2" / "scan.csv").read_bytes() == table
     xr.testing.assert_identical(artefacts.load(results / "h2" / "scan.zarr.zip"), dataset)
@@ -123,8 +126,8 @@ def test_a_tampered_figure_is_named_with_both_values(
     first, second = (run.run_id for run in scan.runs)
     save_run(folder / first, scan.runs[0])
     save_run(folder / second, scan.runs[1], **{name: wrong})
-    assert write.run_outcome(folder / first, recompute=True).differences == []
-    (line,) = write.run_outcome(folder / second, recompute=True).differences
+    assert run_outcome(folder / first, recompute=True).differences == []
+    (line,) = run_outcome(folder / second, recompute=True).differences
     save_run(folder / "untouched", scan.runs[1])
     right = artefacts.load(folder / "untouched" / "inference.zarr.zip").attrs[name]
     assert line == f"{name} is stored as {wrong!r}, its series give {right!r}"
@@ -138,25 +141,25 @@ def test_the_table_has_the_recomputed_figures_and_the_command_fails(
     save_run(results / "h2" / "runs" / first.run_id, first)
     path = results / "h2" / "runs" / second.run_id
     save_run(path, second)
-    write.write_summary(scan, results)
+    scan_files.write_summary(scan, results)
     table = (results / "h2" / "scan.csv").read_bytes()
-    # By hand, in the file, so that the digest does not fit any more.
+    # An edit of the file itself, which the digest contradicts.
     inside = rewrite(path / "inference.zarr.zip", '"rhat"', '"rhat": 7.0, "unused"')
     assert "7.0" in inside
     with pytest.raises(RecomputeError) as caught:
-        write.write_summary(scan, results, recompute=True)
+        scan_files.write_summary(scan, results, recompute=True)
     head, line, written = str(caught.value).splitlines()
     assert head == "stored figures differ from their series"
     assert line.startswith(f"{second.run_id}: rhat is stored as 7.0, its series give 1.0")
     assert written.startswith("written: ")
     assert caught.value.exit_code == 65
     assert (results / "h2" / "scan.csv").read_bytes() == table
-    # Without recomputing it is a damaged file.
-    assert write.run_outcome(path).state == "failed"
+    # Without --recompute the file counts as damaged.
+    assert run_outcome(path).state == "failed"
 
 
 def rewrite(path: Path, found: str, wanted: str) -> str:
-    """Replace text in the root metadata of an artefact, and leave all else."""
+    """Replace text in the root metadata of an artefact."""
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     text = members["zarr.json"].decode().replace(found, wanted, 1)
@@ -170,20 +173,31 @@ def rewrite(path: Path, found: str, wanted: str) -> str:
 def test_what_cannot_be_recomputed_fails_its_run_with_a_reason(scan: Scan, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "h2" / "runs" / scan.runs[0].run_id
     save_run(folder, scan.runs[0], spec="{}")
-    outcome = write.run_outcome(folder, recompute=True)
+    outcome = run_outcome(folder, recompute=True)
     assert outcome.state == "failed"
     assert "inference.zarr.zip: cannot be recomputed" in outcome.reason
     (folder / "optimise.zarr.zip").unlink()
-    assert write.run_outcome(folder).state == "done"  # its energy stands, its trend is unknown
-    assert write.run_outcome(folder).optimisation == {}
+    assert run_outcome(folder).state == "done"  # its energy stands, its trend is unknown
+    assert run_outcome(folder).optimisation == {}
 
 
-def test_artefacts_of_older_versions_tell_their_equilibration_by_the_flags() -> None:
-    old = {"flags": json.dumps(["pretraining ended", "not in equilibrium after 500 records"])}
-    assert not estimates._equilibrated(old)
-    assert estimates._equilibrated({"flags": "[]"})
-    derived = {"flags": json.dumps(["b", "a"]), "energy_Eh": float("nan"), "equilibrated": 1}
-    assert estimates.differences({"flags": '["a", "b"]', "energy_Eh": float("nan")}, derived) == []
-    # Rounding: 1e-12 is none of it, 1e-8 of a total energy is.
+def test_what_counts_as_a_difference() -> None:
+    derived = {"flags": json.dumps(["a"]), "energy_Eh": float("nan")}
+    assert estimates.differences(dict(derived), derived) == []
+    assert estimates.differences({"flags": '["a"]'}, derived) == [
+        "energy_Eh is stored as None, its series give nan"
+    ]
+    # A relative difference of 1e-12 is rounding, one of 1e-8 is not.
     assert estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.0 * (1 + 1e-12)}) == []
     assert len(estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.000002})) == 1
+
+
+def test_every_observable_has_figures_and_a_series() -> None:
+    """Its entry in the table is all that statistics need of an observable."""
+    series = raw_series(healthy())
+    found = figures(series, Conditions(1, 0, True, True, 0))
+    for observable in OBSERVABLES:
+        columns = series[observable.name].reshape(-1, len(observable.figures)).T
+        for name, values in zip(observable.figures, columns, strict=True):
+            assert found[name] == pytest.approx(values.mean(), rel=1e-12)  # rounding of the sum
+            assert found[f"{name}_error"] == reblock(values).error

@@ -1,4 +1,4 @@
-"""Optimisers side by side, on energies whose approach to the limit is known."""
+"""The comparison of optimisers on energies whose approach to the limit is known."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ferminet_core.analysis.literature import Reference
+from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.optimiser_comparison import (
     Trace,
     advantages,
@@ -21,8 +21,8 @@ def decaying(steps: int, rate: float, limit: float = -1.0) -> np.ndarray:
     return np.asarray(limit + np.exp(-rate * np.arange(1, steps + 1)))
 
 
-def reference(name: str, kind: str) -> Reference:
-    return Reference(name, name, kind, "", {}, {}, np.zeros((0, 2)), ())
+def published(name: str, kind: str) -> PublishedEnergies:
+    return PublishedEnergies(name, name, kind, "", {}, {}, np.zeros((0, 2)), ())
 
 
 def test_a_curve_is_the_error_between_its_points() -> None:
@@ -87,7 +87,7 @@ def test_errors_are_measured_from_the_exact_energy_where_it_is_known() -> None:
             "ref_exact_Eh": [-14.667, -14.667, np.nan, np.nan, np.nan, np.nan],
         }
     )
-    references = [reference("best", "method"), reference("exact", "exact")]
+    references = [published("best", "method"), published("exact", "exact")]
     assert best_known(done, references) == {"be": -14.667, "h4": -2.2, "ne": -128.94}
 
 

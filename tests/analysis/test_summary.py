@@ -1,4 +1,4 @@
-"""A scan's table, its comparison with literature, and what follows from its curve."""
+"""The table of a scan, its comparison with literature, and the constants of its curve."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from helpers.scans import (
 from ferminet_core.analysis.summary import RunOutcome, summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import plots, write
+from ferminet_core.report import plots, scan_files
 from ferminet_core.runner.work_files import StatusWriter
 from ferminet_core.storage import artefacts, files
 from ferminet_core.storage.lease import Lease
@@ -64,8 +64,7 @@ def done(energy: float, **changes: Any) -> RunOutcome:
 
 
 def settled(energy: float) -> dict[str, np.ndarray]:
-    """Series of an optimisation that has come to rest at an energy; its fall has an error of
-    0.25 mEh."""
+    """Series of a converged optimisation; the error of its fall is 0.25 mEh."""
     noise = np.random.default_rng(0).standard_normal(400)
     return {
         "energy_Eh": energy + 1e-3 * noise,
@@ -127,7 +126,7 @@ def test_runs_that_are_not_done_keep_their_row_with_empty_values(scan: Scan) -> 
 
 
 def test_nothing_done_yet(scan: Scan, tmp_path: Path) -> None:
-    lines = write.write_summary(scan, tmp_path / "results")
+    lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == f"h2: {len(GRID)} runs ({len(GRID)} waiting)"
     assert (tmp_path / "results" / "h2" / "curve.svg").exists()
     table = pd.read_csv(tmp_path / "results" / "h2" / "scan.csv")
@@ -145,7 +144,7 @@ def test_missing_or_unfit_literature_is_a_warning_and_empty_columns(tmp_path: Pa
         ("R,E\n1.4,-1.17\n", "has no column 'value'"),
         ("", "is not a table"),
         ('R_bohr,method,value,error,unit\n1.4,"exact,-1', "is not a table"),
-        ("R_bohr,method,value,error,unit\n1.4,exact,-31.9,0,eV\n", "other units than hartree"),
+        ("R_bohr,method,value,error,unit\n1.4,exact,-31.9,0,eV\n", "units other than hartree"),
         ("R_bohr,method,value,error,unit\n9.9,exact,-1.0,0,Eh\n", "matches any run"),
         (
             "R_bohr,method,value,error,unit\n1.4,exact,-1.0,0,Eh\n1.4,exact,-1.1,0,Eh\n",
@@ -163,7 +162,7 @@ def test_energies_below_an_exact_reference_are_flagged(scan: Scan) -> None:
     assert set(flagged.derived["flagged"]) == {run.run_id for run in scan.runs}
     verdict = str(flagged.table.loc[0, "verdict"])
     assert "0.60 mEh (6.0 sigma) below exact (test)" in verdict
-    # `other` lies up to 4 mEh higher, which is no reason: it is a method, not exact.
+    # `other` lies up to 4 mEh higher, but it is a method and not exact.
     assert "other" not in verdict
     for shift in (-4e-4, 6e-4):
         fine = summarise(scan, outcomes_on_the_curve(scan, shift))
@@ -174,7 +173,7 @@ def test_flags_of_the_inference_reach_the_verdict(scan: Scan) -> None:
     outcomes = outcomes_on_the_curve(scan)
     first, second = scan.runs[0].run_id, scan.runs[1].run_id
     flags = json.dumps(["3 local energies are not finite"])
-    outcomes[first] = done(-1.0, flags=flags, n_nonfinite=3)
+    outcomes[first] = done(-1.0, flags=flags, flags_sampling=flags, n_nonfinite=3)
     outcomes[second] = done(-1.0, energy_Eh=float("nan"))
     summary = summarise(scan, outcomes)
     assert "3 local energies are not finite" in str(summary.table.loc[0, "verdict"])
@@ -194,13 +193,15 @@ def test_verdicts_reach_the_table_the_details_and_the_terminal(scan: Scan) -> No
     summary = summarise(scan, outcomes)
     texts = dict(zip(summary.table["run_id"], summary.table["verdict"], strict=True))
     assert texts[falling].startswith("not converged: run ")
-    assert re.match(r"suspect: lies 2\d mEh \(.* errors\) above what its neigh", texts[off])
+    assert re.match(
+        r"suspect: the energy lies 2\d mEh \(.* errors\) above the prediction", texts[off]
+    )
     assert texts[scan.runs[8].run_id] == ""
     details = summary.derived["verdicts"]
     assert set(details) == set(outcomes)
     assert details[falling]["more_iterations"] > 0
     assert details[off]["rules"]["smoothness"]["deviation_Eh"] == pytest.approx(0.02, rel=0.4)
-    lines = write.describe(summary)
+    lines = scan_files.describe(summary)
     assert "6 of 8 finished runs converged" in lines
     assert [line for line in lines if line.startswith((falling, off))] == [
         f"{falling}: {texts[falling]}",
@@ -285,11 +286,11 @@ def test_each_variant_has_its_own_curve_and_depth(tmp_path: Path) -> None:
     assert (summary.parameter, summary.parameter_unit) == ("R", "angstrom")
     assert [curve["variant"] for curve in summary.derived["curves"]] == ["kfac", "adam"]
     for curve in summary.derived["curves"]:
-        assert curve["n_points"] == 7  # the atom is no point of the curve
+        assert curve["n_points"] == 7  # the atom is not a point of the curve
         assert abs(curve["r_e_bohr"]["value"] - BOND) < 2 * curve["r_e_bohr"]["error"]
         depth = curve["D_e_Eh"]
         truth = DEPTH - shift[curve["variant"]]
-        # Twice the one atom's error of 0.1 mEh, beside that of the minimum.
+        # Twice the error of the one atom, 0.1 mEh, plus that of the minimum.
         assert depth["error_statistical"] > 2e-4
         assert abs(depth["value"] - truth) < 2 * depth["error"]
 
@@ -306,7 +307,7 @@ def test_quantities_and_correlation_energy_of_several_runs(tmp_path: Path) -> No
     summary = summarise(scan, outcomes)
     records = summary.quantities.to_dict("records")
     found = {(row["quantity"], row["variant"]): row for row in records}
-    # Of adam the cation is missing, and with it the ionization potential.
+    # With adam the cation is missing, so there is no ionization potential.
     assert list(found) == [("ip", "kfac"), ("twice", "kfac"), ("twice", "adam")]
     ip = found["ip", "kfac"]
     rounding = 1e-12
@@ -351,7 +352,7 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     runs = {run.parameters["R"]: folder / "runs" / run.run_id for run in scan.runs}
     for r in GRID[:5]:
         save_run(runs[r], morse(r))
-    # An old failure that a later attempt got past does not count.
+    # A failure before a successful attempt does not count.
     write_status(runs[0.8], "inference", "failed", timedelta(days=1), "killed")
     write_status(runs[2.0], "optimise", "broken", timedelta(days=1), "NaN in the energy")
     write_status(runs[2.5], "optimise", "running", timedelta(seconds=3))
@@ -361,7 +362,7 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     damaged.write_bytes(damaged.read_bytes()[:-100])
 
     with Lease(runs[2.5] / "optimise.work").acquire(lambda: "no", print):
-        lines = write.write_summary(scan, tmp_path / "results")
+        lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == "h2: 9 runs (1 broken, 5 done, 1 failed, 1 resumable, 1 running)"
     assert any(line.startswith("r_e = 1.") for line in lines)  # five points around the minimum
     table = rows_of(pd.read_csv(folder / "scan.csv"))
@@ -401,10 +402,10 @@ def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: P
         if r < 3.0:  # two runs do not ask for any
             energies = {("uccsd(t)", "ccpvtz"): morse(r) + 0.02, ("fci", "cbs(t,q)"): morse(r)}
             save_conventional(run, energies)
-    # What is wrong here leaves the run done.
+    # A damaged file of conventional energies leaves the run done.
     damaged = runs[0.8] / "conventional.zarr.zip"
     damaged.write_bytes(damaged.read_bytes()[:-100])
-    lines = write.write_summary(scan, tmp_path / "results")
+    lines = scan_files.write_summary(scan, tmp_path / "results")
     assert lines[0] == "h2: 9 runs (9 done)"
     (fault, *refused) = [line for line in lines if line.startswith("warning: no conventional ")]
     assert fault.startswith(f"warning: no conventional energies of {runs[0.8].name}: {damaged}: ")
@@ -427,7 +428,7 @@ def test_conventional_energies_reach_dataset_and_picture(scan: Scan, tmp_path: P
 
 
 def test_residuals_of_conventional_methods_are_drawn(scan: Scan, tmp_path: Path) -> None:
-    """Against the reference; those that are not far widen the picture, others do not."""
+    """Residuals that are not far widen the limits of the axis; others do not."""
     outcomes = outcomes_on_the_curve(scan)
     for run in scan.runs:
         folder = tmp_path / "results" / "h2" / "runs" / run.run_id
@@ -458,7 +459,7 @@ def test_conventional_energies_of_single_runs_are_markers(tmp_path: Path) -> Non
         outcomes[run.run_id] = done(-7.04)._replace(conventional=conventional)
     (axes,) = plots._rows_figure(summarise(atoms, outcomes)).axes
     (line,) = [line for line in axes.lines if line.get_label() == "FCI/cc-pVTZ"]
-    # Against Hartree-Fock at -7.00 hartree, for want of a published energy; none of the third run.
+    # Relative to Hartree-Fock at -7.00 hartree, as no energy is published; the third run has none.
     shown = np.asarray(line.get_xdata(), dtype=float)
     np.testing.assert_allclose(shown, np.array([-30.0, -30.0, np.nan]))
     np.testing.assert_array_equal(line.get_ydata(), [0, 1, 2])
@@ -474,7 +475,7 @@ def test_the_dataset_holds_nothing_that_changes_from_host_to_host(scan: Scan) ->
 def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> None:
     for run in scan.runs:
         save_run(tmp_path / "results" / "h2" / "runs" / run.run_id, morse(run.parameters["R"]))
-    write.write_summary(scan, tmp_path / "results")
+    scan_files.write_summary(scan, tmp_path / "results")
     svg = (tmp_path / "results" / "h2" / "curve.svg").read_text()
     for text in ("R (bohr)", "energy (hartree)", "exact (test)", "HF", "FermiNet"):
         assert f">{text}<" in svg
@@ -482,12 +483,12 @@ def test_pictures_of_a_curve_and_of_single_runs(scan: Scan, tmp_path: Path) -> N
     png = (tmp_path / "results" / "h2" / "curve.png").read_bytes()
     assert png.startswith(b"\x89PNG")
     # The same results give the same picture, byte for byte.
-    write.write_summary(scan, tmp_path / "results")
+    scan_files.write_summary(scan, tmp_path / "results")
     assert (tmp_path / "results" / "h2" / "curve.svg").read_text() == svg
 
     atoms = make_scan(tmp_path, ATOMS, "lih")
     save_run(tmp_path / "results" / "lih" / "runs" / atoms.runs[0].run_id, -8.07)
-    write.write_summary(atoms, tmp_path / "results")
+    scan_files.write_summary(atoms, tmp_path / "results")
     svg = (tmp_path / "results" / "lih" / "curve.svg").read_text()
     assert ">lih<" in svg
     assert ">h (waiting)<" in svg

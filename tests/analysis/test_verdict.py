@@ -11,7 +11,7 @@ from helpers.series import LIMIT, ar1, healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.curve_outliers import Deviation
-from ferminet_core.analysis.verdict import FORETOLD, REMAINING, Verdict, energy_trend, judge
+from ferminet_core.analysis.verdict import MOST_MORE, REMAINING, Verdict, energy_trend, judge
 from ferminet_core.units import CHEMICAL_ACCURACY
 
 N_STEPS = 2000
@@ -53,7 +53,7 @@ def verdict(
     deviation: Deviation | None = None,
     **attributes: Any,
 ) -> Verdict:
-    """On a run that is healthy but for what is given."""
+    """The verdict on a run that is healthy except for the given changes."""
     energy = LIMIT + noise() if energy is None else energy
     changed = optimisation(energy, **(series or {}))
     found = inference(**attributes)
@@ -106,10 +106,11 @@ def test_the_iterations_that_are_missing_within_a_factor_of_two(left: float, len
 def test_no_more_iterations_than_a_series_can_foretell() -> None:
     found = verdict(LIMIT - 1e-4 * TIME + noise())  # a straight line: no end in sight
     more = found.plain()["more_iterations"]
-    assert N_STEPS < more <= FORETOLD * N_STEPS
+    assert N_STEPS < more <= MOST_MORE * N_STEPS
     assert f"run {more} more iterations" in found.text
     short = verdict(LIMIT + noise(10))
-    assert short.text == "not converged: run 90 more iterations; 10 iterations show no trend"
+    asked = "not converged: run 90 more iterations"
+    assert short.text == f"{asked}; 10 iterations are too few to show a trend"
 
 
 def test_a_drift_that_the_noise_may_hide_is_no_convergence() -> None:
@@ -152,7 +153,7 @@ def test_a_variance_that_rises_or_never_fell_is_suspect() -> None:
     rising = optimisation(np.zeros(N_STEPS))["variance_Eh2"] * np.where(TIME > -500, 3.0, 1.0)
     found = verdict(series={"variance_Eh2": rising})
     assert found.text.startswith("suspect: the variance of the local energy rose by a factor of")
-    # Single spikes, as nodes make them, are no rise.
+    # Single spikes, as from nodes, are not a rise.
     spiked = optimisation(np.zeros(N_STEPS))["variance_Eh2"]
     spiked[-20:-10] *= 1000.0
     assert verdict(series={"variance_Eh2": spiked}).text == "converged"
@@ -162,12 +163,12 @@ def test_optimisation_and_inference_must_agree() -> None:
     for shift in (3e-3, -3e-3):
         found = verdict(energy_Eh=LIMIT + shift)
         side = "above" if shift > 0 else "below"
-        assert f"mEh {side} the last half of the optimisation" in found.text
-        told = re.match(r"suspect: the inference lies ([\d.]+) \+- ([\d.]+) mEh", found.text)
-        assert told is not None, found.text
-        value, error = (float(x) for x in told.groups())
+        assert f"mEh {side} that of the last half of the optimisation" in found.text
+        stated = re.match(r"suspect: the energy of the inference lies ([\d.]+) \+- ([\d.]+) mEh", found.text)
+        assert stated is not None, found.text
+        value, error = (float(x) for x in stated.groups())
         # Four errors, 6e-5 by chance, and the rounding to two digits. The error: 1 mEh an
-        # iteration, tau = 3 and 1000 iterations give 0.055 mEh, beside the inference's 0.05; four
+        # iteration, tau = 3 and 1000 iterations give 0.055 mEh, next to 0.05 of the inference; four
         # times the scatter of an error estimate, a fifth.
         assert abs(value - 3) < 4 * error + 0.05
         assert error == pytest.approx(np.hypot(0.055, 0.05), rel=0.8)
@@ -190,9 +191,9 @@ def test_walkers_of_the_optimisation() -> None:
     frozen = np.zeros(N_STEPS)
     frozen[-100] = 3
     found = verdict(series={"n_frozen": frozen})
-    assert found.text == "suspect: 3 walkers stood still in the last half of the optimisation"
+    assert found.text == "suspect: 3 walkers did not move in the last half of the optimisation"
     early = np.zeros(N_STEPS)
-    early[100] = 3  # forgotten by the end
+    early[100] = 3  # before the last half
     assert verdict(series={"n_frozen": early}).text == "converged"
     lost = np.full(N_STEPS, 2.0)
     found = verdict(series={"n_nonfinite": lost})
@@ -207,7 +208,7 @@ def test_walkers_of_the_optimisation() -> None:
         ({"internal": False, "rhf_to_uhf": None}, "the RHF reference is unstable"),
         ({"internal": True, "rhf_to_uhf": False}, "the RHF reference is unstable towards UHF"),
         ({"internal": True, "rhf_to_uhf": True}, None),
-        ({"internal": None, "rhf_to_uhf": None}, None),  # not known is no reason
+        ({"internal": None, "rhf_to_uhf": None}, None),  # unknown stability is not a reason
     ],
 )
 def test_an_unstable_reference(stability: dict[str, bool | None], words: str | None) -> None:
@@ -217,12 +218,15 @@ def test_an_unstable_reference(stability: dict[str, bool | None], words: str | N
 
 def test_a_point_off_its_curve() -> None:
     off = verdict(deviation=Deviation(3e-3, 3e-4))
-    assert off.text == "suspect: lies 3 mEh (10 errors) above what its neighbours predict"
+    assert (
+        off.text
+        == "suspect: the energy lies 3 mEh (10 errors) above the prediction from its neighbours"
+    )
     for small in (Deviation(3e-3, 1e-3), Deviation(-1e-4, 1e-5)):  # not clear, or of no weight
         assert verdict(deviation=small).text == "converged"
 
 
-def test_the_heaviest_finding_decides_and_the_others_are_told() -> None:
+def test_the_heaviest_finding_decides_and_the_others_follow() -> None:
     falling = LIMIT + decay(4e-3, 700.0) + noise()
     energy = LIMIT + 4e-3
     both = verdict(falling, doubtful=("pretraining failed",), energy_Eh=energy)
@@ -242,7 +246,7 @@ def test_a_lost_series_and_lost_numbers() -> None:
     assert verdict(energy).text == "converged"
     assert (
         judge(optimisation(LIMIT + noise()), {}, {}).text == "converged"
-    )  # nothing known, nothing wrong
+    )  # nothing is known, so nothing is wrong
 
 
 def spoiled_rhat(energies: np.ndarray) -> np.ndarray:

@@ -1,7 +1,6 @@
-"""The report in a real browser: it draws, answers to mouse, keyboard and theme, and asks for
-nothing from outside.
+"""The report in a real browser: drawing, mouse, keyboard and theme, without any request.
 
-The browser is started once; every test begins with the page loaded anew.
+The browser is started once; every test loads the page again.
 """
 
 import base64
@@ -28,7 +27,7 @@ TIMEOUT_S = 30.0
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
     if reason := chromium.why_not():
-        # In CI a skipped test would pass for one that holds.
+        # In CI a skipped test would look like a passed one.
         (pytest.fail if os.environ.get("REQUIRE_BROWSER") else pytest.skip)(reason)
     driver = chromium.start()
     yield driver
@@ -69,7 +68,7 @@ class Page:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
 
     def traces(self, chart: str) -> dict[str, Any]:
-        """What plotly has drawn in a chart: by name the trace's data, with whether it is seen."""
+        """The traces that plotly has drawn in a chart, by name, with their visibility."""
         data = self.script(
             "return JSON.parse(JSON.stringify(document.querySelector(arguments[0]).data))",
             f'[data-chart="{chart}"] .plot',
@@ -109,7 +108,7 @@ def test_all_charts_are_drawn_without_a_complaint(page: Page) -> None:
         assert chart.find_elements(By.CSS_SELECTOR, ".plot svg.main-svg .scatterlayer .trace")
     assert page.points("curve") > 6
     assert page.problems() == []
-    # Nothing was asked for beside the page itself.
+    # The browser requested nothing but the page itself.
     loaded = page.script("return performance.getEntriesByType('resource').map(e => e.name)")
     assert [name for name in loaded if not name.startswith(("data:", "blob:"))] == []
 
@@ -184,7 +183,7 @@ def test_numbers_shown_are_those_of_the_csv(page: Page, folder: Path) -> None:
 
 
 def test_the_page_of_a_scan_that_was_computed(browser: Chrome) -> None:
-    """Of a scan named by REPORT, as that of `make scan`: every picture is drawn."""
+    """Every chart of the page named by REPORT is drawn, such as that of `make scan`."""
     name = os.environ.get("REPORT")
     if not name:
         pytest.skip("REPORT names no page")

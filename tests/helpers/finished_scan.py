@@ -1,4 +1,4 @@
-"""A finished scan of H2 made of small artefacts with series of known form, to test its page."""
+"""A finished scan of H2 with small artefacts and series of known form, to test its page."""
 
 import math
 from pathlib import Path
@@ -9,7 +9,7 @@ import xarray as xr
 from ferminet_core.analysis.statistics import summarise_energy
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import write
+from ferminet_core.report import scan_files
 from ferminet_core.runner.work_files import append_event
 from ferminet_core.storage import artefacts, files, provenance
 from helpers.scans import LITERATURE, inference_attributes, make_scan, morse, write_literature
@@ -27,18 +27,18 @@ N_EQUILIBRATION = 50
 
 
 def finished_scan_with_page(here: Path) -> Path:
-    """A finished scan in a folder of its own, with literature and its page; returns its folder."""
+    """Write a finished scan with literature and its page; returns its folder."""
     write_literature(here)
     scan = make_scan(here, SYSTEM + LITERATURE)
     folder = save_finished_scan(scan, here / "results")
-    write.write_summary(scan, here / "results")
+    scan_files.write_summary(scan, here / "results")
     return folder
 
 
 def save_finished_scan(
     scan: Scan, results: Path, iterations: int = 400, records: int = 200
 ) -> Path:
-    """Write the files that a finished scan of H2 leaves; returns its folder."""
+    """Write the files of a finished scan of H2; returns its folder."""
     folder = results / scan.name
     for number, run in enumerate(scan.runs):
         save_finished_run(run, folder / "runs" / run.run_id, number, iterations, records)
@@ -48,7 +48,7 @@ def save_finished_scan(
 def save_finished_run(
     run: RunSpec, folder: Path, seed: int = 0, iterations: int = 400, records: int = 200
 ) -> None:
-    """Artefacts, provenance and events of one run that was continued once and went back once."""
+    """Artefacts, provenance and events of a run with one restart and one rollback."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     energy = float(morse(math.dist(*run.molecule.positions)))
@@ -82,7 +82,7 @@ def _pretraining(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset:
 
 
 def _optimisation(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset:
-    """Two states 0.4 hartree apart, the upper one's weight falling as a power of the iterations."""
+    """Two states 0.4 hartree apart; the weight of the upper one falls as a power of the step."""
     weight = 0.05 / (1 + np.arange(n) / 10)
     variance = 0.16 * weight
     error = np.sqrt(variance / N_WALKERS)
@@ -91,6 +91,8 @@ def _optimisation(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset
         "error_Eh": error,
         "variance_Eh2": variance,
         "pmove": 0.5 + 0.02 * rng.standard_normal(n),
+        "n_nonfinite": np.zeros(n),
+        "n_frozen": np.zeros(n),
         "width": np.full(n, 0.4),
         "gradient_norm": weight * np.exp(0.3 * rng.standard_normal(n)),
         "update_norm": weight,

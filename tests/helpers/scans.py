@@ -1,4 +1,4 @@
-"""Scans with made-up results, as a summary finds them."""
+"""Scans with invented results in the files that a summary reads."""
 
 import json
 from collections.abc import Hashable
@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.inputs.spec_files import conventional_spec
 from ferminet_core.storage import artefacts, files, provenance
@@ -46,7 +47,7 @@ literature:
 """
 
 
-# Of a Morse curve like that of H2: depth (hartree), stiffness (1/bohr), bond length (bohr).
+# A Morse curve like that of H2: depth (hartree), stiffness (1/bohr), bond length (bohr).
 DEPTH, STIFFNESS, BOND = 0.17, 1.03, 1.4
 
 
@@ -57,7 +58,7 @@ def morse(distance: float) -> float:
 def write_literature(folder: Path) -> None:
     rows = []
     for r in np.arange(0.5, 6.0, 0.1):
-        # Grids written with other roundings: 1e-7 off.
+        # The grids differ by rounding: 1e-7.
         rows.append({"R_bohr": r + 1e-7, "method": "exact", "value": morse(r), "unit": "Eh"})
         other = {"value": morse(r) + 1e-3 * r, "error": 2e-4, "unit": "Eh"}
         rows.append({"R_bohr": round(r, 6), "method": "other", **other})
@@ -78,10 +79,8 @@ def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
         "variance_Eh2": 0.01,
         "tau": 2.5,
         "rhat": 1.002,
-        "s2": 0.001,
-        "s2_error": 0.002,
-        "dipole_z": 0.1,
-        "dipole_z_error": 0.01,
+        **{name: 0.001 for o in OBSERVABLES for name in o.figures},
+        **{f"{name}_error": 0.002 for o in OBSERVABLES for name in o.figures},
         "n_nonfinite": 0,
         "n_outliers": 2,
         "pmove": 0.52,
@@ -92,6 +91,7 @@ def inference_attributes(energy: float, **changes: Any) -> dict[str, Any]:
         "hf_Eh": energy + 0.04,
         "hf_method": "rhf",
         "flags": "[]",
+        "flags_sampling": "[]",
     }
     return attributes | changes
 
@@ -124,7 +124,7 @@ LITHIUM = "atom,method,value\nli,HF,-7.4\nli,exact,-7.5\nli+,exact,-7.3\n"
 
 
 def save_run(folder: Path, energy: float) -> None:
-    """The artefacts of a finished run, as far as the summary reads them."""
+    """Save those parts of a finished run that the summary reads."""
     folder.mkdir(parents=True, exist_ok=True)
     reference = {"stage": "reference", "e_hf": energy + 0.04, "method": "rhf"}
     artefacts.save(xr.Dataset(attrs=reference), folder / "reference.zarr.zip")
@@ -135,8 +135,10 @@ def save_run(folder: Path, energy: float) -> None:
 
 
 def save_conventional(folder: Path, energies: dict[tuple[str, str], float]) -> None:
-    """The spec and the artefact of a run's conventional energies, as far as the summary reads them;
-    methods that have no energy in one of the sets were refused there."""
+    """Save those parts of a run's conventional energies that the summary reads.
+
+    A method without an energy in one of the basis sets was refused there.
+    """
     methods, bases = (list(dict.fromkeys(names)) for names in zip(*energies, strict=True))
     values = [[energies.get((m, b), np.nan) for b in bases] for m in methods]
     missing = {b: {m: "refused" for m in methods if (m, b) not in energies} for b in bases}

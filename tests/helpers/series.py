@@ -1,4 +1,4 @@
-"""Made-up series of energies, and of what else the stages record."""
+"""Invented series of energies and of other records of the stages."""
 
 import numpy as np
 from scipy import signal
@@ -19,7 +19,7 @@ def healthy(n_samples: int = 1000, n_walkers: int = 64, seed: int = 6) -> np.nda
     return -1.0 + 0.1 * ar1(0.5, n_samples, n_walkers, seed).T
 
 
-LIMIT = -1.0  # hartree, the energy without anything left to optimise
+LIMIT = -1.0  # hartree, the energy of a converged optimisation
 
 
 def optimisation(energy: np.ndarray, **changes: np.ndarray) -> dict[str, np.ndarray]:
@@ -38,7 +38,7 @@ def optimisation(energy: np.ndarray, **changes: np.ndarray) -> dict[str, np.ndar
 
 
 def raw_series(energies: np.ndarray) -> dict[str, np.ndarray]:
-    """What an inference with these local energies (sample, walker) would store."""
+    """The series that an inference with these local energies (sample, walker) would store."""
     rng = np.random.default_rng(8)
     n_calls = len(energies) // 10
     return {

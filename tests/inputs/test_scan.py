@@ -16,7 +16,7 @@ import pytest
 import yaml
 from helpers.paths import ROOT
 
-from ferminet_core.analysis.literature import read_references
+from ferminet_core.analysis.literature import read_published
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import overrides
 from ferminet_core.inputs.config import Config
@@ -355,7 +355,7 @@ def test_systems_of_the_project(name: str) -> None:
     scan = load_scan(ROOT / "systems" / f"{name}.yaml")
     check_bases(scan.runs, name)
     assert scan.name == name
-    references, warnings = read_references(scan)
+    references, warnings = read_published(scan)
     assert warnings == []
     assert all(np.isfinite(list(reference.values.values())).all() for reference in references)
 
@@ -376,7 +376,7 @@ def test_electrons_of_the_systems_are_those_of_the_literature(name: str) -> None
 
 def test_exact_energies_give_the_measured_ionization_potentials() -> None:
     scan = load_scan(ROOT / "systems" / "ionization.yaml")
-    best = next(r for r in read_references(scan)[0] if r.name == "best").values
+    best = next(r for r in read_published(scan)[0] if r.name == "best").values
     compared = 0
     for quantity in scan.quantities:
         if quantity.published is None or not set(quantity.of) <= set(best):

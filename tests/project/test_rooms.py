@@ -18,6 +18,7 @@ ONLY_IMPORTERS = {
     "jax.distributed": ("ferminet_core.parallel.distributed",),
     "kfac_jax": ("ferminet_core.vmc.optimisers.kfac", "ferminet_core.parallel.patches"),
     "plotly": ("ferminet_core.report",),
+    "jinja2": ("ferminet_core.report",),
     "snakemake": (),
 }
 # What a login node should not load when it parses the Snakefile or answers `--help`.
@@ -93,6 +94,12 @@ def test_what_a_login_node_loads_is_light(path: Path) -> None:
     if within(module_name(path), LIGHT) or module_name(path) in ENTRY_POINTS:
         found = {name.split(".")[0] for name in imported_names(path, at_start_only=True)}
         assert not found & HEAVY
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "analysis").glob("*.py")), ids=module_name)
+def test_analysis_loads_arrays_and_tables_alone(path: Path) -> None:
+    found = {name.split(".")[0] for name in imported_names(path)}
+    assert not found & (HEAVY - {"numpy", "scipy", "pandas", "xarray"})
 
 
 @pytest.mark.parametrize(

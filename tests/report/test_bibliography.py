@@ -205,7 +205,7 @@ def test_what_has_no_entry_is_said(tmp_path: Path) -> None:
 
 def test_papers_named_in_the_code_have_entries() -> None:
     """Every DOI and arXiv number in the package's docstrings and comments, but for the model of
-    machines: a price is no method of a result."""
+    machines: a price is not a method."""
     pattern = re.compile(r"doi:(10\.\d{4,5}/\S+?)[).,:;]*(?=\s|$)|arXiv:(\d{4}\.\d{4,5})")
     named = {
         doi or eprint
@@ -228,8 +228,8 @@ def invoke(*arguments: str | Path) -> str:
 def test_the_command_reads_system_files_and_results(tmp_path: Path) -> None:
     scan = load_scan(ROOT / "systems" / "h2.yaml")
     text = invoke(ROOT / "systems" / "h2.yaml")
-    assert text.startswith("% What 8 runs of ")
-    assert "%   Sims2006        published energies drawn beside the results\n" in text
+    assert text.startswith("% References for 8 runs of ")
+    assert "%   Sims2006        published energies for comparison\n" in text
     with pytest.raises(InputError, match="no scan, run or folder of scans"):
         invoke(tmp_path)
     folder = tmp_path / "h2" / "spec"

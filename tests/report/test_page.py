@@ -1,4 +1,4 @@
-"""The page on a scan: its numbers are those of scan.csv, it needs nothing else, and is safe."""
+"""The page on a scan has the numbers of scan.csv, needs no other file, and is safe."""
 
 import base64
 import csv
@@ -39,19 +39,19 @@ from plotly.offline import get_plotlyjs
 from ferminet_core import units
 from ferminet_core.analysis.summary import summarise
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.report import write
 from ferminet_core.report.charts import binned, numbers, plus_minus, running_mean
 from ferminet_core.report.page import write_report
 from ferminet_core.report.run_charts import marks
+from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.report.scan_charts import scan_charts
 
 MEGABYTE = 10**6
 
 
 class Page(HTMLParser):
-    """What a browser sees of a page: its elements, tables, figures and text.
+    """The elements, tables, figures and text of a page.
 
-    tables: by title, each with its headings' columns of scan.csv and its rows of (text, value)
+    tables: by title; the names of the columns in scan.csv, and rows of (text, value)
     """
 
     def __init__(self, text: str) -> None:
@@ -104,11 +104,11 @@ class Page(HTMLParser):
 
 
 def written(scan: Scan, results: Path) -> Path:
-    """Write the page as `report.write_summary` does, without the pictures; returns its folder."""
+    """Write the page as `write_summary` does, but no pictures; returns its folder."""
     folder = results / scan.name
     folder.mkdir(parents=True, exist_ok=True)
     runs = {run.run_id: folder / "runs" / run.run_id for run in scan.runs}
-    summary = summarise(scan, {run_id: write.run_outcome(path) for run_id, path in runs.items()})
+    summary = summarise(scan, {run_id: run_outcome(path) for run_id, path in runs.items()})
     (folder / "scan.csv").write_text(summary.table.to_csv(index=False, lineterminator="\n"))
     write_report(scan, summary, folder)
     return folder
@@ -167,7 +167,7 @@ def test_curve_and_residuals_are_drawn_from_the_same_numbers(folder: Path, page:
     assert traces["FermiNet"]["error_y"]["array"] == error.tolist()
     assert traces["FermiNet"]["x"] == [0.8, 1.2, 1.4, 1.7, 2.5, 4.0]
     assert set(traces) == {"exact (test)", "other method", "Hartree-Fock", "FermiNet"}
-    # Two references in two units, the unit changing fastest; kcal/mol is the band's definition.
+    # Two published curves in two units; the unit changes fastest. The band is 1 kcal/mol.
     views = page.figures["residuals"]
     assert len(views) == 4
     for view, reference, factor in zip(
@@ -198,7 +198,7 @@ def test_conventional_energies_are_drawn_with_both(tmp_path: Path) -> None:
         found = {trace["name"]: trace for trace in page.figures[chart][0]["data"]}
         assert len(found["FCI/cc-pVDZ"]["x"]) == len(scan.runs) - 1
         assert found["UCCSD(T)/CBS(T,Q)"]["marker"] != found["FCI/cc-pVDZ"]["marker"]
-    np.testing.assert_allclose(found["exact (test)"]["y"], 0.0)  # what the residuals are against
+    np.testing.assert_allclose(found["exact (test)"]["y"], 0.0)  # residuals are relative to it
     first = scan.runs[0].parameters["R"]
     np.testing.assert_allclose(found["FCI/cc-pVDZ"]["y"][0], 1e3 * (-1.0 - morse(first)))
 
@@ -211,7 +211,7 @@ def test_conventional_energies_of_single_runs_are_drawn(tmp_path: Path) -> None:
     page = read_page(written(scan, tmp_path / "results"))
     (trace,) = [t for t in page.figures["rows"][0]["data"] if t["name"] == "FCI/cc-pVDZ"]
     assert (trace["mode"], trace["y"]) == ("markers", [run.run_id for run in scan.runs])
-    # Against Hartree-Fock at -8.03 hartree, for want of a published energy.
+    # Relative to Hartree-Fock at -8.03 hartree, since no energy is published.
     assert trace["x"] == [pytest.approx(20.0, abs=1e-9), None, None]
 
 
@@ -226,7 +226,7 @@ def test_every_figure_is_valid_for_plotly(page: Page) -> None:
         for view in views:
             layout = json.loads(json.dumps(view["layout"]).replace('"ink"', '"black"'))
             data = json.loads(json.dumps(view["data"]).replace('"ink"', '"black"'))
-            go.Figure(data=data, layout=layout)  # raises on what it does not know
+            go.Figure(data=data, layout=layout)  # raises on unknown properties
 
 
 def test_the_page_needs_nothing_else(folder: Path, page: Page) -> None:
@@ -260,14 +260,16 @@ def test_text_of_users_stays_text(tmp_path: Path) -> None:
     text = SYSTEM.replace("H2 <of a test> & more", json.dumps(evil)) + LITERATURE
     scan = make_scan(tmp_path, text.replace("exact (test)", json.dumps(evil)))
     save_finished_run(scan.runs[0], tmp_path / "results" / "h2" / "runs" / scan.runs[0].run_id)
-    plain = read_page(written(scan, tmp_path / "results"))
+    folder = written(scan, tmp_path / "results")
+    plain = read_page(folder)
     scripts = plain.all("script")
     assert plain.all("img") == []
-    # The figures of the scan, those of one run, plotly, and the page's own.
+    # Figures of the scan and of one run, plotly, and the script of the page.
     assert [script.get("class") or script.get("id") for script in scripts[-2:]] == ["plotly", None]
     assert all(script.get("type") for script in scripts[:-1])
     assert plain.text.count(evil) >= 2  # as title and as label
-    # In figures, whose text plotly takes for HTML, it is escaped.
+    assert "&amp;lt;" not in (folder / "report.html").read_text()  # never escaped twice
+    # plotly takes the text of figures for HTML, so there it is escaped.
     names = [trace["name"] for trace in plain.figures["curve"][0]["data"]]
     assert html.escape(evil, quote=False) in names
     assert evil not in names
@@ -279,7 +281,7 @@ def test_the_same_results_give_the_same_page(folder: Path, tmp_path: Path) -> No
     assert (written(scan, folder.parent) / "report.html").read_bytes() == before
 
 
-def test_unfinished_and_damaged_runs_are_told(tmp_path: Path) -> None:
+def test_unfinished_and_damaged_runs_are_reported(tmp_path: Path) -> None:
     write_literature(tmp_path)
     scan = make_scan(tmp_path, SYSTEM + LITERATURE)
     runs = [tmp_path / "results" / "h2" / "runs" / run.run_id for run in scan.runs]
@@ -297,7 +299,7 @@ def test_unfinished_and_damaged_runs_are_told(tmp_path: Path) -> None:
     assert "Not finished: inference." in page.text
     assert f"{damaged}: damaged or cut short" in page.text
     charts = set(page.figures)
-    # What is finished of a run is drawn.
+    # The finished stages of a run are drawn.
     assert "run1-energy" in charts
     assert "run1-records" not in charts
     assert "run2-energy" not in charts
@@ -311,7 +313,7 @@ def test_restarts_and_rollbacks_are_marked(page: Page) -> None:
     assert traces["rollbacks"]["x"] == [ROLLBACK, ROLLBACK, None]
     assert "optimise.iterations 200 → 400" in traces["restarts"]["text"][0]
     assert f"Continued from step {RESTART} with optimise.iterations" in page.text
-    # Records count from the end of the equilibration, before which nothing is marked.
+    # Records count from the end of the equilibration; nothing before it is marked.
     history = {"history": [{"step": step, "changes": {}} for step in (20, N_EQUILIBRATION + 30)]}
     assert [mark.step for mark in marks(history, [], N_EQUILIBRATION)] == [30]
 
@@ -344,7 +346,7 @@ def test_rows_quantities_and_correlation(tmp_path: Path) -> None:
         trace for trace in page.figures["rows"][0]["data"] if trace["name"].startswith("FermiNet")
     )
     assert kfac["y"] == ["li+kfac", "li++kfac"]
-    assert kfac["x"] == pytest.approx([10.0, 10.0])  # -7.49 beside -7.5, -7.29 beside -7.3
+    assert kfac["x"] == pytest.approx([10.0, 10.0])  # -7.49 minus -7.5, and -7.29 minus -7.3
     assert adam["name"] == "FermiNet adam"
     ip = page.figures["quantities"][1]["data"][1]  # in eV
     assert ip["x"] == pytest.approx([units.HARTREE_IN_EV * (0.2 - 0.19814)])

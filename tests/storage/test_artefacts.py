@@ -100,6 +100,19 @@ def test_opens_with_xarray_alone(tmp_path: Path) -> None:
     assert set(opened.coords) == {"sample", "label"}
 
 
+def test_opens_by_its_path_and_reads_an_array_when_it_is_used(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    artefacts.save(example(), path)
+    with artefacts.open_dataset(str(path)) as opened:
+        assert not any(variable.variable._in_memory for variable in opened.data_vars.values())
+        xr.testing.assert_equal(opened.load(), example())
+        assert set(opened.coords) == {"sample", "label"}
+    path.write_bytes(path.read_bytes()[:-100])
+    for name, words in (("a.zarr.zip", "cannot be opened"), ("b.zarr.zip", "no such file")):
+        with pytest.raises(ArtefactError, match=f"{name}: {words}"):
+            artefacts.open_dataset(tmp_path / name)
+
+
 def test_large_arrays_get_few_chunks_of_bounded_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

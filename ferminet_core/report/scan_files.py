@@ -1,0 +1,158 @@
+"""The files of a scan's results: table, dataset, summary, pictures and page."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_known
+from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
+from ferminet_core.errors import ArtefactError, RecomputeError
+from ferminet_core.inputs.scan import Scan
+from ferminet_core.report import page, plots
+from ferminet_core.report.run_outcomes import run_outcome
+from ferminet_core.storage import artefacts, files
+
+
+def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[str]:
+    """Write the results of a scan, whether all of its runs are done or not.
+
+    The files are scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html.
+    quantities.csv is added where the system file declares quantities, and convergence.svg and .csv
+    where geometries have several variants. A run that is not done keeps its row, with its state.
+
+    Args:
+        scan: the scan; its runs lie in `results`/<scan name>/runs.
+        results: folder of all results.
+        recompute: derive the figures of every run from its raw series again instead of reading
+            the stored ones.
+
+    Returns:
+        Lines for the user: results, runs that have not converged, warnings, and the files written.
+
+    Raises:
+        ArtefactError: a file cannot be written.
+        RecomputeError: all is written, and stored figures differ from the recomputed ones; a line
+            for each of them.
+    """
+    folder = Path(results) / scan.name
+    outcomes = {
+        run.run_id: run_outcome(folder / "runs" / run.run_id, recompute) for run in scan.runs
+    }
+    summary = summarise(scan, outcomes)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(summary.table, folder / "scan.csv")
+        if scan.quantities:
+            _write_csv(summary.quantities, folder / "quantities.csv")
+        files.write_json(folder / "summary.json", summary.derived)
+        plots.plot_scan(summary, folder)
+        _write_convergence(summary, outcomes, folder)
+        page.write_report(scan, summary, folder)
+    except OSError as error:
+        raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    artefacts.save(summary.dataset, folder / "scan.zarr.zip")
+    written = f"written: {folder / 'scan.csv'} and files next to it"
+    if wrong := [f"{run}: {line}" for run, found in outcomes.items() for line in found.differences]:
+        raise RecomputeError(
+            "\n".join(["stored figures differ from their series", *wrong, written])
+        )
+    lines = [*describe(summary), written]
+    if recompute:
+        count = summary.derived["states"].get("done", 0)
+        lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
+    return lines
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    with files.atomic_file(path) as file:
+        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path) -> None:
+    """Compare the optimisations of each geometry that has several."""
+    done = measured(summary.table)
+    several = done.groupby("geometry").filter(lambda runs: len(runs) > 1)
+    runs = zip(several["run_id"], several["geometry"], several["variant"], strict=True)
+    traces = [
+        Trace(geometry, variant, series["energy_Eh"], seconds)
+        for run_id, geometry, variant in runs
+        if (series := outcomes[run_id].optimisation)
+        and (seconds := _seconds_per_iteration(folder / "runs" / run_id)) is not None
+    ]
+    limits = best_known(several, summary.published)
+    if not traces:
+        return
+    _write_csv(advantages(traces, limits), folder / "convergence.csv")
+    plots.plot_convergence(traces, limits, folder)
+
+
+def _seconds_per_iteration(run: Path) -> float | None:
+    """Wall seconds of an iteration of the optimisation, without the last process's compilation."""
+    record = files.read_json(run / "optimise.provenance.json")
+    if not record or not record.get("n_steps"):
+        return None
+    seconds = float(record["wall_s"]) - float(record.get("jax", {}).get("xla_compile_s", 0.0))
+    return seconds / float(record["n_steps"])
+
+
+def literature_sources(scans: Iterable[Path]) -> list[str]:
+    """Sources of the published energies of these scans (folders) that have a summary."""
+    found: set[str] = set()
+    for scan in scans:
+        derived = files.read_json(scan / "summary.json") or {}
+        for entry in derived.get("literature", {}).values():
+            found.update(entry.get("sources", []))
+    return sorted(found)
+
+
+def describe(summary: Summary) -> list[str]:
+    """The summary in a few lines for the terminal."""
+    derived = summary.derived
+    states = ", ".join(f"{count} {state}" for state, count in sorted(derived["states"].items()))
+    lines = [f"{summary.name}: {len(summary.table)} runs ({states})", *_constants(summary)]
+    for _, row in summary.quantities.iterrows():
+        lines.append(
+            f"{row['quantity']}{_of(row['variant'])} = {MILLI * row['value_Eh']:.2f} +- "
+            f"{MILLI * row['error_Eh']:.2f} mEh"
+        )
+    for run_id, share in derived["correlation"].items():
+        lines.append(
+            f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
+        )
+    verdicts = {run_id: found["verdict"] for run_id, found in derived["verdicts"].items()}
+    wrong = [f"{run_id}: {text}" for run_id, text in verdicts.items() if text != "converged"]
+    if verdicts:
+        lines.append(f"{len(verdicts) - len(wrong)} of {len(verdicts)} finished runs converged")
+    return [*lines, *wrong, *(f"warning: {warning}" for warning in summary.warnings)]
+
+
+def _constants(summary: Summary) -> list[str]:
+    """Constants of each curve, then its non-parallelity errors."""
+    lines, errors = [], []
+    for curve in summary.derived["curves"]:
+        of = _of(curve["variant"])
+        if "refused" in curve:
+            lines.append(f"no r_e{of}: {curve['refused']}")
+        else:
+            r_e, omega = curve["r_e_bohr"], curve["omega_e_inverse_cm"]
+            lines.append(
+                f"r_e{of} = {r_e['value']:.4f} +- {r_e['error']:.4f} bohr, "
+                f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1"
+            )
+        if depth := curve.get("D_e_Eh"):
+            lines.append(f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree")
+        for name, npe in curve["non_parallelity"].items():
+            errors.append(
+                f"non-parallelity error{of} against {name}: "
+                f"{MILLI * npe['value_Eh']:.2f} +- {MILLI * npe['error_Eh']:.2f} mEh over "
+                f"{npe['n_points']} points "
+                f"({MILLI * npe['expected_from_noise_Eh']:.2f} expected from noise alone)"
+            )
+    return [*lines, *errors]
+
+
+def _of(variant: str) -> str:
+    """A variant behind the name of a result."""
+    return f" ({variant})" if variant else ""
