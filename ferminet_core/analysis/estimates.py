@@ -13,13 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ferminet_core.analysis.statistics import frozen_walkers, reblock, summarise_energy
+from ferminet_core.analysis.statistics import (
+    Reblocking,
+    frozen_walkers,
+    reblock,
+    summarise_energy,
+)
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 
 FROZEN_WINDOW = 50  # records without one accepted move that make a walker a frozen one
 DRIFT_SIGMAS = 4.0  # 6e-5 by chance
 SPIN_TOLERANCE = 0.05  # of <S^2>; a singlet with 2.5 % of triplet weight
-SERIES = ("energy_local", "equilibration_Eh", "pmove", "s2", "dipole")
+SERIES = ("energy_local", "equilibration_Eh", "pmove", *(o.name for o in OBSERVABLES))
 # Largest relative difference that rounding makes. Sums over doubles differ by 1e-12 from processor
 # to processor; the acceptance is stored, and averaged, in single precision.
 ROUNDING = 1e-9
@@ -59,7 +65,7 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
 
     Args:
         series: `SERIES`: energy_local (sample, walker) and equilibration_Eh (equilibration,),
-            hartree; pmove (sample,); s2 (call,); dipole (call, 3), e bohr.
+            hartree; pmove (sample,); each observable (call,) or (call, component).
         conditions: what else they depend on.
 
     Returns:
@@ -69,8 +75,7 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     # In the order of a file: other orders of additions round otherwise.
     series = {name: np.ascontiguousarray(series[name]) for name in SERIES}
     energy = summarise_energy(series["energy_local"], conditions.seed)
-    s2 = reblock(series["s2"][np.isfinite(series["s2"])])
-    dipole = [reblock(component) for component in series["dipole"].T]
+    averages = _observables(series)
     n_equilibration = len(series["equilibration_Eh"])
     frozen = frozen_walkers(series["energy_local"], FROZEN_WINDOW)
     sampling = list(energy.sampling_flags)
@@ -81,7 +86,7 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     sigmas = drift(series["energy_local"])
     if abs(sigmas) > DRIFT_SIGMAS:
         sampling.append(f"the energy drifts: its halves differ by {sigmas:.1f} standard errors")
-    others = [*energy.error_flags, *_state_flags(s2.mean, s2.error, conditions)]
+    others = [*energy.error_flags, *_state_flags(averages["s2"], conditions)]
     return {
         "energy_Eh": energy.mean,
         "error_Eh": energy.error,
@@ -90,10 +95,8 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
         "variance_Eh2": energy.variance,
         "tau": energy.tau,
         "rhat": energy.rhat,
-        "s2": s2.mean,
-        "s2_error": s2.error,
-        **{f"dipole_{axis}": d.mean for axis, d in zip("xyz", dipole, strict=True)},
-        **{f"dipole_{axis}_error": d.error for axis, d in zip("xyz", dipole, strict=True)},
+        **{name: average.mean for name, average in averages.items()},
+        **{f"{name}_error": average.error for name, average in averages.items()},
         "n_nonfinite": energy.n_nonfinite,
         "n_outliers": energy.n_outliers,
         "pmove": float(series["pmove"].mean()),
@@ -106,15 +109,25 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
     }
 
 
-def _state_flags(s2: float, s2_error: float, conditions: Conditions) -> list[str]:
+def _observables(series: Mapping[str, np.ndarray]) -> dict[str, Reblocking]:
+    """The average of every component of every observable, by the name of its figure."""
+    found = {}
+    for observable in OBSERVABLES:
+        values = series[observable.name].reshape(-1, len(observable.figures))
+        for name, component in zip(observable.figures, values.T, strict=True):
+            found[name] = reblock(component[np.isfinite(component)])
+    return found
+
+
+def _state_flags(s2: Reblocking, conditions: Conditions) -> list[str]:
     """Plain sentences on a wavefunction that may not be the one asked for."""
     flags = []
     if not conditions.pretrain_converged:
         flags.append("pretraining ended before its criterion was met")
     total_spin = conditions.spin / 2
-    excess = s2 - total_spin * (total_spin + 1)
-    if abs(excess) > max(SPIN_TOLERANCE, 5 * s2_error):
-        flags.append(f"<S^2> is {s2:.3f}, {excess:+.3f} from that of the spin asked for")
+    excess = s2.mean - total_spin * (total_spin + 1)
+    if abs(excess) > max(SPIN_TOLERANCE, 5 * s2.error):
+        flags.append(f"<S^2> is {s2.mean:.3f}, {excess:+.3f} from that of the spin asked for")
     if conditions.n_rollbacks:
         flags.append(
             f"the optimisation went back {conditions.n_rollbacks} times over numerical accidents"

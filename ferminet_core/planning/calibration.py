@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.planning import cost, network_sizes
+from ferminet_core.planning import kernels, network_sizes
 from ferminet_core.planning.machines import CPU_LATENCY, CPU_LINK, GPUS, SINGLE, Machine, Rates
 from ferminet_core.planning.plan import PARTS
 from ferminet_core.stages.base import Stage
@@ -145,7 +145,7 @@ def _inverse_rates() -> tuple[float, float]:
     # t = a n^3 + b n^2, where most is a n^3 at the larger size, and b is not negative.
     slope = (slow / many**2 - quick / few**2) / (many - few)
     cubic = min(max(slope, 0.5 * slow / many**3), slow / many**3)
-    kernel = cost.inverse(many)
+    kernel = kernels.inverse(many)
     return kernel.flops / (cubic * many**3), (slow - cubic * many**3) / kernel.moved
 
 
@@ -231,12 +231,12 @@ def stages_machine(run: RunSpec) -> Machine:
     optimise = Optimise(run, pretrain.result(pretrain.initial(), {}))
     inference = Inference(run, optimise.result(optimise.initial(), {}), reference)
     net = network_sizes.network(config.network, run.molecule)
-    load = cost.Load(walkers, pretrain.chunk, devices)
+    load = kernels.Load(walkers, pretrain.chunk, devices)
     reached = {}
     for stage in (pretrain, optimise, inference):
         parts = PARTS[stage.name](net, config, load)
         parts.pop("criterion", None)
-        flops = sum(cost.flops(work) for work in parts.values())
+        flops = sum(kernels.flops(work) for work in parts.values())
         reached[stage.name] = flops / _iteration_seconds(stage, clock)
     origin = f"measured just now on run {run.run_id} with {walkers} walkers on a device"
     if on_cpu:

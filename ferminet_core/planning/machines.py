@@ -1,4 +1,4 @@
-"""How fast a device works, and how long it takes for the kernels of `cost`: a roofline.
+"""How fast a device works, and how long it takes for the kernels of `kernels`: a roofline.
 
 A kernel takes as long as its arithmetic or its memory traffic, whichever is longer (S. Williams,
 A. Waterman, D. Patterson, Commun. ACM 52, 65, 2009, doi:10.1145/1498765.1498785), and what it costs
@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from ferminet_core.planning.cost import Kernel, Work
+from ferminet_core.planning.kernels import Kernel, Work
 from ferminet_core.vmc.passes import ITEMSIZE
 
 SINGLE = ITEMSIZE["float32"]
@@ -24,7 +24,7 @@ class Rates(NamedTuple):
     product, gram, inverse: flop/s in single precision of x W, x^T y, and of LU decompositions
     sweep: bytes/s of passes over arrays in the cache; memory: the same over large arrays
     row: seconds beside the arithmetic for each number that an inversion moves
-    function, pair_function, normal: seconds for each number (see `cost.Kernel`)
+    function, pair_function, normal: seconds for each number (see `kernels.Kernel`)
     launch: seconds to start a kernel
     """
 

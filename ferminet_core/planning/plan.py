@@ -12,9 +12,10 @@ from typing import NamedTuple
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.planning import cost, network_sizes
-from ferminet_core.planning.cost import Load, Work
+from ferminet_core.planning.kernels import Load, Work, flops, moved_numbers
 from ferminet_core.planning.machines import Layout, Machine, Rates, collective_seconds, seconds
 from ferminet_core.planning.network_sizes import Network
+from ferminet_core.planning.optimiser_costs import COSTS
 from ferminet_core.vmc.passes import ITEMSIZE, chunk_size
 
 PARTS = {
@@ -108,16 +109,12 @@ def _load(run: RunSpec, machine: Machine, layout: Layout) -> Load:
     return Load(walkers, chunk_size(run.config, electrons, machine.platform), layout.devices)
 
 
-def _messages(run: RunSpec, net: Network, layout: Layout) -> list[float]:
-    """Bytes of each average of an iteration of the optimisation."""
+def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
+    """Bytes of each message between devices in an iteration of the optimisation."""
     itemsize = ITEMSIZE[run.config.runtime.precision]
-    choice, walkers = run.config.optimise, run.config.mcmc.walkers
-    numbers: list[float] = [net.parameters, walkers, 2]  # gradient, local energies, acceptance
-    if choice.optimiser == "kfac":
-        numbers.append(net.curvature)
-    elif choice.optimiser == "spring":  # the gradients of a device's walkers, the common matrix
-        numbers += [walkers / layout.devices * net.parameters, walkers**2]
-    return [itemsize * n for n in numbers]
+    common = [net.parameters, load.total, 2]  # gradient, local energies, acceptance
+    own = COSTS[run.config.optimise.optimiser].messages(net, load)
+    return [itemsize * n for n in (*common, *own)]
 
 
 def _iterations(run: RunSpec, stage: str) -> int:
@@ -136,7 +133,7 @@ def _part_seconds(
     rates = machine.rates
     if not isinstance(rates, Rates):
         # The criterion of the pretraining consists of what a record of the inference does.
-        return cost.flops(work) / rates["inference" if name == "criterion" else stage]
+        return flops(work) / rates["inference" if name == "criterion" else stage]
     alone = seconds(rates, work, itemsize)
     if name != "inverses":
         return alone
@@ -153,11 +150,11 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
 
     def part(name: str, work: Work) -> Part:
         took = _part_seconds(machine, stage, name, work, itemsize, layout.devices)
-        return Part(cost.flops(work), itemsize * cost.moved_numbers(work), took)
+        return Part(flops(work), itemsize * moved_numbers(work), took)
 
     parts = {name: part(name, w) for name, w in PARTS[stage](net, run.config, load).items()}
     optimises = stage == "optimise"
-    messages = _messages(run, net, layout) if optimises else []
+    messages = _messages(run, net, load) if optimises else []
     messages_s = collective_seconds(machine, layout, messages)
     step = sum(p.seconds for p in parts.values()) + messages_s
     before = part("burn-in", cost.burn_in(net, run.config, load)).seconds if optimises else 0.0

@@ -172,33 +172,23 @@ class Pretrain:
 
     # --- per device -------------------------------------------------------------------------------
 
-    def _log_network(self, params: Params, nuclei: Nuclei) -> mcmc.LogDensity:
-        return lambda x: 2.0 * networks.apply(params, x, nuclei.positions, self.spins)[1]
-
     def _sample(
         self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, jax.Array]:
         """Move both halves of the walkers and adapt their widths."""
         moves, target = self.config.pretrain.steps, self.config.mcmc.target_acceptance
         first, second = jax.random.split(key)
-        hf, hf_info = mcmc.sample(
-            first,
-            state.reference,
-            lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
-            nuclei,
-            self.spins,
-            state.widths[0],
-            moves,
+
+        def log_reference(electrons: jax.Array) -> jax.Array:
+            return orbitals.log_abs_hf(reference, electrons, nuclei.positions)
+
+        log_network = networks.log_psi(state.params, nuclei.positions, self.spins)
+        move_reference, move_network = (
+            mcmc.make_kernel(log_psi, nuclei, self.spins, moves)
+            for log_psi in (log_reference, log_network)
         )
-        net, net_info = mcmc.sample(
-            second,
-            state.network,
-            self._log_network(state.params, nuclei),
-            nuclei,
-            self.spins,
-            state.widths[1],
-            moves,
-        )
+        hf, hf_info = move_reference(first, state.reference, state.widths[0])
+        net, net_info = move_network(second, state.network, state.widths[1])
         accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
         pmove = collectives.mean(accepted)
         widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
