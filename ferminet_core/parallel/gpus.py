@@ -78,12 +78,12 @@ def claim(count: int, give_up: Callable[[], str | None], tell: Callable[[str], N
         raise InputError(f"--gpus: found {count}, but {len(gpus)} are visible here")
     folder = Path(tempfile.gettempdir()) / f"ferminet_core-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    told = False
+    reported = False
     while not (mine := _try(gpus, count, folder)):
         if reason := give_up():
             raise ResumeError(f"{reason}, while waiting for GPUs; continues when run again")
-        if not told:
+        if not reported:
             tell(f"waiting for {count} of {len(gpus)} GPUs, which other processes have taken")
-            told = True
+            reported = True
         time.sleep(_POLL_S)  # poll of the others' locks
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

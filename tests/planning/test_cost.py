@@ -2,14 +2,14 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks.cases import CASES, Case
-from ferminet_core.inputs.config import Config, NetworkConfig
+from ferminet_core.inputs.config import Config, NetworkConfig, OptimiseConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import presets, resolve
 from ferminet_core.parallel import collectives
@@ -25,6 +25,7 @@ from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers import kfac
+from ferminet_core.vmc.optimisers.choice import OPTIMISERS
 from ferminet_core.vmc.passes import even_passes
 from ferminet_core.wavefunction import determinants, forward_laplacian, networks
 
@@ -367,6 +368,11 @@ def test_the_state_holds_what_the_optimiser_keeps() -> None:
     assert numbers() == net.curvature
     # Inverses that serve several steps are kept beside the factors.
     assert numbers(**{"optimise.inverse_period": 2}) > numbers() + net.curvature - net.diagonal - 1
+
+
+def test_every_optimiser_of_the_settings_has_its_cost_and_its_object() -> None:
+    names = set(get_args(OptimiseConfig.model_fields["optimiser"].annotation))
+    assert set(optimiser_costs.COSTS) == set(OPTIMISERS) == names
 
 
 def test_kernels_add_up() -> None:
