@@ -198,16 +198,8 @@ class Optimise:
             update_norm=tree_norm(update.step),
             n_frozen=jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
         )
-        after = State(
-            params=params,
-            optimiser=update.state,
-            walkers=walkers,
-            width=width,
-            step=state.step + 1,
-            accepted=accepted,
-            rollbacks=state.rollbacks,
-        )
-        return after, stats
+        after = state._replace(params=params, optimiser=update.state, walkers=walkers, width=width)
+        return after._replace(step=state.step + 1, accepted=accepted), stats
 
     # --- the loop ---------------------------------------------------------------------------------
 
