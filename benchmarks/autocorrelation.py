@@ -40,23 +40,21 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
     nuclei = datasets.nuclei(spec.molecule, jnp.float32)
     start = mcmc.walkers(jnp.asarray(optimised["walkers"].values[:WALKERS]))
 
-    def density(x: jax.Array) -> jax.Array:
-        return 2.0 * networks.apply(params, x, nuclei.positions, spec.molecule.electrons)[1]
+    spins = spec.molecule.electrons
+    log_psi = networks.log_psi(params, nuclei.positions, spins)
 
     @jax.jit
     def quantities(x: jax.Array) -> jax.Array:
         r_ae = jnp.linalg.norm(x[:, :, None] - nuclei.positions, axis=-1)
         in_cores = jnp.sum(r_ae < 1.0 / nuclei.charges, (1, 2))
-        return jnp.stack([jnp.sum(x**2, (1, 2)), in_cores, density(x)])
+        return jnp.stack([jnp.sum(x**2, (1, 2)), in_cores, 2.0 * log_psi(x)])
 
     def measure(scaled: bool) -> tuple[np.ndarray, float]:
         lengths = nuclei if scaled else nuclei._replace(charges=TINY * nuclei.charges)
-        sample: Any = jax.jit(
-            lambda k, s, w: mcmc.sample(k, s, density, lengths, spec.molecule.electrons, w, MOVES)
-        )
+        kernel: Any = jax.jit(mcmc.make_kernel(log_psi, lengths, spins, MOVES))
         state, width, pmoves, found = start, jnp.asarray(0.1 if scaled else 0.1 * TINY), [], []
         for i in range(TUNING + RECORDS):
-            state, info = sample(jax.random.key(i), state, width)
+            state, info = kernel(jax.random.key(i), state, width)
             if i < TUNING:
                 width = mcmc.adapt_width(width, jnp.mean(info.accepted), 0.525)
             else:

@@ -54,39 +54,38 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     import jax.numpy as jnp
 
     from ferminet_core.parallel import mesh
-    from ferminet_core.stages import optimise
     from ferminet_core.vmc import mcmc
+    from ferminet_core.vmc.energy import energy_gradient
     from ferminet_core.vmc.hamiltonian import local_energy
     from ferminet_core.vmc.optimisers import kfac
     from ferminet_core.wavefunction import networks
 
     nuclei, spins = stage.nuclei, stage.spins
+    preconditioner = stage.optimiser.preconditioner
     replicated: Any = mesh.REPLICATED
     split: Any = mesh.SPLIT
 
     def sampling(params: Any, walkers: Any, width: Any) -> Any:
-        def density(x: jax.Array) -> jax.Array:
-            return 2.0 * networks.apply(params, x, nuclei.positions, spins)[1]
-
-        moves = stage.config.mcmc.steps
-        return mcmc.sample(jax.random.key(0), walkers, density, nuclei, spins, width, moves)
+        log_psi = networks.log_psi(params, nuclei.positions, spins)
+        kernel = mcmc.make_kernel(log_psi, nuclei, spins, stage.config.mcmc.steps)
+        return kernel(jax.random.key(0), walkers, width)
 
     def energies(params: Any, electrons: Any) -> Any:
         return local_energy(params, electrons, nuclei, spins, stage.chunk)
 
     def gradient(params: Any, electrons: Any) -> Any:
         deviation = jnp.linspace(-1.0, 1.0, electrons.shape[0], dtype=electrons.dtype)
-        return optimise.energy_gradient(params, electrons, nuclei, spins, deviation)
+        return energy_gradient(params, electrons, nuclei, spins, deviation)
 
     def curvature(params: Any, electrons: Any, optimiser: Any) -> Any:
         batch = (nuclei.positions, electrons)
-        return kfac.update_curvature(stage.kfac, optimiser, params, batch)
+        return kfac.update_curvature(preconditioner, optimiser, params, batch)
 
     def inverse(optimiser: Any) -> Any:
-        return stage.kfac.maybe_update_inverse_cache(optimiser)
+        return preconditioner.maybe_update_inverse_cache(optimiser)
 
     def update(params: Any, optimiser: Any) -> Any:
-        return stage.kfac.apply(jax.tree.map(jnp.ones_like, params), optimiser)
+        return preconditioner.apply(jax.tree.map(jnp.ones_like, params), optimiser)
 
     def compiled(function: Any, in_specs: Any, out_specs: Any) -> Any:
         return mesh.per_device(function, stage.mesh, in_specs, out_specs)

@@ -136,12 +136,24 @@ def settings() -> Iterator[str]:
             key = f"{name}.{field}"
             schema = model.model_json_schema()["properties"][field]
             others = [f"{p}: {_code(v[key])}" for p, v in presets.items() if key in v]
+            if name == "optimise":
+                others = [*_by_optimiser(field), *others]
             description = _text(str(details.description))
             if rules[key] is not config.Resume.NO:
                 description += f" A resume may change it: {rules[key].value}."
             default = ", ".join([_code(getattr(value, field)), *others])
             rows.append([f"`{key}`", default, _allowed(schema), description])
-        yield from _table(["setting", "default, other presets", "allowed", "meaning"], rows)
+        yield from _table(
+            ["setting", "default, by optimiser and preset", "allowed", "meaning"], rows
+        )
+
+
+def _by_optimiser(field: str) -> Iterator[str]:
+    """The defaults of a setting with other optimisers than the default one, where they differ."""
+    default = config.OptimiseConfig()
+    for optimiser, values in config.OPTIMISER_DEFAULTS.items():
+        if values.get(field, getattr(default, field)) != getattr(default, field):
+            yield f"{optimiser}: {_code(values[field])}"
 
 
 def keys() -> Iterator[str]:

@@ -25,12 +25,10 @@ os.environ["XLA_FLAGS"] = " ".join(
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import jax
-from jax._src.lru_cache import LRUCache
 
-from ferminet_core.parallel import jax_setup
+from ferminet_core.parallel import patches
 
-# Two processes read and write the same folder.
-LRUCache.put = jax_setup._put_whole  # type: ignore[method-assign, assignment]
+patches.keep_executables_whole()  # two processes read and write the same folder
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

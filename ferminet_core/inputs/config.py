@@ -7,6 +7,7 @@ A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
 """
 
 import enum
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -198,6 +199,22 @@ class PretrainConfig(Section):
         return self
 
 
+# The settings of `optimise` whose default is the optimiser's own, by optimiser. `overrides.resolve`
+# fills them in, so that a resolved run holds plain numbers. The defaults of the fields below are
+# KFAC's: they also complete specs that lack a key.
+OPTIMISER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
+    # JAX code.
+    "kfac": {"learning_rate": 0.05, "damping": 1e-3, "norm_constraint": 1e-3},
+    # D. P. Kingma, J. Ba, arXiv:1412.6980. A step of Adam has the size of the rate in every
+    # parameter, whatever the gradient: KFAC's rate would be far too large.
+    "adam": {"learning_rate": 1e-3},
+    # G. Goldshlager, N. Abrahamsen, L. Lin, arXiv:2401.10190, except for the rate, which the paper
+    # tunes for each system: here it is that of the measured atoms (docs/benchmarks.md).
+    "spring": {"learning_rate": 0.01, "damping": 1e-3, "norm_constraint": 1e-3},
+}
+_KFAC = OPTIMISER_DEFAULTS["kfac"]
+
+
 class OptimiseConfig(Section):
     """Minimising the energy."""
 
@@ -205,27 +222,32 @@ class OptimiseConfig(Section):
         "kfac", description="Optimiser; spring: for few walkers (arXiv:2401.10190)."
     )
     iterations: Whole = Field(
-        200_000, ge=1, description="Updates.", json_schema_extra=_resume(Resume.GROW)
+        200_000, ge=1, description="Iterations.", json_schema_extra=_resume(Resume.GROW)
     )
     learning_rate: float = Field(
-        0.05, gt=0, description="Learning rate at the start (JAX code; 2020: 1e-4)."
-    )
-    delay: float = Field(10_000.0, gt=0, description="Updates after which the rate has fallen.")
-    decay: float = Field(
-        1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at update t."
-    )
-    damping: float = Field(1e-3, gt=0, description="Damping of the curvature, KFAC's or SPRING's.")
-    norm_constraint: float = Field(
-        1e-3,
+        _KFAC["learning_rate"],
         gt=0,
-        description="Bound on the squared norm of the step: KFAC's by its Fisher matrix, "
-        "SPRING's by the parameters themselves.",
+        description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
+        "applies to the preset's own optimiser; another optimiser keeps its default.",
+    )
+    delay: float = Field(10_000.0, gt=0, description="Iterations after which the rate has fallen.")
+    decay: float = Field(
+        1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at iteration t."
+    )
+    damping: float = Field(
+        _KFAC["damping"], gt=0, description="Damping of the curvature; KFAC and SPRING."
+    )
+    norm_constraint: float = Field(
+        _KFAC["norm_constraint"],
+        gt=0,
+        description="Bound on the squared norm of the step. KFAC measures the norm by its Fisher "
+        "matrix, SPRING in the parameters themselves.",
     )
     momentum: float = Field(
-        0.99, ge=0, lt=1, description="Part of its last step that SPRING starts from; 0: MinSR."
+        0.99, ge=0, lt=1, description="Share of its last step that SPRING starts from; 0: MinSR."
     )
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
-    inverse_period: Whole = Field(1, ge=1, description="Updates between inversions in KFAC.")
+    inverse_period: Whole = Field(1, ge=1, description="Iterations between inversions in KFAC.")
     singlet_penalty: float = Field(
         0.1,
         ge=0,
@@ -235,14 +257,14 @@ class OptimiseConfig(Section):
     max_rollbacks: Whole = Field(
         5,
         ge=0,
-        description="How often the optimisation may go back over numbers that are not finite, at "
-        "half the learning rate each time, before it ends broken.",
+        description="How often the optimisation may take back iterations with numbers that are not "
+        "finite. Each time it halves the learning rate; after the last it fails.",
     )
     clip: float = Field(
-        5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."
+        5.0, gt=0, description="Half-width of the clipping window in mean absolute deviations."
     )
     clip_centre: Literal["mean", "median"] = Field(
-        "mean", description="What they are clipped about (JAX code: mean; 2020: median)."
+        "mean", description="Centre of the clipping window (JAX code: mean; 2020: median)."
     )
 
 

@@ -11,7 +11,13 @@ from pydantic import (
 )
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import SECTIONS, Config, setting_keys
+from ferminet_core.inputs.config import (
+    OPTIMISER_DEFAULTS,
+    SECTIONS,
+    Config,
+    OptimiseConfig,
+    setting_keys,
+)
 from ferminet_core.inputs.messages import Location, did_you_mean, dotted, error_lines, show
 
 # The beginning of an error line (file and key) for the dotted key of a setting.
@@ -111,6 +117,10 @@ def presets() -> dict[str, dict[str, Any]]:
 def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
     """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
 
+    Some defaults are those of the optimiser that these levels choose (`OPTIMISER_DEFAULTS`). For
+    such a setting a preset speaks of its own optimiser only: with another one its value is left
+    out. An override always counts.
+
     Raises:
         InputError: unknown preset, or settings that do not fit together.
     """
@@ -118,7 +128,14 @@ def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
         raise InputError(
             f"{where('preset')}: unknown preset {preset!r}{did_you_mean(preset, presets())}"
         )
-    flat = {**presets()[preset], **overrides}
+    chosen = presets()[preset]
+    key, default = "optimise.optimiser", OptimiseConfig().optimiser
+    optimiser = {**chosen, **overrides}.get(key, default)
+    if optimiser != chosen.get(key, default):
+        own = {f"optimise.{name}" for values in OPTIMISER_DEFAULTS.values() for name in values}
+        chosen = {name: value for name, value in chosen.items() if name not in own}
+    defaults = OPTIMISER_DEFAULTS.get(optimiser, {})
+    flat = {f"optimise.{name}": value for name, value in defaults.items()} | chosen | {**overrides}
     problems = _problems(flat, where)
     if problems:
         raise InputError("\n".join(line for _, line in problems))

@@ -1,8 +1,8 @@
 """Sums over all devices, for functions inside `shard_map` over the walkers' axis.
 
-A message between processes costs its latency however short it is, and messages that are under way
-at the same time get into each other's way: over two processes on one machine the 69 arrays of a
-small network's KFAC step took 25 to 130 times as long one by one as in a single vector.
+A message between processes costs its latency however short it is, and simultaneous messages slow
+each other down. Between two processes on one machine the 69 arrays of a small network's KFAC step
+took 25 to 130 times as long one by one as in a single vector.
 """
 
 from typing import Any

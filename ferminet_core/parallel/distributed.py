@@ -1,21 +1,21 @@
 """Ranks: the processes that work on one stage together, and how they agree.
 
-The only importer of mpi4py and of jax.distributed; neither is touched where a stage runs as one
-process. JAX's collectives inside compiled code do the averaging over walkers. MPI does the rest:
-it tells the ranks of each other, hands out what rank 0 alone reads (parents, checkpoints), gathers
-walkers and local energies for what rank 0 alone writes, and agrees on stops and errors.
+Only this module imports mpi4py and jax.distributed; a stage in one process uses neither. JAX's
+collectives inside compiled code average over walkers. MPI does the rest: it makes the ranks known
+to each other, distributes the files that only rank 0 reads (parents, checkpoints), gathers walkers
+and local energies for the files that only rank 0 writes, and agrees on stops and errors.
 
 Rules that keep MPI and JAX from waiting for each other:
 
-* Every rank runs the same statements in the same order. What could differ between ranks (signals,
-  clocks, files) passes through `from_root`, `on_root` or `agree` before anything depends on
-  it; numbers that decide something are gathered on all ranks, so all decide alike.
-* Compiled code is waited for before MPI is entered (`mesh.fetch` reads its results first), and an
-  MPI exchange ends with a barrier before compiled code is entered again: neither library makes
-  progress for the other. (MPICH stood still in a gather while another rank was in JAX's shutdown.)
-* MPI is called from the main thread alone.
-* A rank that fails waits a few seconds for the others to fail alike, as they do over bad input;
-  then rank 0 speaks for all. If they do not come they are ended (`Ranks.settle`).
+* Every rank runs the same statements in the same order. Values that could differ between ranks
+  (signals, clocks, files) pass through `from_root`, `on_root` or `agree` before anything depends on
+  them. Numbers on which a decision rests are gathered on all ranks, so all ranks decide alike.
+* A rank waits for compiled code before it enters MPI (`mesh.fetch` reads the results first), and an
+  MPI exchange ends with a barrier before the next compiled code: neither library makes progress for
+  the other. (MPICH hung in a gather while another rank was in JAX's shutdown.)
+* Only the main thread calls MPI.
+* A rank that fails waits a few seconds for the others to fail alike, as they do on bad input; then
+  rank 0 reports for all. Ranks that do not fail in time are ended (`Ranks.settle`).
 """
 
 import os
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How launchers tell a process its place: Slurm's steps, Open MPI, MPICH and its kin.
+# Variables in which launchers give a process its place: Slurm's steps, Open MPI, MPICH and others.
 _SIZES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 _RANKS = ("SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
-# Ranks that fail alike arrive within a moment of each other; a disk may hold rank 0 up.
+# Ranks that fail alike arrive within a moment of each other; a disk may delay rank 0.
 SETTLE_S = 8.0
-# A rank whose process is gone is missed by JAX after so long, where the launcher does not tell.
+# JAX notices after so long that a rank is gone, where the launcher does not report it.
 HEARTBEAT_S = 20
 _POLL_S = 0.05
 
@@ -54,10 +54,10 @@ def _threads() -> set[int]:
 def _yield_to_computing(thread: int) -> bool:
     """Let gloo's thread run on a core that would be idle otherwise; whether this was that thread.
 
-    It polls for as long as a sending thread holds the lock of a connection. Where a rank has one
-    core, waking it takes the core from that very thread, for all of a scheduler's tick of some
-    milliseconds. It is told from the others by what it waits for, and from those of JAX's heartbeat
-    by not having a name of its own.
+    It polls for as long as a sending thread holds the lock of a connection. On a rank with one core
+    the poll takes the core from that very thread, for a scheduler's tick of some milliseconds. The
+    thread differs from others by what it waits for, and from those of JAX's heartbeat by not having
+    a name of its own.
     """
     task = Path("/proc/self/task")
     try:
@@ -113,7 +113,7 @@ class Ranks:
         self._comm = comm
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
-        # Apart from the rest, so that a failing rank cannot be mistaken for one that goes on.
+        # A separate channel, so that a failing rank cannot be mistaken for one that continues.
         self._errors: Any = comm.Dup() if comm else None
         self.mpi_s = 0.0
         self._jax_connected = False
@@ -143,7 +143,7 @@ class Ranks:
         return value if comm is None else self._timed(lambda: comm.bcast(value, root=0))
 
     def on_root(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns or raises on rank 0, on every rank."""
+        """The result or the exception of `compute` on rank 0, on every rank."""
         if self._comm is None:
             return compute()
         value: Any = None
@@ -153,9 +153,9 @@ class Ranks:
                 value = compute()
             except Exception as error:  # noqa: BLE001  (raised again below, on all ranks)
                 failure = error
-        value, told = self.from_root((value, _portable(failure)))
-        if told is not None:
-            raise failure or told
+        value, reported = self.from_root((value, _portable(failure)))
+        if reported is not None:
+            raise failure or reported
         return value
 
     def meet(self) -> None:
@@ -198,11 +198,11 @@ class Ranks:
         me = self.members[self.rank]
         gpus = share_of_gpus(self.members, self.rank)
         alone = all(m.host == me.host for m in self.members)
-        # Every node looks up the name by itself: what rank 0 makes of its own may be 127.0.1.1.
+        # Every node resolves the name by itself: on rank 0 its own name may resolve to 127.0.1.1.
         host = "127.0.0.1" if alone else self.members[0].host
         address = self.from_root(f"{host}:{_free_port()}")
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        # It would take SIGTERM for itself.
+        # The service would take over SIGTERM.
         jax.config.update("jax_enable_preemption_service", False)
         jax.distributed.initialize(
             coordinator_address=address,
@@ -217,14 +217,14 @@ class Ranks:
         before = _threads()
         if jax.devices()[0].platform != "cpu":
             return  # gloo joins CPUs only
-        # It wakes every 10 ms, and on a busy core is then not seen waiting for a moment.
+        # The thread wakes every 10 ms; on a busy core it then does not appear as waiting.
         for _ in range(10):
             if any(_yield_to_computing(thread) for thread in _threads() - before):
                 break
-            time.sleep(_POLL_S)  # bounds the wait for what nothing tells of
+            time.sleep(_POLL_S)  # bounds the wait; nothing signals the thread
 
     def check_devices(self) -> None:
-        """See that every rank has as many devices.
+        """Check that every rank has the same number of devices.
 
         Raises:
             InputError: they differ.
@@ -247,14 +247,14 @@ class Ranks:
     # --- the end ----------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """The end of work that went well on every rank."""
+        """End after success on every rank."""
         if self._comm is None:
             return
         self._comm.Barrier()
         self._leave_jax()
 
     def _leave_jax(self) -> None:
-        """Leave JAX's coordination together: a rank that missed another would end with an error."""
+        """Leave JAX's coordination together; a rank left behind would end with an error."""
         if self._jax_connected:
             import jax
 
@@ -262,19 +262,19 @@ class Ranks:
             self._jax_connected = False
 
     def settle(self, message: str, exit_code: int) -> int:
-        """The end of work that failed on this rank; prints what has to be said.
+        """End after a failure on this rank; prints the message.
 
         Returns:
             the exit code. Where the other ranks have not failed as well within `SETTLE_S`, they are
             ended, and this does not return.
         """
         if self._comm is None:
-            # Ranks that never found each other would all say the same, so only the first does. Its
-            # launcher ends all with the first that fails: the others leave the way to it.
+            # Ranks that never found each other have the same message, and only the first prints it.
+            # The launcher ends all with the first failure, so the others wait for rank 0.
             if launched_rank() == 0:
                 print(message, file=sys.stderr, flush=True)
             else:
-                time.sleep(SETTLE_S)  # bounds the wait for that end; no launcher tells of it
+                time.sleep(SETTLE_S)  # bounds the wait for that end; no launcher announces it
             return exit_code
         request = self._errors.Ibarrier()
         deadline = time.monotonic() + SETTLE_S

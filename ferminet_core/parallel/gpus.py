@@ -1,8 +1,8 @@
-"""NVIDIA GPUs of this node: which are visible, and which one process takes for itself.
+"""NVIDIA GPUs of this node: the visible ones, and those that a process claims.
 
-Where a batch system gives out whole nodes, several runs share one: each takes as many GPUs as it
-needs of those that no other has taken. A claim is a file lock, which the operating system takes
-back when the process ends, however it ends.
+Where a batch system allocates whole nodes, several runs share one. Each claims as many free GPUs as
+it needs. A claim is a file lock, which the operating system releases when the process ends, however
+it ends.
 """
 
 import fcntl
@@ -18,7 +18,7 @@ from typing import IO
 from ferminet_core.errors import InputError, ResumeError
 
 _POLL_S = 1.0
-# Kept open, and so locked, as long as the process lives.
+# Kept open, and therefore locked, as long as the process lives.
 _claimed: list[IO[bytes]] = []
 
 
@@ -42,7 +42,7 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[str, ...]
 
 
 def _try(gpus: tuple[str, ...], count: int, folder: Path) -> tuple[str, ...]:
-    """Lock `count` free GPUs until this process ends; empty if there are not as many."""
+    """Lock `count` free GPUs until this process ends; empty if fewer are free."""
     with ExitStack() as stack:
         files = []
         for gpu in gpus:
@@ -60,12 +60,13 @@ def _try(gpus: tuple[str, ...], count: int, folder: Path) -> tuple[str, ...]:
 
 
 def claim(count: int, give_up: Callable[[], str | None], tell: Callable[[str], None]) -> None:
-    """Take `count` of the visible GPUs that no other process of this user has; waits for them.
+    """Claim `count` visible GPUs that no other process of this user has; waits for them.
 
     Sets CUDA_VISIBLE_DEVICES, so it must be called before JAX looks for devices.
 
     Args:
-        give_up: why to stop waiting, or None; asked every second.
+        count: number of GPUs.
+        give_up: the reason to stop waiting, or None; called every second.
         tell: shows a line about the waiting.
 
     Raises:
@@ -77,12 +78,12 @@ def claim(count: int, give_up: Callable[[], str | None], tell: Callable[[str], N
         raise InputError(f"--gpus: found {count}, but {len(gpus)} are visible here")
     folder = Path(tempfile.gettempdir()) / f"ferminet_core-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    told = False
+    reported = False
     while not (mine := _try(gpus, count, folder)):
         if reason := give_up():
             raise ResumeError(f"{reason}, while waiting for GPUs; continues when run again")
-        if not told:
+        if not reported:
             tell(f"waiting for {count} of {len(gpus)} GPUs, which other processes have taken")
-            told = True
+            reported = True
         time.sleep(_POLL_S)  # poll of the others' locks
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

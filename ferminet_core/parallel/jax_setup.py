@@ -1,7 +1,7 @@
-"""JAX set up for one process: its share of the machine, its precision, its compilation cache.
+"""The setup of JAX in one process: its share of the machine, precision and compilation cache.
 
-`prepare_process` must run before JAX or NumPy is imported: their thread pools are made from the
-environment when they are loaded. `configure_jax` follows, before any array is made.
+`prepare_process` must run before JAX or NumPy is imported, because their thread pools are sized
+from the environment at import. `configure_jax` follows, before any array is made.
 """
 
 import hashlib
@@ -13,15 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ferminet_core.storage import files, provenance
+from ferminet_core.parallel import patches
+from ferminet_core.storage import provenance
 
 Precision = Literal["float32", "float64"]
 
 # Moves the compilation cache ("off": none), for machines where the home folder is small or slow.
 CACHE_VARIABLE = "FERMINET_CACHE"
-# One thread per process for NumPy's BLAS, PySCF and the LAPACK that inverts KFAC's factors: the
-# work that counts runs in XLA, and the order of sums over threads would make degenerate orbitals
-# come out differently each time, and networks differently with each number of threads.
+# One thread per process for NumPy's BLAS, PySCF and the LAPACK that inverts KFAC's factors. The
+# expensive work runs in XLA. With several threads the order of sums would change degenerate
+# orbitals from run to run, and networks with the number of threads.
 _SINGLE_THREADED = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _COMPILE_EVENT = "/jax/core/compile/backend_compile_duration"
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
@@ -43,30 +44,30 @@ def usable_devices(wanted: int, walkers: int) -> int:
 def prepare_process(devices: int) -> None:
     """Give this process `devices` cores: as many host devices, and as many threads.
 
-    The number of devices and of XLA's threads is left alone where the user has set it. On a machine
-    with GPUs JAX uses these instead, and the host devices stay idle.
+    The numbers of devices and of XLA's threads stay as they are where the user has set them. On a
+    machine with GPUs JAX uses the GPUs, and the host devices stay idle.
     """
     environment = os.environ
     for variable in _SINGLE_THREADED:  # Snakemake sets them to the number of a rule's threads
         environment[variable] = "1"
-    # XLA sizes its CPU thread pools by this variable, and by all cores of the machine without it:
-    # processes side by side would then fight for the same cores.
+    # XLA sizes its CPU thread pools by this variable, and without it by all cores of the machine.
+    # Processes that run at the same time would then compete for the same cores.
     environment.setdefault("NPROC", str(devices))
     flags = environment.get("XLA_FLAGS", "")
     if devices > 1 and "xla_force_host_platform_device_count" not in flags:
         count = f"--xla_force_host_platform_device_count={devices}"
         environment["XLA_FLAGS"] = f"{flags} {count}".strip()
-    # By default JAX takes three quarters of a GPU's memory at its start, and leaves too little for
-    # a second run on that GPU.
+    # By default JAX takes three quarters of a GPU's memory at its start. That leaves too little for
+    # a second run on the same GPU.
     environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    # Each executable read from the cache is reported as an error over tuning hints of the compiler
-    # ("prefer-no-gather is not supported") that are no features of a processor. The cache is kept
-    # apart by processor type, which is what that message is about.
+    # For each executable read from the cache, XLA reports an error about tuning hints of the
+    # compiler ("prefer-no-gather is not supported"). These are not features of a processor, and the
+    # cache has a folder for each processor type.
     environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def processor_type() -> str:
-    """A short name for what compiled code depends on: architecture, model and instruction sets."""
+    """A short name for a processor's architecture, model and instruction sets."""
     described = [platform.machine(), platform.processor()]
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
@@ -78,7 +79,7 @@ def processor_type() -> str:
 
 
 def cache_folder(jax_version: str) -> Path | None:
-    """Where compiled executables are kept, by JAX version and processor type; None for nowhere."""
+    """The folder of compiled executables for a JAX version and this processor; None without one."""
     setting = os.environ.get(CACHE_VARIABLE, "")
     if setting.lower() == "off":
         return None
@@ -100,7 +101,7 @@ def process_age() -> float:
 
 @dataclass
 class CompileLog:
-    """What JAX compiled in this process. Seconds include reading executables from the cache."""
+    """Counts of JAX's compilations in this process; seconds include reads from the cache."""
 
     compile_s: float = 0.0
     n_compiled: int = 0
@@ -143,31 +144,16 @@ def _made(folder: Path | None) -> Path | None:
     return folder
 
 
-def _put_whole(cache: Any, key: str, value: bytes) -> None:
-    """Keep an executable under its name only once it is whole.
-
-    JAX 0.9.1 writes straight to the final name and never replaces what is there, so that a process
-    killed in between, or a full disk, would leave a stump that each later start trips over.
-    """
-    path = Path(str(cache.path)) / f"{key}-cache"
-    if not path.exists():
-        with files.atomic_file(path) as file:
-            file.write(value)
-
-
 def configure_jax(precision: Precision) -> CompileLog:
     """Import JAX and set precision, matmul precision and the compilation cache.
 
     Returns:
-        a log that goes on counting compilations until the process ends.
+        a log that counts compilations until the process ends.
     """
     import jax
     from jax import monitoring
-    from jax._src import cache_key
-    from jax._src.lru_cache import LRUCache
 
-    # A method of JAX replaced, which its type does not allow for.
-    LRUCache.put = _put_whole  # type: ignore[method-assign, assignment]
+    patches.keep_executables_whole()
     jax.config.update("jax_enable_x64", precision == "float64")
     # Without this, float32 products run in TF32 (10-bit mantissa) on NVIDIA GPUs.
     jax.config.update("jax_default_matmul_precision", "highest")
@@ -182,9 +168,7 @@ def configure_jax(precision: Precision) -> CompileLog:
     monitoring.register_event_listener(log.on_event)
     devices = jax.devices()
     if devices[0].platform == "cpu":
-        # The topology of CPUs differs from rank to rank, and only rank 0 keeps what it compiles:
-        # all others would compile at every start. What it says of processors names the folder.
-        cache_key._hash_accelerator_config = cache_key._hash_devices  # type: ignore[assignment]
+        patches.key_executables_by_device_kind()
     log.facts = {
         "devices": len(devices),
         "device_kind": devices[0].device_kind,

@@ -1,5 +1,7 @@
-"""Walkers over devices: one mesh axis over all devices of all ranks, parameters replicated, walkers
-split."""
+"""Walkers over devices: one mesh axis over all devices of all ranks.
+
+Parameters are replicated, walkers are split.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +38,7 @@ def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
 def place(mesh: Mesh, tree: Any, specs: Any) -> Any:
     """Put the arrays of `tree` on the mesh; `specs` is a prefix tree of partition specs.
 
-    Every rank gives the whole arrays, and keeps what its devices are to hold.
+    Every rank passes the whole arrays, and keeps the parts of its own devices.
     """
     shardings = jax.tree.map(
         lambda spec: NamedSharding(mesh, spec),
@@ -59,9 +61,9 @@ def _put(x: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def fetch(tree: Any) -> Any:
-    """The whole arrays of a tree on the host of every rank; other leaves as they are.
+    """The whole arrays of a tree on the host of every rank; other leaves unchanged.
 
-    All ranks see the same numbers, so what they decide by them is the same.
+    All ranks see the same numbers, so their decisions agree.
     """
     return jax.tree.map(_fetch, tree)
 
@@ -84,7 +86,7 @@ def per_device(
 ) -> jax.stages.Wrapped:
     """Compile `function`, written for the walkers of one device with collectives over `AXIS`.
 
-    No argument is donated: the state before a call outlives it, so that a loop can go back to it.
+    No argument is donated: a loop can go back to the state before a call.
     """
     mapped = jax.shard_map(
         function, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
@@ -93,10 +95,10 @@ def per_device(
 
 
 def compiled(function: jax.stages.Wrapped, *arguments: Any) -> jax.stages.Compiled:
-    """Compile ahead for these arguments, and wait until every rank has.
+    """Compile ahead for these arguments, and wait until every rank has done so.
 
-    XLA's collectives on CPUs give up on a rank that comes half a minute after the first. Compiling
-    may take longer than that on one rank, and no time on another that finds it in its cache.
+    XLA's collectives on CPUs give up on a rank that comes half a minute after the first. One rank
+    may need longer than that to compile, while another finds the executable in its cache.
     """
     found = function.lower(*arguments).compile()
     distributed.ranks().meet()
@@ -108,14 +110,14 @@ def iterate(
 ) -> tuple[Any, Any]:
     """`count` iterations in a row; call inside a compiled function.
 
-    The number is an argument, so that one executable serves blocks of any length and the numbers
-    do not depend on how the iterations are parted into blocks.
+    The number is an argument. One executable therefore serves blocks of any length, and the results
+    do not depend on the division of the iterations into blocks.
 
     Args:
         iteration: state -> state and a tree of scalars
         state: before the first
-        count: how many, at most `size`
-        size: entries of each series that is returned
+        count: number of iterations, at most `size`
+        size: length of each returned series
 
     Returns:
         The last state and the tree of series (size,), whose first `count` entries are filled.

@@ -1,9 +1,8 @@
 """Rates of this machine for `machines`, measured right before they are used.
 
-`cpu_machine` times operations that any network consists of, on arrays whose sizes are those of no
-molecule: products, sums of squares, hyperbolic tangents. `stages_machine` compiles a run's own
-stages and times a few iterations. On a CPU processor time is taken, so that other processes on the
-machine count little.
+`cpu_machine` times the operations of any network (products, sums of squares, hyperbolic tangents)
+on arrays whose sizes belong to no molecule. `stages_machine` compiles a run's own stages and times
+a few iterations. On a CPU it takes processor time, on which other processes have little effect.
 """
 
 import itertools
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.planning import cost, network_sizes
+from ferminet_core.planning import kernels, network_sizes
 from ferminet_core.planning.machines import CPU_LATENCY, CPU_LINK, GPUS, SINGLE, Machine, Rates
 from ferminet_core.planning.plan import PARTS
 from ferminet_core.stages.base import Stage
@@ -28,14 +27,17 @@ from ferminet_core.stages.pretrain import Pretrain
 from ferminet_core.storage import provenance
 
 SECONDS = 0.3  # of repetitions of each operation
-# Walkers of a CPU's device with which iterations are timed: more take longer in proportion.
+# Walkers of a CPU's device while iterations are timed; more walkers take longer in proportion.
 CPU_WALKERS = 64
-BLOCKS = 4  # of iterations that are timed, after one that compiles
+BLOCKS = 4  # timed blocks of iterations, after one that compiles
 
 
 def _time(step: Callable[[Any], Any], start: Any, count: int) -> float:
-    """Processor seconds of a step from arrays to arrays of the same shapes, `count` of which make
-    one compiled call, on memory that is there already: the median of calls."""
+    """Processor seconds of a step from arrays to arrays of the same shapes.
+
+    It is the median of compiled calls of `count` steps each, after a first call that allocates the
+    memory.
+    """
     call = jax.jit(lambda x: jax.lax.fori_loop(0, count, lambda _, y: step(y), x))
     jax.block_until_ready(call(start))
     found: list[float] = []
@@ -73,7 +75,7 @@ def _memory_rate() -> float:
 
 
 def _sweep_rate() -> float:
-    """Of a chain rule: an array times one of fewer axes, and the sum of its squares."""
+    """The sweeps of a chain rule: an array times one of fewer axes, and the sum of its squares."""
 
     def step(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         jacobian, slope = carry
@@ -86,14 +88,17 @@ def _sweep_rate() -> float:
 
 
 def _function_seconds() -> float:
-    """Of a number of a sweep over (walker, electron, width) that takes a function of it."""
+    """Seconds for each number of a sweep over (walker, electron, width) of a function."""
     x, shift = _array(64, 9, 96), _array(64, 1, 96)
     return _time(lambda x: 0.5 * x + jnp.tanh(x + shift), x, 100) / x.size
 
 
 def _pair_function_seconds() -> float:
-    """The same over more axes, as of pairs and envelopes; the mean of an odd number of electrons
-    and a power of two, which make easier loops."""
+    """The same over more axes, as of pairs and envelopes.
+
+    It is the mean of an odd number of electrons and of a power of two, which compiles to faster
+    loops.
+    """
     w, width, nuclei, determinants = 64, 24, 3, 6
     seconds, numbers = 0.0, 0
     for n in (8, 9):
@@ -115,7 +120,7 @@ def _pair_function_seconds() -> float:
 
 
 def _normal_seconds() -> float:
-    """Of a Gaussian random number, drawn as `mcmc` draws them."""
+    """Seconds of a Gaussian random number, drawn as in `mcmc`."""
     walkers, electrons = 256, 9
 
     def step(carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -133,8 +138,11 @@ def _normal_seconds() -> float:
 
 
 def _inverse_rates() -> tuple[float, float]:
-    """flop/s of an LU decomposition and its triangular systems, and seconds beside for each number
-    moved: two sizes tell them apart."""
+    """Rates of an LU decomposition and its triangular systems, from two sizes.
+
+    Returns:
+        flop/s, and the additional seconds for each number moved.
+    """
 
     def inversion(n: int) -> float:
         regular = 2 * jnp.eye(n, dtype=jnp.float32) + _array(n, n) / (4 * n**0.5)
@@ -142,15 +150,15 @@ def _inverse_rates() -> tuple[float, float]:
 
     few, many = 128, 512
     quick, slow = inversion(few), inversion(many)
-    # t = a n^3 + b n^2, where most is a n^3 at the larger size, and b is not negative.
+    # t = a n^3 + b n^2, where a n^3 is at least half at the larger size, and b is not negative.
     slope = (slow / many**2 - quick / few**2) / (many - few)
     cubic = min(max(slope, 0.5 * slow / many**3), slow / many**3)
-    kernel = cost.inverse(many)
+    kernel = kernels.inverse(many)
     return kernel.flops / (cubic * many**3), (slow - cubic * many**3) / kernel.moved
 
 
 def _launch_seconds() -> float:
-    """Of a kernel that has next to nothing to do."""
+    """Seconds of a kernel that does next to nothing."""
 
     def step(x: jax.Array) -> jax.Array:
         return jnp.cumsum(x @ x, axis=0)[::-1] * 0.01
@@ -174,7 +182,7 @@ def _cpu(name: str, rates: Rates | dict[str, float], origin: str) -> Machine:
 
 
 def cpu_machine() -> Machine:
-    """One core of this machine by its rates, measured in some ten seconds."""
+    """One core of this machine; the measurement of its rates takes about ten seconds."""
     inverse, row = _inverse_rates()
     rates = Rates(
         product=_product_rate(),
@@ -204,17 +212,17 @@ def _iteration_seconds(stage: Stage, clock: Callable[[], float]) -> float:
 
 
 def stages_machine(run: RunSpec) -> Machine:
-    """This machine's devices by the flop/s that each stage of a run reaches on them, measured.
+    """This machine's devices by the measured flop/s of each stage of a run.
 
-    The stages start from a network that was not pretrained. Each has so many walkers as a device
-    would have, on a CPU `CPU_WALKERS` at most.
+    The stages start from a network that was not pretrained. Each device has its share of the
+    walkers, on a CPU `CPU_WALKERS` at most.
     """
     devices, platform = jax.device_count(), jax.default_backend()
     on_cpu = platform == "cpu"
-    # In pretraining a device has two halves of walkers.
+    # In pretraining the walkers of a device form two halves.
     walkers = max(2, run.config.mcmc.walkers // devices // 2 * 2)
     walkers = min(walkers, CPU_WALKERS) if on_cpu else walkers
-    # Long enough for a few blocks, which a criterion must not cut short.
+    # Enough for a few blocks; the criterion must not end them early.
     updates: dict[str, dict[str, Any]] = {
         "mcmc": {"walkers": walkers * devices, "burn_in": 0},
         "pretrain": {"min_iterations": 1000, "max_iterations": 1000, "check_every": 1000},
@@ -231,12 +239,12 @@ def stages_machine(run: RunSpec) -> Machine:
     optimise = Optimise(run, pretrain.result(pretrain.initial(), {}))
     inference = Inference(run, optimise.result(optimise.initial(), {}), reference)
     net = network_sizes.network(config.network, run.molecule)
-    load = cost.Load(walkers, pretrain.chunk, devices)
+    load = kernels.Load(walkers, pretrain.chunk, devices)
     reached = {}
     for stage in (pretrain, optimise, inference):
         parts = PARTS[stage.name](net, config, load)
         parts.pop("criterion", None)
-        flops = sum(cost.flops(work) for work in parts.values())
+        flops = sum(kernels.flops(work) for work in parts.values())
         reached[stage.name] = flops / _iteration_seconds(stage, clock)
     origin = f"measured just now on run {run.run_id} with {walkers} walkers on a device"
     if on_cpu:

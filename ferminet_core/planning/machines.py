@@ -1,16 +1,16 @@
-"""How fast a device works, and how long it takes for the kernels of `cost`: a roofline.
+"""The speed of a device, and the time it takes for kernels (module `kernels`): a roofline.
 
 A kernel takes as long as its arithmetic or its memory traffic, whichever is longer (S. Williams,
-A. Waterman, D. Patterson, Commun. ACM 52, 65, 2009, doi:10.1145/1498765.1498785), and what it costs
-to start it. Rates of GPUs are those of data sheets times efficiencies that are assumptions; rates
-of this machine are measured by module `calibration`.
+A. Waterman, D. Patterson, Commun. ACM 52, 65, 2009, doi:10.1145/1498765.1498785), plus the time to
+start it. Rates of GPUs are those of data sheets times assumed efficiencies. Module `calibration`
+measures the rates of this machine.
 """
 
 import math
 from collections.abc import Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from ferminet_core.planning.cost import Kernel, Work
+from ferminet_core.planning.kernels import Kernel, Work
 from ferminet_core.vmc.passes import ITEMSIZE
 
 SINGLE = ITEMSIZE["float32"]
@@ -19,12 +19,12 @@ CACHE_BYTES = 8 * 2**20
 
 
 class Rates(NamedTuple):
-    """What the roofline is made of.
+    """The rates of the roofline.
 
     product, gram, inverse: flop/s in single precision of x W, x^T y, and of LU decompositions
     sweep: bytes/s of passes over arrays in the cache; memory: the same over large arrays
-    row: seconds beside the arithmetic for each number that an inversion moves
-    function, pair_function, normal: seconds for each number (see `cost.Kernel`)
+    row: seconds, besides the arithmetic, for each number that an inversion moves
+    function, pair_function, normal: seconds for each number (see `kernels.Kernel`)
     launch: seconds to start a kernel
     """
 
@@ -41,13 +41,13 @@ class Rates(NamedTuple):
 
 
 class Machine(NamedTuple):
-    """A device, and how it is joined to others.
+    """A device and its links to others.
 
-    rates: or the flop/s that each stage was seen to reach
+    rates: or the measured flop/s of each stage
     capacity: bytes of memory
     link, far_link: bytes/s to the devices of a node, and of another, each way; latency: seconds of
     a message from device to device
-    origin: where the numbers come from
+    origin: the source of the numbers
     """
 
     name: str
@@ -60,20 +60,20 @@ class Machine(NamedTuple):
     origin: str
 
 
-# Of a data sheet's peak: assumptions. Products of a few hundred columns fill a GPU worse than those
-# that peaks are shown with, and no program reads and writes all the time.
+# Shares of a data sheet's peak: assumptions. Products of a few hundred columns fill a GPU less than
+# those behind the peak, and no program reads and writes all the time.
 PRODUCT_EFFICIENCY = 0.6
 MEMORY_EFFICIENCY = 0.8
-# LU decompositions of a few hundred rows go panel by panel, with most of a GPU idle: an assumption.
+# LU decompositions of a few hundred rows go panel by panel with most of a GPU idle: an assumption.
 INVERSE_EFFICIENCY = 0.02
-# Seconds from the start of a kernel to that of the next, however little it does: an assumption.
+# Seconds from the start of a kernel to that of the next, however small: an assumption.
 GPU_LAUNCH = 5e-6
 # Seconds of a message between GPUs (docs/clusters.md).
 GPU_LATENCY = 5e-6
 # Instructions of a function, and of a Gaussian random number (20 rounds of threefry, erfinv).
 FUNCTION_FLOPS = 20.0
 NORMAL_FLOPS = 200.0
-# Between processes on CPUs: what gloo reached on one machine (docs/clusters.md).
+# Between processes on CPUs: measured with gloo on one machine (docs/clusters.md).
 CPU_LINK = 1e9
 CPU_LATENCY = 1e-4
 
@@ -113,7 +113,7 @@ GPUS = {
 
 
 def kernel_seconds(rates: Rates, kernel: Kernel, itemsize: int) -> float:
-    """How long a kernel takes; double precision takes twice as long as single.
+    """Seconds of a kernel; double precision takes twice as long as single.
 
     Args:
         itemsize: bytes of a number
@@ -139,12 +139,12 @@ def kernel_seconds(rates: Rates, kernel: Kernel, itemsize: int) -> float:
 
 
 def seconds(rates: Rates, work: Work, itemsize: int) -> float:
-    """How long a device takes for some work."""
+    """Seconds that a device takes for some work."""
     return sum(kernel_seconds(rates, kernel, itemsize) for kernel in work)
 
 
 class Layout(NamedTuple):
-    """Devices of a stage: so many nodes with so many each."""
+    """Devices of a stage: the number of nodes, and of devices on each."""
 
     nodes: int
     per_node: int
@@ -156,10 +156,10 @@ class Layout(NamedTuple):
 
 
 def collective_seconds(machine: Machine, layout: Layout, messages: Iterable[float]) -> float:
-    """How long averages over all devices take that travel round a ring.
+    """Seconds of averages over all devices that travel round a ring.
 
-    2 (N - 1) / N times its bytes pass through the slowest link, in 2 log2(N) steps that each wait
-    for a message (docs/clusters.md).
+    For each average 2 (N - 1) / N times its bytes pass through the slowest link, in 2 log2(N) steps
+    that each wait for a message (docs/clusters.md).
 
     Args:
         messages: bytes of each average

@@ -1,4 +1,4 @@
-"""Sizes that follow from the settings of a network: of its maps and of its parameters."""
+"""Sizes of a network from its settings: widths of its layers and numbers of parameters."""
 
 from typing import NamedTuple
 
@@ -28,7 +28,7 @@ class Dense(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """Widths into an interaction layer, and its dense maps; the last has none for pairs."""
+    """Input widths of an interaction layer, and its dense maps; the last has none for pairs."""
 
     one_in: int
     two_in: int
@@ -74,12 +74,12 @@ class Network(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Numbers that are optimised."""
+        """Number of optimised parameters."""
         return sum(d.parameters for d in self.dense) + self.diagonal
 
     @property
     def diagonal(self) -> int:
-        """Parameters outside of dense maps: envelopes, weights of determinants, cusps."""
+        """Number of parameters outside of dense maps: envelopes, determinant weights, cusps."""
         return self.envelope * (1 + self.sigma) + self.determinants + self.jastrow
 
     @property

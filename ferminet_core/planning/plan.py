@@ -1,8 +1,8 @@
-"""The price of a scan before it is run: time, node-hours, memory and volumes of every stage.
+"""The predicted cost of a scan: time, node-hours, memory and volumes of every stage.
 
-Bounds from above where a criterion ends a loop: the pretraining is counted with all of
-`pretrain.max_iterations`, the equilibration with all of `inference.max_equilibration`. Hartree-Fock
-and compilation, minutes at most, are left out.
+Where a criterion ends a loop, the prediction is an upper bound: it counts all of
+`pretrain.max_iterations` and of `inference.max_equilibration`. It leaves out Hartree-Fock and
+compilation, which take minutes at most.
 """
 
 import math
@@ -12,9 +12,10 @@ from typing import NamedTuple
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.planning import cost, network_sizes
-from ferminet_core.planning.cost import Load, Work
+from ferminet_core.planning.kernels import Load, Work, flops, moved_numbers
 from ferminet_core.planning.machines import Layout, Machine, Rates, collective_seconds, seconds
 from ferminet_core.planning.network_sizes import Network
+from ferminet_core.planning.optimiser_costs import COSTS
 from ferminet_core.vmc.passes import ITEMSIZE, chunk_size
 
 PARTS = {
@@ -23,17 +24,17 @@ PARTS = {
     "inference": cost.inference_parts,
 }
 ONE = Layout(1, 1)
-# A wall time is asked for with room for slower nodes, compilation and Hartree-Fock.
+# Factor of the wall time asked for: room for slower nodes, compilation and Hartree-Fock.
 MARGIN = 1.5
-# Minutes: a day, which most partitions allow. What takes longer continues in the next try.
+# Minutes: a day, which most partitions allow. A longer stage continues in its next job.
 LONGEST = 24 * 60
-# Of twice the speed on twice the nodes: nodes are added while it is reached, and shown while they
-# gain anything to speak of.
+# Shares of the ideal speed on several nodes. Nodes are added while the first is reached, and shown
+# while the second is.
 EFFICIENT = 0.7
 WORTH_SHOWING = 0.25
-# Bytes of a rank's libraries and compiled code (670 MB were seen), beside its arrays.
+# Bytes of a rank's libraries and compiled code (670 MB were measured), in addition to its arrays.
 BASE_MEMORY = 1e9
-# A rank of a GPU also holds on the host what passes to and from it.
+# A rank of a GPU also holds on the host the arrays that pass to and from the GPU.
 GPU_HOST_MEMORY = 8e9
 
 
@@ -45,11 +46,12 @@ class Part(NamedTuple):
     seconds: float
 
 
-class Stage(NamedTuple):
+class StagePlan(NamedTuple):
     """A stage of one run.
 
-    iterations: or records; parts: of one of them; step_seconds: of one of them with the messages
-    between devices; seconds: of all, and of what goes before; memory: bytes of a device, at most
+    iterations: or records; parts: of one of them
+    step_seconds: of one of them with the messages between devices
+    seconds: of all of them and of the burn-in; memory: bytes of a device, at most
     """
 
     iterations: int
@@ -62,7 +64,7 @@ class Stage(NamedTuple):
 
     @property
     def device_hours(self) -> float:
-        """Of all its devices."""
+        """Hours of all its devices together."""
         return self.seconds * self.layout.devices / 3600
 
 
@@ -75,21 +77,21 @@ class RunPlan(NamedTuple):
 
     spec: RunSpec
     network: Network
-    stages: dict[str, Stage]
+    stages: dict[str, StagePlan]
     checkpoint: tuple[int, int]
     samples: int
 
     @property
     def seconds(self) -> float:
-        """Of its stages, one after the other."""
+        """Seconds of its stages, one after the other."""
         return sum(stage.seconds for stage in self.stages.values())
 
 
 def check_layout(runs: Sequence[RunSpec], layout: Layout) -> None:
-    """Whether the walkers can be shared out.
+    """Check that the devices can share the walkers evenly.
 
     Raises:
-        InputError: they cannot, as `mesh.walker_mesh` would say once the job runs.
+        InputError: they cannot; `mesh.walker_mesh` would refuse them in the job.
     """
     n = layout.devices
     for run in runs:
@@ -108,16 +110,12 @@ def _load(run: RunSpec, machine: Machine, layout: Layout) -> Load:
     return Load(walkers, chunk_size(run.config, electrons, machine.platform), layout.devices)
 
 
-def _messages(run: RunSpec, net: Network, layout: Layout) -> list[float]:
-    """Bytes of each average of an iteration of the optimisation."""
+def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
+    """Bytes of each message between devices in an iteration of the optimisation."""
     itemsize = ITEMSIZE[run.config.runtime.precision]
-    choice, walkers = run.config.optimise, run.config.mcmc.walkers
-    numbers: list[float] = [net.parameters, walkers, 2]  # gradient, local energies, acceptance
-    if choice.optimiser == "kfac":
-        numbers.append(net.curvature)
-    elif choice.optimiser == "spring":  # the gradients of a device's walkers, the common matrix
-        numbers += [walkers / layout.devices * net.parameters, walkers**2]
-    return [itemsize * n for n in numbers]
+    common = [net.parameters, load.total, 2]  # gradient, local energies, acceptance
+    own = COSTS[run.config.optimise.optimiser].messages(net, load)
+    return [itemsize * n for n in (*common, *own)]
 
 
 def _iterations(run: RunSpec, stage: str) -> int:
@@ -132,37 +130,37 @@ def _iterations(run: RunSpec, stage: str) -> int:
 def _part_seconds(
     machine: Machine, stage: str, name: str, work: Work, itemsize: int, devices: int
 ) -> float:
-    """How long a device takes for a part of an iteration."""
+    """Seconds that a device takes for a part of an iteration."""
     rates = machine.rates
     if not isinstance(rates, Rates):
-        # The criterion of the pretraining consists of what a record of the inference does.
-        return cost.flops(work) / rates["inference" if name == "criterion" else stage]
+        # A test of the pretraining's criterion does the same work as a record of the inference.
+        return flops(work) / rates["inference" if name == "criterion" else stage]
     alone = seconds(rates, work, itemsize)
     if name != "inverses":
         return alone
-    # The factors are shared out over the devices (`kfac.preconditioner`).
+    # The devices share the factors (`kfac.preconditioner`).
     largest = max(seconds(rates, [kernel], itemsize) for kernel in work)
     return max(alone / devices, largest)
 
 
-def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> Stage:
-    """What a stage of a run takes on some devices."""
+def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> StagePlan:
+    """The plan of a stage of a run on some devices."""
     net = network_sizes.network(run.config.network, run.molecule)
     load = _load(run, machine, layout)
     itemsize = ITEMSIZE[run.config.runtime.precision]
 
     def part(name: str, work: Work) -> Part:
         took = _part_seconds(machine, stage, name, work, itemsize, layout.devices)
-        return Part(cost.flops(work), itemsize * cost.moved_numbers(work), took)
+        return Part(flops(work), itemsize * moved_numbers(work), took)
 
     parts = {name: part(name, w) for name, w in PARTS[stage](net, run.config, load).items()}
     optimises = stage == "optimise"
-    messages = _messages(run, net, layout) if optimises else []
+    messages = _messages(run, net, load) if optimises else []
     messages_s = collective_seconds(machine, layout, messages)
     step = sum(p.seconds for p in parts.values()) + messages_s
     before = part("burn-in", cost.burn_in(net, run.config, load)).seconds if optimises else 0.0
     iterations = _iterations(run, stage)
-    return Stage(
+    return StagePlan(
         iterations=iterations,
         layout=layout,
         parts=parts,
@@ -174,7 +172,7 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
 
 
 def run_plan(run: RunSpec, machine: Machine, layout: Layout) -> RunPlan:
-    """What a run takes: the optimisation on all devices, the other stages on one each."""
+    """The plan of a run: the optimisation on all devices, the other stages on one each."""
     net = network_sizes.network(run.config.network, run.molecule)
     return RunPlan(
         spec=run,
@@ -204,17 +202,17 @@ class ScanPlan(NamedTuple):
 
     @property
     def costliest(self) -> RunPlan:
-        """The run that takes most time, the first of several."""
+        """The run that takes the most time; the first of several."""
         return max(self.runs, key=lambda run: run.seconds)
 
     def node_hours(self, stage: str) -> float:
-        """Of a stage of all runs; a stage on one device of a node takes its share of the node."""
+        """Node-hours of a stage of all runs; a stage on one device counts its share of a node."""
         hours = sum(run.stages[stage].device_hours for run in self.runs)
         return hours / self.layout.per_node
 
     @property
     def volume(self) -> int:
-        """Bytes that all runs leave: samples, twice where the last checkpoint is kept, and the last
+        """Bytes of all runs' files: samples, twice where the last checkpoint is kept, and the last
         checkpoint of the optimisation."""
         return sum(
             run.samples
@@ -226,8 +224,11 @@ class ScanPlan(NamedTuple):
 def _scaling(
     runs: Sequence[RunSpec], machine: Machine, run: RunSpec, per_node: int
 ) -> dict[int, float]:
-    """Seconds of an iteration of a run's optimisation on 1, 2, 4, ... nodes, as long as all runs
-    can share out their walkers and the devices do not wait most of the time."""
+    """Seconds of an iteration of a run's optimisation on 1, 2, 4, ... nodes.
+
+    The series ends where the walkers of a run cannot be shared evenly, or where the devices wait
+    most of the time.
+    """
     found: dict[int, float] = {}
     nodes = 1
     while all(one.config.mcmc.walkers % (nodes * per_node) == 0 for one in runs):
@@ -239,7 +240,7 @@ def _scaling(
 
 
 def suggested_nodes(scaling: Mapping[int, float], iterations: int) -> int:
-    """As few nodes as finish the iterations within a day, or as many as are used well.
+    """The fewest nodes that finish the iterations within a day, or as many as are efficient.
 
     Args:
         scaling: seconds of an iteration by number of nodes, in ascending order from one
@@ -260,10 +261,13 @@ def scan_plan(
     per_node: int,
     nodes: int | None = None,
 ) -> ScanPlan:
-    """What a scan takes.
+    """The plan of a scan.
 
     Args:
-        nodes: of each optimisation; as `suggested_nodes` if None
+        runs: all of its runs
+        machine: on whose devices they run
+        per_node: devices of a node
+        nodes: of each optimisation; those of `suggested_nodes` if None
 
     Raises:
         InputError: the walkers cannot be shared by so many devices.
@@ -277,7 +281,7 @@ def scan_plan(
     return ScanPlan(machine, layout, [run_plan(run, machine, layout) for run in runs], scaling)
 
 
-# --- what to ask a batch system for ---------------------------------------------------------------
+# --- resources of a batch system ------------------------------------------------------------------
 
 
 def _megabytes(size: float) -> int:
@@ -286,7 +290,7 @@ def _megabytes(size: float) -> int:
 
 
 def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
-    """What each stage should be given, in the words of the profiles in `cluster_profiles/`."""
+    """Resources of each stage, by the names of the profiles in `cluster_profiles/`."""
     found: dict[str, dict[str, int | str]] = {}
     for name in PARTS:
         stages = [run.stages[name] for run in plan.runs]
@@ -298,7 +302,7 @@ def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
         else:
             memory, wanted = BASE_MEMORY + arrays, {}
         if name == "inference":
-            # The series, what it is joined from, and what is being written.
+            # The series, its parts before they are joined, and the copy being written.
             memory += 3 * max(run.samples for run in plan.runs)
         nodes: dict[str, int | str] = {}
         if name == "optimise":
@@ -313,6 +317,6 @@ def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
 
 
 def tries(plan: ScanPlan, stage: str) -> int:
-    """How many jobs of the wall time in `resources` the longest of a stage takes."""
+    """Number of jobs of the wall time in `resources` that the longest run of a stage takes."""
     longest = max(run.stages[stage].seconds for run in plan.runs)
     return math.ceil(longest / (60 * float(resources(plan)[stage]["runtime"])))

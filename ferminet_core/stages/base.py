@@ -1,4 +1,4 @@
-"""What every iterative stage is: a generator of (step, state, statistics) that opens no file."""
+"""The interface of an iterative stage: a generator of states and series that opens no file."""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
@@ -16,9 +16,9 @@ class Step(NamedTuple):
     """The state after `step` iterations.
 
     step: iterations done; state: all that the rest of the loop depends on
-    stats: what was recorded since the step before, by name; a series may grow by any number of
+    stats: the series recorded since the step before, by name; each may grow by any number of
     entries along its first axis
-    notes: what a user should be told, in a line each
+    notes: lines for the user
     """
 
     step: int
@@ -30,10 +30,10 @@ class Step(NamedTuple):
 class Stage(Protocol):
     """A loop over iterations, driven from outside.
 
-    The loop may be left after any step and taken up again, in this process or another, from that
-    step's state: it then goes on as if it had not been left, bit by bit on the same devices.
+    The loop may stop after any step and continue from that step's state, in this process or in
+    another. On the same devices it then gives the same bits as without the stop.
 
-    name: the stage's name; chunk: walkers per pass of the local energy, which decides rounding
+    name: the stage's name; chunk: walkers per pass of the local energy, which affects rounding
     total: iterations, an upper bound where a criterion may end the loop
     """
 
@@ -48,7 +48,7 @@ class Stage(Protocol):
         ...
 
     def place(self, state: Any) -> Any:
-        """A state with its arrays on the devices where `steps` wants them."""
+        """A state with its arrays on the devices that `steps` expects."""
         ...
 
     def steps(self, state: Any) -> Iterator[Step]:
@@ -61,21 +61,21 @@ class Stage(Protocol):
 
 
 class BlockLength:
-    """How many iterations go into one compiled call, from measured times.
+    """The number of iterations in a compiled call, from measured times.
 
-    A call should be over in `BLOCK_SECONDS`: a request to stop waits for its end. It begins with
-    one.
+    A request to stop waits for the end of a call, so a call should take `BLOCK_SECONDS` at most.
+    The first call makes one iteration.
     """
 
     def __init__(self, largest: int) -> None:
         self._largest, self._next = largest, 1
 
     def next(self, left: int) -> int:
-        """Iterations for the next call, with `left` still to be made."""
+        """Iterations of the next call, at most `left`."""
         return min(self._next, left)
 
     def took(self, iterations: int, seconds: float) -> None:
-        """What a call took; rank 0's clock counts for all ranks."""
+        """Record the time of a call; rank 0's clock counts for all ranks."""
         fitting = int(BLOCK_SECONDS * iterations / max(seconds, 1e-9))
         fitting = distributed.ranks().from_root(fitting)
         self._next = max(1, min(self._largest, fitting))

@@ -1,5 +1,5 @@
-"""What the stages hand on: parameters and walkers as datasets, the geometry as arrays, and a loop's
-state as named arrays."""
+"""Data passed between stages: parameters and walkers as datasets, the geometry as arrays, and the
+state of a loop as named arrays."""
 
 import functools
 from collections.abc import Mapping

@@ -1,9 +1,8 @@
 """Energy inference: expectation values over |psi|^2 with frozen parameters and a frozen width.
 
-Walkers are first brought to equilibrium, by a rule fixed beforehand (see
-`Inference._after_equilibration`); then local energies are recorded unclipped, walker by walker, and
-the mean, its error and its diagnostics are computed from that raw series alone (module
-`measurement`).
+Walkers first equilibrate, by a rule fixed beforehand (see `Inference._after_equilibration`). Then
+local energies are recorded unclipped, walker by walker. The mean, its error and its diagnostics are
+computed from that raw series alone (module `estimates`).
 """
 
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from jax.sharding import PartitionSpec
 from ferminet_core.analysis import estimates
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.config import RECORDS_PER_CALL
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel import collectives
 from ferminet_core.parallel.mesh import (
@@ -31,8 +31,9 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import Step
-from ferminet_core.vmc import mcmc, observables
+from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.vmc.observables.evaluate import evaluate_all
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params
 
@@ -41,13 +42,16 @@ EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in stan
 
 
 class State(NamedTuple):
-    """All that the loop depends on beside the spec and the parameters.
+    """All that the loop depends on besides the spec and the parameters.
+
+    Checkpoints store the fields by these names.
 
     walkers: split over devices; width: of the moves, frozen once measuring
-    n_equilibration: records before the measurement; measuring: whether that has begun
+    n_equilibration: records before the measurement; measuring: whether it has begun
     equilibrated: whether it began because the windows agreed; n_records: measured so far
-    window: (walker,), sum of the local energies since the present window of the equilibration
-    began; before: (walker,), means over the window before, NaN in the first; both on the host
+    window: (walker,), hartree, sum of the local energies since the current window of the
+    equilibration began; before: (walker,), hartree, means over the window before, NaN in the first;
+    both on the host
     """
 
     walkers: mcmc.Walkers
@@ -61,27 +65,33 @@ class State(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What one compiled call measures: energies (record, walker), hartree; pmove (record,);
-    s2 (walker,); dipole (walker, 3), e bohr."""
+    """Measurements of one compiled call.
+
+    energies: (record, walker), hartree; pmove: (record,)
+    observables: by name, (walker,) or (walker, component), after the last record
+    """
 
     energies: jax.Array
     pmove: jax.Array
-    s2: jax.Array
-    dipole: jax.Array
+    observables: dict[str, jax.Array]
 
 
-RECORD_SPECS = Records._make((PartitionSpec(None, collectives.AXIS), REPLICATED, SPLIT, SPLIT))
+RECORD_SPECS = Records._make((PartitionSpec(None, collectives.AXIS), REPLICATED, SPLIT))
 
 
-def _finite_mean(values: np.ndarray) -> np.ndarray:
-    """Mean over walkers, (1,), without those whose exchanged psi overflows; NaN if none is left."""
-    finite = values[np.isfinite(values)]
-    return np.array([finite.mean() if finite.size else np.nan])
+def _walker_mean(values: np.ndarray) -> np.ndarray:
+    """Mean (1, ...) over the walkers of (walker, ...) whose value is finite; NaN if none is.
+
+    A value is not finite where an exchanged psi overflows.
+    """
+    finite = values[np.isfinite(values).reshape(len(values), -1).all(axis=1)]
+    if not len(finite):
+        return np.full((1, *values.shape[1:]), np.nan)
+    return np.asarray(finite.mean(axis=0, keepdims=True))
 
 
 def _record_means(energies: np.ndarray) -> np.ndarray:
-    """Mean over walkers of each record (record, walker), without what is not finite; NaN if none
-    is left."""
+    """Mean (record,) over the finite entries of each record (record, walker); NaN without any."""
     finite = np.isfinite(energies)
     total = np.where(finite, energies, 0.0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -89,13 +99,13 @@ def _record_means(energies: np.ndarray) -> np.ndarray:
 
 
 class Inference:
-    """The measurement of one run; see `stage.Stage`."""
+    """The measurement of one run; see `base.Stage`."""
 
     name = "inference"
 
     def __init__(self, spec: RunSpec, optimised: xr.Dataset, reference: xr.Dataset) -> None:
         self.spec, self.config = spec, spec.config
-        # Until the equilibration is over, its shortest length counts.
+        # The shortest equilibration, until its end is known.
         self.total = 2 * WINDOW + self.config.inference.samples
         self.spins = spec.molecule.electrons
         self.mesh = walker_mesh(self.config.mcmc.walkers)
@@ -119,27 +129,18 @@ class Inference:
     ) -> tuple[mcmc.Walkers, Records]:
         """`RECORDS_PER_CALL` local energies of every walker, `inference.thin` moves apart."""
         key = jax.random.fold_in(key, call)
-
-        def psi(electrons: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return networks.apply(params, electrons, nuclei.positions, self.spins)
+        log_psi = networks.log_psi(params, nuclei.positions, self.spins)
+        kernel = mcmc.make_kernel(log_psi, nuclei, self.spins, self.config.inference.thin)
 
         def record(carry: mcmc.Walkers, i: jax.Array) -> tuple[mcmc.Walkers, tuple[jax.Array, ...]]:
-            moved, info = mcmc.sample(
-                jax.random.fold_in(key, i),
-                carry,
-                lambda x: 2.0 * psi(x)[1],
-                nuclei,
-                self.spins,
-                width,
-                self.config.inference.thin,
-            )
+            moved, info = kernel(jax.random.fold_in(key, i), carry, width)
             energies = local_energy(params, moved.electrons, nuclei, self.spins, self.chunk)
             return moved, (energies, jnp.mean(info.accepted))
 
         walkers, (energies, accepted) = jax.lax.scan(record, walkers, jnp.arange(RECORDS_PER_CALL))
-        s2 = observables.spin_squared(psi, walkers.electrons, self.spins)
-        dipole = observables.dipole(walkers.electrons, nuclei)
-        return walkers, Records(energies, collectives.mean(accepted), s2, dipole)
+        psi = networks.signed_log(params, nuclei.positions, self.spins)
+        observables = evaluate_all(psi, walkers.electrons, nuclei, self.spins)
+        return walkers, Records(energies, collectives.mean(accepted), observables)
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -205,13 +206,13 @@ class Inference:
             yield step
 
     def _after_equilibration(self, state: State, walkers: mcmc.Walkers, records: Records) -> State:
-        """The state after one call of the equilibration, which adapts the width; nothing of it is
-        measured.
+        """The state after one call of the equilibration, which adapts the width and measures
+        nothing.
 
-        Walkers are independent, so the difference of a walker's means over two successive windows,
-        averaged over walkers, has a standard error that no autocorrelation spoils. Equilibration
+        Walkers are independent. The difference of a walker's means over two successive windows,
+        averaged over walkers, therefore has a standard error without autocorrelation. Equilibration
         ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
-        in the measurement itself, whose halves are compared in the same way (`drift`).
+        in the measurement itself, whose halves are compared in the same way (`estimates.drift`).
         """
         target = self.config.mcmc.target_acceptance
         window = state.window + np.asarray(records.energies, np.float64).sum(axis=0)
@@ -233,7 +234,11 @@ class Inference:
         )
 
     def _measured(self, before: State, walkers: mcmc.Walkers, records: Records) -> Step:
-        """The step that one call of the measurement makes."""
+        """The step of one call of the measurement.
+
+        Raises:
+            BrokenRunError: no local energy of the call is finite.
+        """
         call = before.n_records // RECORDS_PER_CALL
         done = before.n_records + RECORDS_PER_CALL
         energies = np.asarray(records.energies, np.float64)
@@ -246,16 +251,16 @@ class Inference:
             "energy_local": energies,
             "energy_Eh": _record_means(energies),
             "pmove": np.asarray(records.pmove),
-            "s2": _finite_mean(np.asarray(records.s2, np.float64)),
-            "dipole": np.asarray(records.dipole, np.float64).mean(axis=0, keepdims=True),
         }
+        for name, values in records.observables.items():
+            stats[name] = _walker_mean(np.asarray(values, np.float64))
         if call % max(1, self.config.inference.keep_every // RECORDS_PER_CALL) == 0:
             stats["walkers"] = fetch(walkers.electrons).astype(np.float32)[None]
         state = before._replace(walkers=walkers, n_records=done)
         return Step(before.n_equilibration + done, state, stats)
 
     def _compile(self, state: State) -> Any:
-        """One call, compiled ahead: a request to stop is heard in between."""
+        """One call, compiled ahead; a request to stop is heard between calls."""
         call = per_device(
             self._record,
             self.mesh,
@@ -270,9 +275,9 @@ class Inference:
         return place(self.mesh, (self.nuclei, self.key), REPLICATED)
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """The raw series, and the figures derived from it as attributes."""
+        """The raw series, with the figures derived from them as attributes."""
         series = {"equilibration_Eh": np.zeros(0), **series}
-        variables = {
+        variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
             "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
             "equilibration_Eh": (
                 ("equilibration",),
@@ -280,8 +285,7 @@ class Inference:
                 {"units": "hartree"},
             ),
             "pmove": (("sample",), series["pmove"], {"units": "1"}),
-            "s2": (("call",), series["s2"], {"units": "1"}),
-            "dipole": (("call", "xyz"), series["dipole"], {"units": "e bohr"}),
+            **{o.name: (o.dims, series[o.name], {"units": o.unit}) for o in OBSERVABLES},
             "walkers": (
                 ("kept", "walker", "electron", "xyz"),
                 series["walkers"],

@@ -1,6 +1,5 @@
 """Variational Monte Carlo: minimise <E> (Pfau et al. 2020, section II.D)."""
 
-import functools
 import json
 import time
 from collections.abc import Iterator
@@ -9,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import xarray as xr
 
 from ferminet_core.errors import BrokenRunError
@@ -28,21 +26,21 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
-from ferminet_core.vmc import mcmc, observables
-from ferminet_core.vmc.energy import clip_energies
+from ferminet_core.vmc import mcmc, singlet_penalty
+from ferminet_core.vmc.energy import EnergyInfo, clip_energies
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
-from ferminet_core.vmc.optimisers import kfac, spring
+from ferminet_core.vmc.optimisers.choice import make_optimiser
+from ferminet_core.vmc.optimisers.protocol import Sample
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params
 
 
 class State(NamedTuple):
-    """All that the loop depends on beside the spec.
+    """All that the loop depends on besides the spec. Checkpoints store the fields by these names.
 
-    params, optimiser: replicated trees; walkers: split over devices; width: of their moves; step:
-    updates done
-    accepted: (walker,), moves accepted by each walker since the last look for frozen ones
-    rollbacks: how often the loop went back to the state before a block
+    params, optimiser: replicated trees; walkers: split over devices; width: of their moves
+    step: iterations done; rollbacks: how often the loop went back to the state before a block
+    accepted: (walker,), moves accepted by each walker since the last test for frozen walkers
     """
 
     params: Params
@@ -55,15 +53,19 @@ class State(NamedTuple):
 
 
 SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED, SPLIT, REPLICATED))
-FROZEN_WINDOW = 100  # iterations without one accepted move that make a walker a frozen one
-ROLLBACK_FACTOR = 0.5  # of the learning rate, at each rollback
+FROZEN_WINDOW = 100  # a walker is frozen after so many iterations without an accepted move
+ROLLBACK_FACTOR = 0.5  # each rollback multiplies the learning rate by this
 
 
 class Inputs(NamedTuple):
-    """What differs between the runs of a scan: an executable that held it could serve one alone.
+    """What differs between the runs of a scan.
 
-    nuclei: the geometry; key: of this run's random numbers; penalty: hartree, see `Optimise`
-    delay: updates after which the learning rate has fallen; warm starts have their own
+    These are arguments of the compiled functions: an executable that held them could serve one run
+    only.
+
+    nuclei: the geometry; key: of this run's random numbers
+    penalty: hartree, the strength of the `singlet_penalty`
+    delay: iterations, of the learning rate's decay; a warm start has its own
     """
 
     nuclei: Nuclei
@@ -73,11 +75,12 @@ class Inputs(NamedTuple):
 
 
 class Stats(NamedTuple):
-    """One number per iteration (hartree where energies).
+    """One number per iteration; energies in hartree.
 
-    energy_Eh is the mean of the unclipped local energies, error_Eh its standard error over walkers;
-    n_frozen is the number of walkers that did not move in the window that ends with this iteration,
-    0 inside a window.
+    energy_Eh: mean of the unclipped local energies; error_Eh: its standard error over walkers
+    gradient_norm: of half the gradient of <E>; update_norm: of the step of the parameters
+    n_frozen: walkers without an accepted move in the window that ends with this iteration; 0 inside
+    a window
     """
 
     energy_Eh: jax.Array
@@ -93,50 +96,24 @@ class Stats(NamedTuple):
     n_frozen: jax.Array
 
 
-class Update(NamedTuple):
-    """step: to subtract from the parameters; optimiser: its new state; gradient: half that of <E>;
-    rate: the learning rate."""
-
-    step: Params
-    optimiser: Any
-    gradient: Params
-    rate: jax.Array
-
-
 def learning_rate(
     config: OptimiseConfig, delay: jax.Array | float, step: jax.Array, rollbacks: jax.Array
 ) -> jax.Array:
-    """lr / (1 + t / delay)^decay, halved at every rollback."""
+    """learning_rate / (1 + step / delay)^decay, halved at every rollback."""
     rate = config.learning_rate * (1.0 + step / delay) ** -config.decay
     return rate * ROLLBACK_FACTOR**rollbacks
 
 
 def accident(series: Series, n_walkers: int) -> str | None:
-    """What is wrong with a block of iterations, if anything: numbers that are not finite."""
+    """A reason to take a block of iterations back, or None: numbers that are not finite."""
     bad = np.flatnonzero(~np.isfinite(series["update_norm"]))
     if bad.size:
         return "the update is not finite"
-    # Single local energies may overflow, as on a node; a wavefunction that has lost most is lost.
+    # Single local energies may overflow, as on a node. A wavefunction that has lost most of them
+    # does not recover.
     if (lost := int(series["n_nonfinite"].max())) > n_walkers // 2:
         return f"{lost} of {n_walkers} local energies are not finite"
     return None
-
-
-def energy_gradient(
-    params: Params, walkers: jax.Array, nuclei: Nuclei, spins: networks.Spins, deviation: jax.Array
-) -> Params:
-    """E[dE grad log|psi|], half the gradient of <E>; call inside `shard_map`.
-
-    Args:
-        deviation: (walker,), clipped local energies minus their mean over all devices; where psi is
-            0 or no number, neither is the gradient one, and `Optimise` leaves out the update
-    """
-
-    def weighted(p: Params) -> jax.Array:
-        _, log = networks.apply(p, walkers, nuclei.positions, spins)
-        return jnp.mean(deviation * log)
-
-    return collectives.mean(jax.grad(weighted)(params))
 
 
 def tree_norm(tree: Any) -> jax.Array:
@@ -145,7 +122,7 @@ def tree_norm(tree: Any) -> jax.Array:
 
 
 class Optimise:
-    """The optimisation of one run; see `stage.Stage`."""
+    """The optimisation of one run; see `base.Stage`."""
 
     name = "optimise"
 
@@ -158,10 +135,7 @@ class Optimise:
         self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
-        # Both spin patterns of a stretched bond have the same energy whatever their relative size
-        # and sign, so the energy alone lets a singlet drift into a mixture. H commutes with the
-        # exchange of up and down electrons: the penalty moves no eigenstate, it only chooses. Where
-        # the reference keeps its spin there is one pattern, and nothing to choose.
+        # Where the reference keeps its spin there is one pattern, and nothing to choose.
         singlet = spec.molecule.spin == 0
         broken = singlet and pretrained.attrs["spin_broken"]
         penalty = self.config.optimise.singlet_penalty if broken else 0.0
@@ -169,114 +143,79 @@ class Optimise:
         scalars = (jnp.asarray(x, self.dtype) for x in (penalty, self.config.optimise.delay))
         inputs = Inputs(self.nuclei, key, *scalars)
         self.inputs: Inputs = place(self.mesh, inputs, REPLICATED)
-        self.blocks: dict[str, str] = {}  # KFAC's block of every parameter
-        if self.config.optimise.optimiser == "kfac":
-            log_psi = functools.partial(kfac.curvature_function, spins=self.spins)
-            self.kfac = kfac.preconditioner(self.config.optimise, log_psi)
-        elif self.config.optimise.optimiser == "adam":
-            self.adam = optax.scale_by_adam()
+        self.optimiser = make_optimiser(self.config.optimise, self.spins, self.chunk)
+        self.blocks: dict[str, str] = {}  # curvature block of every parameter
 
     # --- one iteration, per device ----------------------------------------------------------------
 
-    def _update(
-        self, state: State, electrons: jax.Array, deviation: jax.Array, inputs: Inputs
-    ) -> Update:
-        """What to subtract from the parameters, by the chosen optimiser."""
-        config, params, spins = self.config.optimise, state.params, self.spins
-        optimiser: Any
-        nuclei = inputs.nuclei
-        rate = learning_rate(config, inputs.delay, state.step, state.rollbacks)
-        if config.optimiser == "spring":
-            rows = spring.log_derivatives(params, electrons, nuclei, spins, self.chunk)
-            step, optimiser, gradient = spring.update(
-                config, state.optimiser, params, rows, deviation, rate
-            )
-            return Update(step, optimiser, gradient, rate)
-        gradient = energy_gradient(params, electrons, nuclei, spins, deviation)
-        if config.optimiser == "kfac":
-            batch = (nuclei.positions, electrons)
-            step, optimiser = kfac.update(self.kfac, state.optimiser, params, gradient, batch, rate)
-        else:
-            direction, optimiser = self.adam.update(gradient, state.optimiser)
-            step = jax.tree.map(lambda s: rate * s, direction)
-        return Update(step, optimiser, gradient, rate)
+    def _kernel(self, params: Params, nuclei: Nuclei) -> mcmc.Kernel:
+        """`mcmc.steps` moves in the density of the wavefunction."""
+        log_psi = networks.log_psi(params, nuclei.positions, self.spins)
+        return mcmc.make_kernel(log_psi, nuclei, self.spins, self.config.mcmc.steps)
+
+    def _measure(
+        self, params: Params, electrons: jax.Array, inputs: Inputs
+    ) -> tuple[Sample, EnergyInfo]:
+        """The walkers' clipped deviations, penalty included, and the statistics of the energy."""
+        config, spins, nuclei = self.config.optimise, self.spins, inputs.nuclei
+        energies = local_energy(params, electrons, nuclei, spins, self.chunk)
+        deviation, energy = clip_energies(energies, config.clip, config.clip_centre)
+        if spins[0] == spins[1] and config.singlet_penalty > 0:
+            psi = networks.signed_log(params, nuclei.positions, spins)
+            added = singlet_penalty.added_energy(psi, electrons, spins, inputs.penalty)
+            deviation, _ = clip_energies(energies + added, config.clip, config.clip_centre)
+        return Sample(electrons, nuclei, deviation), energy
 
     def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
-        config, spins, nuclei = self.config, self.spins, inputs.nuclei
-        # After a rollback other random numbers: the same might lead to the same accident.
-        key = jax.random.fold_in(inputs.key, state.step)
-        key = jax.random.fold_in(key, state.rollbacks)
+        """One update: sample, measure, update, adapt."""
+        config = self.config
+        # Other random numbers after a rollback: the same ones might lead to the same accident.
+        key = jax.random.fold_in(jax.random.fold_in(inputs.key, state.step), state.rollbacks)
 
-        def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            return networks.apply(state.params, x, nuclei.positions, spins)
+        walkers, moved = self._kernel(state.params, inputs.nuclei)(key, state.walkers, state.width)
 
-        walkers, info = mcmc.sample(
-            key,
-            state.walkers,
-            lambda x: 2.0 * psi(x)[1],
-            nuclei,
-            self.spins,
-            state.width,
-            config.mcmc.steps,
-        )
-        electrons = walkers.electrons
-        energies = local_energy(state.params, electrons, nuclei, spins, self.chunk)
-        clip = config.optimise.clip, config.optimise.clip_centre
-        deviation, energy = clip_energies(energies, *clip)
-        if spins[0] == spins[1] and config.optimise.singlet_penalty > 0:
-            flip = observables.spin_flip(psi, electrons, spins)
-            added = jnp.where(inputs.penalty > 0, inputs.penalty * (1.0 - flip), 0.0)
-            deviation, _ = clip_energies(energies + added, *clip)
-        update = self._update(state, electrons, deviation, inputs)
-        accepted, frozen = mcmc.frozen(
-            state.accepted + info.accepted, (state.step + 1) % FROZEN_WINDOW == 0
-        )
-        pmove, frozen_share = collectives.mean((jnp.mean(info.accepted), jnp.mean(frozen)))
-        stats = Stats(
-            energy.energy,
-            energy.error,
-            energy.variance,
-            pmove,
-            state.width,
-            energy.n_nonfinite,
-            energy.n_outliers,
-            update.rate,
-            tree_norm(update.gradient),
-            tree_norm(update.step),
-            jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
-        )
+        sample, energy = self._measure(state.params, walkers.electrons, inputs)
+
+        rate = learning_rate(config.optimise, inputs.delay, state.step, state.rollbacks)
+        update = self.optimiser.update(state.optimiser, state.params, sample, rate)
         params = jax.tree.map(jnp.subtract, state.params, update.step)
+
+        window_ends = (state.step + 1) % FROZEN_WINDOW == 0
+        accepted, frozen = mcmc.frozen(state.accepted + moved.accepted, window_ends)
+        pmove, frozen_share = collectives.mean((jnp.mean(moved.accepted), jnp.mean(frozen)))
         width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
-        after = State(
-            params, update.optimiser, walkers, width, state.step + 1, accepted, state.rollbacks
+
+        stats = Stats(
+            energy_Eh=energy.energy,
+            error_Eh=energy.error,
+            variance_Eh2=energy.variance,
+            pmove=pmove,
+            width=state.width,
+            n_nonfinite=energy.n_nonfinite,
+            n_outliers=energy.n_outliers,
+            learning_rate=rate,
+            gradient_norm=tree_norm(update.gradient),
+            update_norm=tree_norm(update.step),
+            n_frozen=jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
         )
-        return after, stats
+        after = state._replace(params=params, optimiser=update.state, walkers=walkers, width=width)
+        return after._replace(step=state.step + 1, accepted=accepted), stats
 
     # --- the loop ---------------------------------------------------------------------------------
 
     def _burn_in(self, state: State, inputs: Inputs) -> State:
-        """Equilibrate the walkers in the pretrained |psi|^2 before anything is averaged over
-        them."""
-        steps = self.config.mcmc.steps
-        nuclei = inputs.nuclei
+        """Equilibrate the walkers in the pretrained |psi|^2 before the first average over them."""
+        kernel = self._kernel(state.params, inputs.nuclei)
         key = jax.random.fold_in(inputs.key, 2**31 - 1)  # apart from the iterations' keys
 
         def sweep(
             i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]
         ) -> tuple[mcmc.Walkers, jax.Array]:
-            walkers, info = mcmc.sample(
-                jax.random.fold_in(key, i),
-                carry[0],
-                lambda x: 2.0 * networks.apply(state.params, x, nuclei.positions, self.spins)[1],
-                nuclei,
-                self.spins,
-                carry[1],
-                steps,
-            )
+            walkers, info = kernel(jax.random.fold_in(key, i), *carry)
             pmove = collectives.mean(jnp.mean(info.accepted))
             return walkers, mcmc.adapt_width(carry[1], pmove, self.config.mcmc.target_acceptance)
 
-        sweeps = -(-self.config.mcmc.burn_in // steps)
+        sweeps = -(-self.config.mcmc.burn_in // self.config.mcmc.steps)
         walkers, width = jax.lax.fori_loop(0, sweeps, sweep, (state.walkers, state.width))
         return state._replace(walkers=walkers, width=width)
 
@@ -284,15 +223,9 @@ class Optimise:
         """The pretrained network and walkers with fresh optimiser statistics."""
         params = datasets.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)
-        optimiser: Any
-        if self.config.optimise.optimiser == "kfac":
-            local = electrons[: electrons.shape[0] // self.mesh.size]
-            optimiser = kfac.init(self.kfac, params, self.nuclei.positions, local)
-            self.blocks = kfac.blocks(self.kfac, params)
-        elif self.config.optimise.optimiser == "adam":
-            optimiser = self.adam.init(params)
-        else:
-            optimiser = spring.init(params)
+        local = electrons[: electrons.shape[0] // self.mesh.size]
+        optimiser = self.optimiser.init(params, local, self.nuclei)
+        self.blocks = self.optimiser.curvature_blocks(params)
         zero = jnp.asarray(0, jnp.int32)
         state = State(
             params=params,
@@ -306,7 +239,7 @@ class Optimise:
         return self.place(state)
 
     def place(self, state: State) -> State:
-        """Walkers split over the devices, all else on each of them."""
+        """Walkers split over the devices, everything else on each of them."""
         return place(self.mesh, state, SPECS)
 
     def steps(self, state: State) -> Iterator[Step]:
@@ -333,10 +266,10 @@ class Optimise:
             yield Step(done + count, state, series, self._notes(series, done))
 
     def _roll_back(self, state: State, wrong: str) -> State:
-        """The state before a block that went wrong, counted.
+        """The state before a block with an accident, with one rollback more.
 
         Raises:
-            BrokenRunError: it went wrong too often.
+            BrokenRunError: the rollbacks allowed are used up.
         """
         rollbacks, allowed = int(state.rollbacks), self.config.optimise.max_rollbacks
         if rollbacks < allowed:
@@ -351,8 +284,7 @@ class Optimise:
         )
 
     def _notes(self, series: Series, done: int) -> tuple[str, ...]:
-        """What a user should know about a block after `done` iterations that went well otherwise;
-        looked at where a window ends."""
+        """Lines for the user about a block after `done` iterations; none inside a window."""
         if done // FROZEN_WINDOW == (done + len(series["width"])) // FROZEN_WINDOW:
             return ()
         notes = mcmc.width_notes(series["width"], self.config.mcmc.width)
@@ -361,7 +293,7 @@ class Optimise:
         return notes
 
     def _compile(self, state: State) -> Any:
-        """The loop over a block, compiled ahead: a request to stop is heard in between."""
+        """The loop over a block, compiled ahead; a request to stop is heard between blocks."""
         size = self.config.runtime.block
 
         def block(state: State, inputs: Inputs, count: jax.Array) -> tuple[State, Stats]:

@@ -1,13 +1,13 @@
 """Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section
 III.A).
 
-The loss is the mean squared difference of the orbital matrices, over walkers drawn in halves from
-the reference's and from the network's own density: the first teaches the orbitals where electrons
-are, the second finds and removes density that the network has where it should not.
+The loss is the mean squared difference of the orbital matrices over walkers. One half of them is
+drawn from the reference's density and fits the orbitals where electrons are. The other half is
+drawn from the network's own density and removes density where none should be.
 
-The loop ends by a criterion: the network's variational energy must come close to E_HF and its
-orbitals close to the reference's. A network that starts the optimisation from less spends thousands
-of expensive updates on what Hartree-Fock already knew.
+The loop ends by a criterion: the network's variational energy must come close to E_HF, and its
+orbitals close to the reference's. From a worse start the optimisation spends thousands of expensive
+iterations on regaining the Hartree-Fock solution.
 """
 
 import time
@@ -48,7 +48,10 @@ from ferminet_core.wavefunction.networks import Params
 
 class State(NamedTuple):
     """params, optimiser: replicated; reference, network: the walkers of each density, split over
-    devices; widths: (2,), of their moves; step: updates done; met: the criterion's answer."""
+    devices; widths: (2,), of their moves; step: iterations done; met: whether the criterion is.
+
+    Checkpoints store the fields by these names.
+    """
 
     params: Params
     optimiser: Any
@@ -79,7 +82,7 @@ def target_matrices(
     n_determinants: int,
     form: str,
 ) -> list[jax.Array]:
-    """What the network's orbitals should be, shaped like `networks.orbitals`.
+    """The targets of the network's orbitals, shaped like `networks.orbitals`.
 
     Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros
     for the orbitals of the other spin.
@@ -100,11 +103,10 @@ def target_matrices(
 
 
 def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> list[np.ndarray]:
-    """Exponents (determinant, orbital) in bohr^-1 that the envelopes of each spin present start
-    from.
+    """Initial exponents (determinant, orbital), bohr^-1, of the envelopes of each spin present.
 
-    An orbital of energy e decays as exp(-sqrt(-2 e) r) far from the molecule. Starting there spares
-    the pretraining the slow way from exponents of one to those of the core orbitals.
+    An orbital of energy e (hartree) decays as exp(-sqrt(-2 e) r) far from the molecule. With these
+    exponents the pretraining does not have to move them from one to those of the core orbitals.
     """
     occupied = [
         dataset["orbital_energy"].values[spin][dataset["orbital_occupation"].values[spin] > 0]
@@ -133,18 +135,18 @@ def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array,
 
 
 def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
-    """With a learning rate that falls as 1 / (1 + t / 1000).
+    """The optimiser of the settings, with a learning rate that falls as 1 / (1 + t / 1000).
 
     Muon (Liu et al., arXiv:2502.16982, section 2.1) moves the weight matrices along their momentum
-    with all singular values set to about one, and lets Adam move biases, envelopes and factors.
-    Plain Adam takes several times as many steps to orbitals that fit (`benchmarks.pretraining`).
+    with all singular values set to about one. Adam moves biases, envelopes and factors. Plain Adam
+    needs several times as many iterations until the orbitals fit (`benchmarks.pretraining`).
     """
     make = {"muon": optax.contrib.muon, "adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
     return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
 
 
 class Pretrain:
-    """The pretraining of one run; see `stage.Stage`."""
+    """The pretraining of one run; see `base.Stage`."""
 
     name = "pretrain"
 
@@ -162,8 +164,8 @@ class Pretrain:
         self.e_hf = float(reference.attrs["e_hf"])
         found = orbitals.Reference.from_dataset(self.dataset)
         if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
-            # A scan passes from one determinant to two where the spin symmetry breaks. Holding the
-            # one twice changes nothing but lets one executable serve both sides.
+            # A scan passes from one determinant to two where the spin symmetry breaks. Storing the
+            # one twice changes no number, and one executable serves both sides.
             found = found._replace(
                 mo_up=np.repeat(found.mo_up, 2, axis=0), mo_down=np.repeat(found.mo_down, 2, axis=0)
             )
@@ -172,33 +174,23 @@ class Pretrain:
 
     # --- per device -------------------------------------------------------------------------------
 
-    def _log_network(self, params: Params, nuclei: Nuclei) -> mcmc.LogDensity:
-        return lambda x: 2.0 * networks.apply(params, x, nuclei.positions, self.spins)[1]
-
     def _sample(
         self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, jax.Array]:
         """Move both halves of the walkers and adapt their widths."""
         moves, target = self.config.pretrain.steps, self.config.mcmc.target_acceptance
         first, second = jax.random.split(key)
-        hf, hf_info = mcmc.sample(
-            first,
-            state.reference,
-            lambda x: 2.0 * orbitals.log_abs_hf(reference, x, nuclei.positions),
-            nuclei,
-            self.spins,
-            state.widths[0],
-            moves,
+
+        def log_reference(electrons: jax.Array) -> jax.Array:
+            return orbitals.log_abs_hf(reference, electrons, nuclei.positions)
+
+        log_network = networks.log_psi(state.params, nuclei.positions, self.spins)
+        move_reference, move_network = (
+            mcmc.make_kernel(log_psi, nuclei, self.spins, moves)
+            for log_psi in (log_reference, log_network)
         )
-        net, net_info = mcmc.sample(
-            second,
-            state.network,
-            self._log_network(state.params, nuclei),
-            nuclei,
-            self.spins,
-            state.widths[1],
-            moves,
-        )
+        hf, hf_info = move_reference(first, state.reference, state.widths[0])
+        net, net_info = move_network(second, state.network, state.widths[1])
         accepted = jnp.stack([jnp.mean(hf_info.accepted), jnp.mean(net_info.accepted)])
         pmove = collectives.mean(accepted)
         widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
@@ -243,7 +235,7 @@ class Pretrain:
     ) -> Check:
         """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed.
 
-        The loop's own walkers stay where they are: looking changes nothing.
+        The loop's own walkers do not move: the test leaves the state unchanged.
         """
         key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), state.step)
 
@@ -253,8 +245,8 @@ class Pretrain:
             return moved, local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
 
         _, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
-        # Walkers are independent of each other, sweeps a few moves apart are not: the error is that
-        # of the walkers' means.
+        # Walkers are independent of each other; sweeps a few moves apart are not. The error is
+        # therefore that of the walkers' means.
         _, info = clip_energies(jnp.mean(energies, axis=0), 0.0, "mean")
         return Check(info.energy, info.error, info.n_nonfinite)
 
@@ -282,7 +274,7 @@ class Pretrain:
         weights = 1.0 / np.bincount(order)[order]
         params["determinants"]["w"] = jnp.asarray(weights / weights.mean(), self.dtype)
         if "jastrow" in params:
-            # Cusps no longer than the smallest shell: the reference knows nothing of them.
+            # Cusps no longer than the smallest shell: the reference has none.
             length = jnp.asarray(1.0 / max(molecule.charges), self.dtype)
             params["jastrow"] = jax.tree.map(lambda a: a * length, params["jastrow"])
         rng = np.random.default_rng(self.spec.stage_seed("walkers"))
@@ -301,11 +293,11 @@ class Pretrain:
         return self.place(state)
 
     def place(self, state: State) -> State:
-        """Walkers split over the devices, all else on each of them."""
+        """Walkers split over the devices, everything else on each of them."""
         return place(self.mesh, state, SPECS)
 
     def _fixed(self) -> tuple[Any, ...]:
-        """What the compiled functions take beside the state, on every device."""
+        """The arguments of the compiled functions besides the state, on every device."""
         return place(self.mesh, (self.reference, self.nuclei, self.key), REPLICATED)
 
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
@@ -321,8 +313,12 @@ class Pretrain:
         )
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Blocks of up to `runtime.block` updates; every `pretrain.check_every` updates a look at
-        the criterion."""
+        """Blocks of up to `runtime.block` iterations, with a test of the criterion every
+        `pretrain.check_every` iterations.
+
+        Raises:
+            BrokenRunError: parameters are no longer finite.
+        """
         if int(state.step) >= self.total or bool(state.met):
             return
         fixed = self._fixed()
@@ -341,7 +337,7 @@ class Pretrain:
                     f"{self.spec.run_id} pretrain: parameters are no longer finite after {done} "
                     "iterations; try a smaller pretrain.learning_rate"
                 )
-            # The criterion's readings stand at the iterations after which it was looked at.
+            # The criterion's readings are stored with the iteration that precedes the test.
             readings = np.full((2, count), np.nan)
             if done % every == 0 or done == self.total:
                 reading = check(state, *fixed)
@@ -352,7 +348,7 @@ class Pretrain:
             yield Step(done, state, series)
 
     def _compile(self, state: State) -> tuple[Any, Any]:
-        """A block of updates and the look at the criterion, compiled ahead."""
+        """A block of iterations and a test of the criterion, compiled ahead."""
         size = self.config.runtime.block
 
         def block(
@@ -374,7 +370,7 @@ class Pretrain:
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """Parameters, all walkers, and the series; `converged` tells whether the criterion was
+        """Parameters, all walkers and the series; `converged` says whether the criterion was
         met."""
         state = fetch(state)
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])

@@ -1,12 +1,12 @@
 """Warm start: the wavefunction of a neighbouring geometry instead of pretraining.
 
-Parameters are the neighbour's. The nuclei are always those of the spec; the walkers follow them by
-the space-warp transformation (Umrigar 1989, doi:10.1002/qua.560360827): an electron moves with the
+The parameters are the neighbour's. The nuclei are those of the spec. The walkers follow them by the
+space-warp transformation (Umrigar 1989, doi:10.1002/qua.560360827): an electron moves with the
 nuclei near it,
 
     r' = r + sum_a w_a(r) (R'_a - R_a),    w_a = |r - R_a|^-4 / sum_b |r - R_b|^-4,
 
-and the optimisation equilibrates them before it uses them.
+and the optimisation equilibrates the walkers before it uses them.
 """
 
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def space_warp(electrons: np.ndarray, before: np.ndarray, after: np.ndarray) -> 
         (..., 3), bohr.
     """
     distances = np.linalg.norm(electrons[..., None, :] - before, axis=-1)
-    # Relative to the nearest, which may be as near as can be.
+    # Relative to the nearest nucleus, whose distance may be zero.
     nearest = np.min(distances, axis=-1, keepdims=True)
     ratio = np.divide(nearest, distances, out=np.ones_like(distances), where=distances > 0)
     weights = ratio**_POWER
@@ -56,8 +56,10 @@ def space_warp(electrons: np.ndarray, before: np.ndarray, after: np.ndarray) -> 
 
 
 class WarmStart:
-    """The start of one run from a neighbour's optimised network; a `stage.Stage` without steps,
-    whose result has the form of the pretraining's."""
+    """The start of one run from a neighbour's optimised network; a `base.Stage` without steps.
+
+    Its result has the form of the pretraining's.
+    """
 
     name = "pretrain"
     total = 0

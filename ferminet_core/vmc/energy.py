@@ -1,8 +1,8 @@
 """The energy and its gradient from the local energies of walkers spread over devices.
 
-grad <E> = 2 E[(E_L - <E_L>) grad log|psi|] (Pfau et al. 2020, eq. 10), with E_L clipped to a few
-mean absolute deviations about its mean or median over all devices, and the gradient centred at the
-mean of the clipped energies so that a clipped walker does not shift it.
+grad <E> = 2 E[(E_L - <E_L>) grad log|psi|] (Pfau et al. 2020, eq. 10). E_L is clipped to a few mean
+absolute deviations about its mean or median over all devices. The gradient is centred at the mean
+of the clipped energies, so that a clipped walker does not shift it.
 """
 
 from typing import Literal, NamedTuple
@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from ferminet_core.parallel import collectives
+from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.networks import Params, Spins
 
 
 class EnergyInfo(NamedTuple):
     """Statistics over all walkers of all devices (scalars, hartree).
 
     energy: mean; error: standard error of the mean if walkers were independent; variance: of E_L
-    n_nonfinite: local energies that are no number, left out; n_outliers: clipped ones
+    n_nonfinite: local energies that are not finite and left out; n_outliers: those clipped
     """
 
     energy: jax.Array
@@ -32,13 +35,13 @@ def clip_energies(
 ) -> tuple[jax.Array, EnergyInfo]:
     """Clip local energies; call inside `shard_map` over the walkers.
 
-    Each device gathers the energies of all: one message, and sums that do not depend on how the
-    walkers are spread.
+    Each device gathers the energies of all devices. This takes one message, and the sums do not
+    depend on how the walkers are spread.
 
     Args:
         energies: (walker on this device,), hartree
         multiple: half-width of the window in mean absolute deviations; 0 for no clipping
-        centre: about which the window lies
+        centre: the centre of the window
 
     Returns:
         Deviations of the clipped energies from their own mean (0 for non-finite ones), so that
@@ -69,3 +72,26 @@ def clip_energies(
         n_outliers=jnp.sum(finite & (clipped != everyone)),
     )
     return collectives.own(deviation), info
+
+
+def energy_gradient(
+    params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, deviation: jax.Array
+) -> Params:
+    """E[dE grad log|psi|], half the gradient of <E>; call inside `shard_map`.
+
+    Where psi is 0 or not a number, the gradient is not a number either, and the optimisation takes
+    the update back.
+
+    Args:
+        params: from `networks.init`
+        electrons: (walker on this device, electron, 3), bohr
+        nuclei: positions and charges
+        spins: (n_up, n_down)
+        deviation: (walker on this device,), hartree, from `clip_energies`
+    """
+
+    def weighted(p: Params) -> jax.Array:
+        _, log = networks.apply(p, electrons, nuclei.positions, spins)
+        return jnp.mean(deviation * log)
+
+    return collectives.mean(jax.grad(weighted)(params))

@@ -47,15 +47,15 @@ def local_energy(
         electrons: (walker, electron, 3), bohr
         nuclei: positions and charges
         spins: (n_up, n_down)
-        chunk: walkers per pass of the forward Laplacian, at most; all at once if None. Small passes
-            keep the Jacobians, (3n, n, width) per walker, in the cache or the device's memory.
+        chunk: walkers per pass of the forward Laplacian, at most; all at once if None. In small
+            passes the Jacobians, (3n, n, width) per walker, fit the cache or the device's memory.
     """
 
     def kinetic(walkers: jax.Array) -> jax.Array:
         return -0.5 * log_psi_derivatives(params, walkers, nuclei.positions, spins).laplacian_ratio
 
     n = electrons.shape[0]
-    # The last chunk is filled up with walkers of the first.
+    # Walkers of the first pass fill the last one up.
     chunks = jnp.resize(electrons, (*even_passes(n, chunk or n), *electrons.shape[1:]))
     energies = jax.lax.map(kinetic, chunks).reshape(-1)[:n]
     return energies + potential_energy(electrons, nuclei)

@@ -1,9 +1,12 @@
-"""Metropolis sampling of |psi|^2 with all-electron Gaussian moves, shorter near the nuclei, and
-with moves of one or two electrons from atom to atom.
+"""Metropolis sampling of |psi|^2.
 
-A kernel maps (key, state) to (state, info). Random numbers belong to walkers: the key of a walker's
-move is the stage's key folded with the move's number and the walker's number over all devices, so
-the samples do not depend on how many devices hold them.
+Two kinds of moves alternate: Gaussian moves of all electrons, shorter near the nuclei, and moves of
+one or two electrons from atom to atom. `make_kernel` closes over what is fixed, the wavefunction
+and the geometry, and returns a kernel: (key, walkers, width) -> (walkers, info).
+
+Random numbers belong to walkers. The key of a walker's move is the kernel's key folded with the
+number of the move and the number of the walker over all devices. The samples therefore do not
+depend on how many devices hold the walkers.
 """
 
 from collections.abc import Callable
@@ -16,30 +19,31 @@ import numpy as np
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction.networks import Spins
 
-LogDensity = Callable[[jax.Array], jax.Array]
+LogPsi = Callable[[jax.Array], jax.Array]  # electrons (walker, electron, 3) -> log|psi| (walker,)
 
-# Relative change of the width per unit of excess acceptance and iteration; small enough that noise
-# of the measured acceptance (0.03 with 256 walkers) moves the width by well under one per cent.
+# Relative change of the width per unit of excess acceptance and iteration. The noise of the
+# measured acceptance, 0.03 with 256 walkers, then moves the width by well under one per cent.
 ADAPTATION_GAIN = 0.2
-# Widths settled at 0.3 for two electrons and at 0.08 for fourteen; so far away from the configured
-# one, acceptance no longer depends on it.
+# Widths settled at 0.3 for two electrons and at 0.08 for fourteen. So far away from the configured
+# width, the acceptance no longer depends on it.
 WIDTH_RANGE = 1000.0
 
-RELOCATION_PERIOD = 10  # seldom enough to cost the Gaussian moves little
+RELOCATION_PERIOD = 10  # one move in ten goes from atom to atom, which costs Gaussian moves little
 
 
 class Walkers(NamedTuple):
-    """electrons: (walker, electron, 3), bohr; number: (walker,), counted over all
-    devices."""
+    """electrons: (walker, electron, 3), bohr; number: (walker,), counted over all devices."""
 
     electrons: jax.Array
     number: jax.Array
 
 
 class Relocation(NamedTuple):
-    """What moves from atom to atom, (walker,) each. exchange: whether the electrons `up` and `down`
-    exchange their places, or else the electron `which` is carried to the nucleus that comes `turn`
-    after its own."""
+    """Moves from atom to atom, arrays (walker,).
+
+    exchange: whether the electrons `up` and `down` exchange their places. Otherwise the electron
+    `which` is carried to the nucleus that comes `turn` after its own.
+    """
 
     exchange: jax.Array
     up: jax.Array
@@ -54,14 +58,19 @@ class Info(NamedTuple):
     accepted: jax.Array
 
 
+Kernel = Callable[[jax.Array, Walkers, jax.Array], tuple[Walkers, Info]]
+
+
 def walkers(electrons: jax.Array) -> Walkers:
     """Number the walkers (walker, electron, 3)."""
     return Walkers(electrons, jnp.arange(electrons.shape[0], dtype=jnp.int32))
 
 
 def _walker_randoms(key: jax.Array, w: Walkers) -> tuple[jax.Array, jax.Array]:
-    """A Gaussian step (walker, electron, 3) and log of a uniform number (walker,), one stream per
-    walker."""
+    """A Gaussian step (walker, electron, 3) and the log of a uniform number (walker,).
+
+    Each walker has its own stream of random numbers.
+    """
 
     def draw(number: jax.Array) -> tuple[jax.Array, jax.Array]:
         step_key, accept_key = jax.random.split(jax.random.fold_in(key, number))
@@ -75,8 +84,9 @@ def _walker_randoms(key: jax.Array, w: Walkers) -> tuple[jax.Array, jax.Array]:
 
 
 def length(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
-    """The scale (..., electron), bohr, on which |psi|^2 changes where an electron is: its distance
-    to the nearest nucleus, but in the 1s shell the shell's radius 1/Z.
+    """The length (..., electron), bohr, over which |psi|^2 changes at each electron.
+
+    It is the distance to the nearest nucleus, and the radius 1/Z of the 1s shell inside that shell:
 
         l(r) = min_m sqrt(|r - R_m|^2 + 1 / Z_m^2)
     """
@@ -112,13 +122,13 @@ def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: in
 def _relocate(
     electrons: jax.Array, drawn: Relocation, nuclei: Nuclei
 ) -> tuple[jax.Array, jax.Array]:
-    """The proposal (walker, electron, 3) of a relocation, and which of them have a way back
+    """The proposals (walker, electron, 3) of relocations, and whether each can be reversed
     (walker,).
 
-    Each is proposed as often as its reverse, so that |psi'|^2 / |psi|^2 alone decides. Walkers so
-    pass between spin patterns, and between neutral atoms and ions, where bonds are so long that no
-    Gaussian step spans them. An electron that would arrive nearer to a third nucleus than to the
-    one it is carried to would not come back from there, which would break detailed balance.
+    A relocation is proposed as often as its reverse, so |psi'|^2 / |psi|^2 alone decides. Walkers
+    thus pass between spin patterns, and between neutral atoms and ions, across bonds too long for a
+    Gaussian step. An electron that arrives nearer to a third nucleus than to its target could not
+    return, which would break detailed balance.
     """
 
     def nearest(x: jax.Array) -> jax.Array:
@@ -138,90 +148,104 @@ def _relocate(
     return jax.vmap(propose)(electrons, drawn)
 
 
-def sample(
-    key: jax.Array,
-    state: Walkers,
-    log_density: LogDensity,
-    nuclei: Nuclei,
-    spins: Spins,
-    width: jax.Array,
-    moves: int,
-) -> tuple[Walkers, Info]:
-    """`moves` Metropolis moves (Metropolis et al. 1953) of all electrons at once; of molecules
-    every tenth is one of one or two electrons from atom to atom instead (`_relocate`).
+def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Kernel:
+    """A kernel of `moves` Metropolis moves (Metropolis et al. 1953) in the density |psi|^2.
+
+    A move proposes new places for all electrons at once. In molecules every tenth move is one of
+    one or two electrons from atom to atom instead (`_relocate`).
 
     Each electron is proposed r + width * l(r) * normal, so that the 1s shells of heavy atoms do not
     hold up all others (position-dependent steps: Umrigar, doi:10.1103/PhysRevLett.71.408). Since l
-    depends on r, detailed balance needs the ratio of the proposals' densities beside
+    depends on r, detailed balance needs the ratio of the proposals' densities next to
     |psi'|^2 / |psi|^2 (Hastings, doi:10.1093/biomet/57.1.97). A proposal whose density is not a
-    number is rejected; a walker whose own density vanishes (log = -inf) accepts the first proposal
+    number is rejected. A walker whose own density vanishes (log = -inf) accepts the first proposal
     with a finite one.
 
     Args:
-        key: of this call; differs from call to call
-        state: walkers
-        log_density: electrons (walker, electron, 3) -> log|psi|^2 (walker,)
-        nuclei: which `length` is taken from
+        log_psi: electrons (walker, electron, 3), bohr -> log|psi| (walker,)
+        nuclei: from which `length` and the targets of relocations are taken
         spins: numbers of up and down electrons, up first
-        width: standard deviation of a coordinate's step in units of `length`
         moves: number of moves
+
+    Returns:
+        kernel(key, walkers, width) -> (walkers, info). The key differs from call to call. The width
+        is the standard deviation of a coordinate's step in units of `length`; it is an argument
+        because it is adapted between calls.
     """
     n_nuclei = nuclei.positions.shape[0]
     relocations = moves // RELOCATION_PERIOD if n_nuclei > 1 else 0
 
-    def draw(i: jax.Array) -> Relocation:
-        own_key = jax.random.fold_in(key, moves + i)
-        return _draw_relocation(own_key, state.number, spins, n_nuclei)
+    def log_density(electrons: jax.Array) -> jax.Array:
+        return 2.0 * log_psi(electrons)
 
-    # Before the loop: every move of it would draw anew, and use one in ten.
-    drawn = jax.vmap(draw)(jnp.arange(relocations)) if relocations else None
-
-    def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        electrons, log, accepted = carry
-        step, log_uniform = _walker_randoms(
-            jax.random.fold_in(key, i), Walkers(electrons, state.number)
-        )
+    def propose(
+        electrons: jax.Array, step: jax.Array, width: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Gaussian proposals, and the log of the ratio of their densities."""
         before = length(electrons, nuclei)
         proposal = electrons + width * before[..., None] * step
-        bias = log_proposal_ratio(step, before, length(proposal, nuclei))
-        gaussian = jnp.asarray(True)
-        if drawn is not None:
-            gaussian = (i + 1) % RELOCATION_PERIOD != 0
-            own = jax.tree.map(lambda x: x[i // RELOCATION_PERIOD], drawn)
-            relocated, returns = _relocate(electrons, own, nuclei)
-            proposal = jnp.where(gaussian, proposal, relocated)
-            bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
-        new = log_density(proposal)
-        # A NaN on either side compares false; a walker that holds one is freed by any finite
-        # proposal.
-        take = (log_uniform < new - log + bias) | (jnp.isfinite(new) & ~jnp.isfinite(log))
-        electrons = jnp.where(take[:, None, None], proposal, electrons)
-        return electrons, jnp.where(take, new, log), accepted + (take & gaussian)
+        return proposal, log_proposal_ratio(step, before, length(proposal, nuclei))
 
-    start = (
-        state.electrons,
-        log_density(state.electrons),
-        jnp.zeros(state.number.shape, state.electrons.dtype),
-    )
-    electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
-    return Walkers(electrons, state.number), Info(accepted / (moves - relocations))
+    def kernel(key: jax.Array, state: Walkers, width: jax.Array) -> tuple[Walkers, Info]:
+        def draw(i: jax.Array) -> Relocation:
+            own_key = jax.random.fold_in(key, moves + i)
+            return _draw_relocation(own_key, state.number, spins, n_nuclei)
+
+        # Before the loop: each of its moves would draw again, and use one draw in ten.
+        drawn = jax.vmap(draw)(jnp.arange(relocations)) if relocations else None
+
+        def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+            electrons, log, accepted = carry
+            step, log_uniform = _walker_randoms(
+                jax.random.fold_in(key, i), Walkers(electrons, state.number)
+            )
+            proposal, bias = propose(electrons, step, width)
+            gaussian = jnp.asarray(True)
+            if drawn is not None:
+                gaussian = (i + 1) % RELOCATION_PERIOD != 0
+                own = jax.tree.map(lambda x: x[i // RELOCATION_PERIOD], drawn)
+                relocated, returns = _relocate(electrons, own, nuclei)
+                proposal = jnp.where(gaussian, proposal, relocated)
+                bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
+            new = log_density(proposal)
+            # A NaN on either side compares false. A walker at a NaN is freed by any finite
+            # proposal.
+            take = (log_uniform < new - log + bias) | (jnp.isfinite(new) & ~jnp.isfinite(log))
+            electrons = jnp.where(take[:, None, None], proposal, electrons)
+            return electrons, jnp.where(take, new, log), accepted + (take & gaussian)
+
+        start = (
+            state.electrons,
+            log_density(state.electrons),
+            jnp.zeros(state.number.shape, state.electrons.dtype),
+        )
+        electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
+        return Walkers(electrons, state.number), Info(accepted / (moves - relocations))
+
+    return kernel
 
 
 def adapt_width(width: jax.Array, pmove: jax.Array, target: float) -> jax.Array:
-    """A wider step after too many acceptances, a narrower one after too few (outside
-    measurements)."""
+    """A larger width after too many acceptances, a smaller one after too few.
+
+    Not for use while measuring: an adapted width spoils detailed balance.
+    """
     return width * jnp.exp(ADAPTATION_GAIN * (pmove - target))
 
 
 def frozen(accepted: jax.Array, window_ends: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Accepted moves of each walker (walker,), set to zero where a window ends, and 1.0 for each
-    walker that accepted none in it (0.0 inside a window)."""
+    """Update the accepted moves of each walker (walker,).
+
+    Returns:
+        The accepted moves, set to zero where a window ends; and 1.0 for each walker that accepted
+        none in a window that ends, else 0.0.
+    """
     stuck = jnp.where(window_ends & (accepted == 0), 1.0, 0.0).astype(accepted.dtype)
     return jnp.where(window_ends, jnp.zeros_like(accepted), accepted), stuck
 
 
 def width_notes(widths: np.ndarray, start: float) -> tuple[str, ...]:
-    """A line where the last of the widths is far from any that a molecule needs."""
+    """A line if the last of the widths is far from any that a molecule needs."""
     width = float(widths[-1])
     if start / WIDTH_RANGE < width < start * WIDTH_RANGE:
         return ()

@@ -2,8 +2,8 @@
 
 from ferminet_core.inputs.config import Config
 
-# Bytes of Jacobians that one pass of the forward Laplacian may hold: on a CPU they should stay in a
-# core's second-level cache, on an accelerator a pass should fill the device.
+# Bytes of Jacobians that one pass of the forward Laplacian may hold. On a CPU they should stay in a
+# core's second-level cache; on an accelerator a pass should fill the device.
 CHUNK_BYTES = {"cpu": 2**20, "gpu": 2**31, "tpu": 2**31}
 ITEMSIZE = {"float32": 4, "float64": 8}
 
@@ -11,8 +11,8 @@ ITEMSIZE = {"float32": 4, "float64": 8}
 def even_passes(walkers: int, chunk: int) -> tuple[int, int]:
     """Number and size of passes over walkers, at most `chunk` in each.
 
-    Passes are of one size, and what is left over in the last is computed for nothing: with 85 at a
-    time 128 walkers would cost as much as 170, with 64 they cost 128.
+    All passes have one size, and the empty places of the last are computed for nothing. With 85
+    walkers per pass 128 walkers would cost as much as 170; with 64 they cost as much as 128.
     """
     passes = -(-walkers // min(chunk, walkers))
     return passes, -(-walkers // passes)

@@ -1,18 +1,19 @@
-"""Sums of determinants, right in value and derivatives also where a determinant is singular.
+"""Sums of determinants, correct in value and derivatives even where a determinant is singular.
 
-psi = sum_k w_k det A_k. The derivative of a determinant is its cofactor matrix, which does not
-vanish when the determinant does, so that A^-1 det A is useless there. Pfau et al. 2020 (appendix on
+psi = sum_k w_k det A_k. The derivative of a determinant is its cofactor matrix. It does not vanish
+where the determinant does, and A^-1 det A cannot give it there. Pfau et al. 2020 (appendix on
 numerically stable gradients) use the singular value decomposition. Gaussian elimination with
-complete pivoting is enough and cheaper: it gives G, H of unit determinant and a diagonal D, with G
-A H = D up to the order of rows and columns. Then
+complete pivoting suffices and is cheaper: it gives G, H of unit determinant and a diagonal D, with
+G A H = D up to the order of rows and columns. Then
 
     det(A + B) = +-det(D + G B H),
 
-and its derivatives are sums of products of pivots that leave out one or two of them: nothing is
-ever divided by a vanishing pivot.
+and its derivatives are sums of products of pivots that leave out one or two of them. No step
+divides by a vanishing pivot.
 
-Nearly all matrices are far from singular. For these the inverse serves as well and costs a fraction
-(`invert`, which tells where it does not); the elimination is left with the others (`mend`).
+Nearly all matrices are far from singular. For these the inverse is as good and costs a fraction
+(`invert`, which reports the matrices for which it is not). The elimination treats only the others
+(`mend`).
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Beyond it the steps take longer to compile (5 s for 14, 12 s for 30) and gain less (1.7 at 20).
+# Larger matrices take longer to compile (5 s for 14, 12 s for 30) and gain less (1.7 at 20).
 LARGEST_UNROLLED = 16
 
 
@@ -81,8 +82,9 @@ def signed_log(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Inverse(NamedTuple):
-    """inverse: (..., n, n); sign, log: (...), of the determinant; good: (...), whether the inverse
-    is to be trusted: after scaling of rows and columns no pivot is below 3 sqrt(eps)."""
+    """inverse: (..., n, n); sign, log: (...), of the determinant
+    good: (...), whether the inverse is accurate: after scaling of rows and columns no pivot is
+    below 3 sqrt(eps)"""
 
     inverse: jax.Array
     sign: jax.Array
@@ -101,8 +103,8 @@ def invert(a: jax.Array) -> Inverse:
 
     Each step exchanges one row with one column, in place: after step k row p_k and column k hold
     the inverse of that pair. The matrices lie along the last axis, so that a step is a few
-    operations on long vectors. Where a pivot is small, a relative error of eps / pivot is left in
-    the derivatives of the determinant, hence the bound in `good`.
+    operations on long vectors. A small pivot leaves a relative error of eps / pivot in the
+    derivatives of the determinant, hence the bound in `good`.
     """
     n = a.shape[-1]
     x = jnp.moveaxis(a.reshape(-1, n, n), 0, -1)  # (row, column, matrix)
@@ -145,9 +147,9 @@ def invert(a: jax.Array) -> Inverse:
 
 
 def mend(found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any) -> Any:
-    """`found` with the entries that are not good replaced by what `compute` makes of `inputs`.
+    """`found`, with the entries that are not good replaced by those of `compute`.
 
-    Up to one in eight are computed by themselves, more of them together with all others.
+    Up to one entry in eight is computed separately. If there are more, all entries are computed.
 
     Args:
         found, inputs: trees of arrays with the entries along their first axis
@@ -198,11 +200,11 @@ def eliminate(a: jax.Array) -> Elimination:
         pivot = jnp.sum(jnp.where(is_row, column, 0.0), axis=-1)
         inverse = jnp.where(pivot == 0, 0.0, 1.0 / jnp.where(pivot == 0, 1.0, pivot))[..., None]
         below = jnp.where(is_row, 0.0, column * inverse)
-        beside = jnp.where(is_column, 0.0, row * inverse)
+        next_row = jnp.where(is_column, 0.0, row * inverse)
         left_row = jnp.sum(jnp.where(is_row[..., :, None], left, 0.0), axis=-2)
         right_column = jnp.sum(jnp.where(is_column[..., None, :], right, 0.0), axis=-1)
         left = left - below[..., :, None] * left_row[..., None, :]
-        right = right - right_column[..., :, None] * beside[..., None, :]
+        right = right - right_column[..., :, None] * next_row[..., None, :]
         rows_free, columns_free = rows_free & ~is_row, columns_free & ~is_column
         work = work - below[..., :, None] * row[..., None, :]
         work = jnp.where(rows_free[..., :, None] & columns_free[..., None, :], work, 0.0)

@@ -1,4 +1,4 @@
-"""Envelopes: the exponential decay that every orbital carries on each nucleus.
+"""Envelopes: the exponential decay of every orbital about each nucleus.
 
     f_kj(r) = sum_m pi_mkj exp(-|Sigma_mkj (r - R_m)|)
 
@@ -46,7 +46,7 @@ def init(kind: Kind, n_nuclei: int, determinants: int, orbitals: int, dtype: jnp
 
 
 def kind_of(params: Params) -> Kind:
-    """The envelope's kind, read off the rank of Sigma."""
+    """The envelope's kind, from the rank of Sigma."""
     kinds: dict[int, Kind] = {3: "isotropic", 4: "diagonal", 5: "anisotropic"}
     return kinds[params["sigma"].ndim]
 

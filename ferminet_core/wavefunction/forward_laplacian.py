@@ -1,19 +1,19 @@
 """Forward Laplacian: value, gradient and Laplacian carried through FermiNet in one sweep.
 
-Every quantity travels as (value, Jacobian, Laplacian) with respect to all electron coordinates, as
-in Li et al., arXiv:2307.08214, and the sweep uses what is known of FermiNet's structure:
+Every quantity is carried as (value, Jacobian, Laplacian) with respect to all electron coordinates,
+as in Li et al., arXiv:2307.08214. The sweep uses the structure of FermiNet:
 
-* h_ij depends on r_i - r_j alone, so the two-electron stream carries three derivatives, and
+* h_ij depends on r_i - r_j only, so the two-electron stream carries three derivatives, and
   d h_ij / d r_j = -d h_ij / d r_i;
-* inputs and envelopes of electron i depend on r_i alone;
+* inputs and envelopes of electron i depend on r_i only;
 * the means over spins are the same for every electron;
-* determinants of matrices far from singular need one product with the inverse; the others are
-  taken care of by products of pivots (module `determinants`).
+* determinants of matrices far from singular need one product with the inverse; the others need
+  products of pivots (module `determinants`).
 
 Axes, for one walker up to the matrices: i, j = electrons; a = x, y, z; q = electron that is moved;
-the last axis is the layer's width. In this order the electrons of a spin lie together, and so does
-what is summed or multiplied alike, down to the traces over determinants: on CPUs such loops are
-vectorised, and nothing but the weights' product is transposed.
+the last axis is the layer's width. In this order the electrons of a spin are contiguous, and so are
+the operands of all sums and products, down to the traces over determinants. On CPUs such loops are
+vectorised, and only the product with the weights needs a transposition.
 """
 
 import functools
@@ -45,7 +45,8 @@ from ferminet_core.wavefunction.networks import (
     split_weights,
 )
 
-# Products of smaller matrices are written as sums: on a CPU a call for each takes longer (LiH).
+# Up to this size products of matrices are written as sums, which on a CPU is faster than a call for
+# each product (LiH).
 LARGEST_SUMMED = 8
 
 
@@ -145,7 +146,7 @@ def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:
-    """Their sum, written out: XLA vectorises that on CPUs, and not the sum over an axis."""
+    """The sum of the terms, written out: XLA vectorises this on CPUs, not a sum over an axis."""
     return functools.reduce(jnp.add, terms)
 
 
@@ -197,7 +198,7 @@ def _layer(params: Params, h: Jet, pair_means: Jet, slices: list[slice]) -> Jet:
     w = split_weights(params["w"], h.value.shape[-1], width, n_spins)
     own = jnp.concatenate([w[0], *w[1 + n_spins :]])
     x = Jet(*(jnp.concatenate(pieces, axis=-1) for pieces in zip(h, pair_means, strict=True)))
-    # Value and Laplacian go along with others: a product with a single row is slow.
+    # Value and Laplacian join other rows: a product with a single row is slow.
     means = [
         jnp.concatenate([_total(rows[s]) / (s.stop - s.start) for s in slices], axis=-1)
         for rows in (h.value[:, None], h.laplacian[:, None], h.jacobian.reshape(n, 3 * n, -1))

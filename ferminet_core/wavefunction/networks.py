@@ -29,6 +29,8 @@ from ferminet_core.wavefunction.features import (
 
 Params = dict[str, Any]
 Spins = tuple[int, int]
+# electrons (..., electron, 3), bohr -> sign (...) and log|psi| (...)
+SignedLog = Callable[[jax.Array], tuple[jax.Array, jax.Array]]
 
 
 def spin_slices(spins: Spins) -> list[slice]:
@@ -43,8 +45,7 @@ def orbitals_per_spin(config: NetworkConfig, spins: Spins) -> list[int]:
     return [sum(spins)] * len(present) if config.determinant_form == "dense" else present
 
 
-# --- parameters
-# ---------------------------------------------------------------------------------------
+# --- parameters -----------------------------------------------------------------------------------
 
 
 def _init_dense(key: jax.Array, n_in: int, n_out: int, bias: bool, dtype: jnp.dtype) -> Params:
@@ -102,8 +103,7 @@ def init(
     return params
 
 
-# --- streams
-# ------------------------------------------------------------------------------------------
+# --- streams --------------------------------------------------------------------------------------
 
 
 class Layers(NamedTuple):
@@ -183,8 +183,7 @@ def streams(
     return h
 
 
-# --- orbitals and determinants
-# --------------------------------------------------------------------------
+# --- orbitals and determinants --------------------------------------------------------------------
 
 
 def orbitals(
@@ -286,3 +285,13 @@ def apply(
         r_ee = features(electrons, nuclei).r_ee
         log = log + jastrow(params["jastrow"], r_ee, spins, layers.scale)
     return sign, log
+
+
+def signed_log(params: Params, nuclei: jax.Array, spins: Spins) -> SignedLog:
+    """`apply` with parameters, nuclei (nucleus, 3) and spins closed over."""
+    return lambda electrons: apply(params, electrons, nuclei, spins)
+
+
+def log_psi(params: Params, nuclei: jax.Array, spins: Spins) -> Callable[[jax.Array], jax.Array]:
+    """log|psi| (...) as a function of electrons (..., electron, 3) alone."""
+    return lambda electrons: apply(params, electrons, nuclei, spins)[1]

@@ -164,7 +164,9 @@ def test_optimisation_and_inference_must_agree() -> None:
         found = verdict(energy_Eh=LIMIT + shift)
         side = "above" if shift > 0 else "below"
         assert f"mEh {side} that of the last half of the optimisation" in found.text
-        stated = re.match(r"suspect: the energy of the inference lies ([\d.]+) \+- ([\d.]+) mEh", found.text)
+        stated = re.match(
+            r"suspect: the energy of the inference lies ([\d.]+) \+- ([\d.]+) mEh", found.text
+        )
         assert stated is not None, found.text
         value, error = (float(x) for x in stated.groups())
         # Four errors, 6e-5 by chance, and the rounding to two digits. The error: 1 mEh an

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import (
+    OPTIMISER_DEFAULTS,
     Config,
     ConventionalConfig,
     McmcConfig,
@@ -75,6 +76,42 @@ def test_overrides_beat_the_preset() -> None:
     config = resolve("smoke", {"network.layers": 5, "seed": 3}, where)
     assert (config.network.layers, config.seed) == (5, 3)
     assert config.network.determinants == presets()["smoke"]["network.determinants"]
+
+
+def test_each_optimiser_has_its_own_defaults() -> None:
+    chosen = {
+        name: resolve("small", {"optimise.optimiser": name}, where).optimise
+        for name in OPTIMISER_DEFAULTS
+    }
+    for name, defaults in OPTIMISER_DEFAULTS.items():
+        found = chosen[name].model_dump()
+        assert defaults.items() <= found.items()
+    assert chosen["kfac"] == resolve("small", {}, where).optimise
+    assert chosen["adam"].learning_rate < chosen["spring"].learning_rate
+    # The schedule is the preset's with every optimiser.
+    delay = presets()["small"]["optimise.delay"]
+    assert {config.delay for config in chosen.values()} == {delay}
+
+
+def test_a_preset_speaks_of_its_own_optimiser_and_an_override_always_counts() -> None:
+    rate = presets()["pfau2020"]["optimise.learning_rate"]
+    assert resolve("pfau2020", {}, where).optimise.learning_rate == rate
+    kfac = resolve("pfau2020", {"optimise.optimiser": "kfac"}, where)
+    assert kfac.optimise.learning_rate == rate
+    other = {"optimise.optimiser": "adam"}
+    adam = resolve("pfau2020", other, where).optimise
+    assert adam.learning_rate == OPTIMISER_DEFAULTS["adam"]["learning_rate"] != rate
+    assert adam.clip_centre == presets()["pfau2020"]["optimise.clip_centre"]
+    for preset in presets():
+        given = {**other, "optimise.learning_rate": 0.3}
+        assert resolve(preset, given, where).optimise.learning_rate == 0.3
+
+
+def test_every_optimiser_has_defaults_among_the_settings() -> None:
+    names = get_args(OptimiseConfig.model_fields["optimiser"].annotation)
+    assert set(OPTIMISER_DEFAULTS) == set(names)
+    for values in OPTIMISER_DEFAULTS.values():
+        assert values.keys() <= OptimiseConfig.model_fields.keys()
 
 
 def test_nested_and_dotted_overrides_are_the_same() -> None:

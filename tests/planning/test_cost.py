@@ -2,23 +2,30 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from benchmarks.cases import CASES, Case
-from ferminet_core.inputs.config import Config, NetworkConfig
+from ferminet_core.inputs.config import Config, NetworkConfig, OptimiseConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import presets, resolve
 from ferminet_core.parallel import collectives
-from ferminet_core.planning import cost, network_sizes
-from ferminet_core.planning.cost import Kernel, Load, Work
-from ferminet_core.stages import optimise
+from ferminet_core.planning import (
+    cost,
+    kernels,
+    network_sizes,
+    network_work,
+    optimiser_costs,
+)
+from ferminet_core.planning.kernels import Kernel, Load, Work
 from ferminet_core.vmc import mcmc
+from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers import kfac
+from ferminet_core.vmc.optimisers.choice import OPTIMISERS
 from ferminet_core.vmc.passes import even_passes
 from ferminet_core.wavefunction import determinants, forward_laplacian, networks
 
@@ -141,20 +148,17 @@ def functions_of(case: Case) -> dict[str, Callable[..., Any]]:
         return networks.apply(params, electrons, nuclei.positions, spins)
 
     def sampling(params: Any, electrons: jax.Array, nuclei: Nuclei) -> Any:
-        def density(x: jax.Array) -> jax.Array:
-            return 2.0 * networks.apply(params, x, nuclei.positions, spins)[1]
-
+        log_psi = networks.log_psi(params, nuclei.positions, spins)
+        kernel = mcmc.make_kernel(log_psi, nuclei, spins, 1)
         width = jnp.asarray(0.1, jnp.float32)
-        return mcmc.sample(
-            jax.random.key(0), mcmc.walkers(electrons), density, nuclei, spins, width, 1
-        )
+        return kernel(jax.random.key(0), mcmc.walkers(electrons), width)
 
     def energies(params: Any, electrons: jax.Array, nuclei: Nuclei) -> Any:
         return local_energy(params, electrons, nuclei, spins)
 
     def gradient(params: Any, electrons: jax.Array, nuclei: Nuclei) -> Any:
         deviation = jnp.ones(electrons.shape[0], electrons.dtype)
-        return optimise.energy_gradient(params, electrons, nuclei, spins, deviation)
+        return energy_gradient(params, electrons, nuclei, spins, deviation)
 
     return {
         "forward": forward,
@@ -167,10 +171,10 @@ def functions_of(case: Case) -> dict[str, Callable[..., Any]]:
 def counted(config: NetworkConfig, molecule: Molecule) -> dict[str, Work]:
     net = network_sizes.network(config, molecule)
     return {
-        "forward": cost.forward(net, WALKERS),
-        "sampling": cost.moves(net, WALKERS, 1),
-        "local energy": cost.local_energy(net, WALKERS, WALKERS),
-        "gradient": cost.gradient(net, WALKERS),
+        "forward": network_work.forward(net, WALKERS),
+        "sampling": network_work.moves(net, WALKERS, 1),
+        "local energy": network_work.local_energy(net, WALKERS, WALKERS),
+        "gradient": network_work.gradient(net, WALKERS),
     }
 
 
@@ -184,11 +188,11 @@ def test_operations_are_those_that_xla_counts(name: str, part: str) -> None:
     lowered = jax.jit(functions_of(case)[part]).lower(*arguments(case))
     analysis: Any = lowered.cost_analysis()
     found = counted(case.spec().config.network, case.molecule)[part]
-    assert cost.flops(found) == pytest.approx(analysis["flops"], rel=0.02)
+    assert kernels.flops(found) == pytest.approx(analysis["flops"], rel=0.02)
     if part in ("forward", "local energy"):
         # Square roots of distances are taken twice, and a few logarithms are not counted.
         wanted = analysis["transcendentals"]
-        assert cost.functions(found) == pytest.approx(wanted, rel=0.1)
+        assert kernels.functions(found) == pytest.approx(wanted, rel=0.1)
 
 
 @pytest.mark.usefixtures("straight")
@@ -202,7 +206,7 @@ def test_other_forms_of_the_wavefunction_are_counted_as_well(part: str) -> None:
     params = shapes(config, case.molecule)
     analysis: Any = jax.jit(functions_of(case)[part]).lower(params, electrons, nuclei)
     found = counted(config, case.molecule)[part]
-    assert cost.flops(found) == pytest.approx(analysis.cost_analysis()["flops"], rel=0.02)
+    assert kernels.flops(found) == pytest.approx(analysis.cost_analysis()["flops"], rel=0.02)
 
 
 @pytest.mark.usefixtures("straight")
@@ -240,8 +244,8 @@ def test_curvature_is_what_xla_leaves() -> None:
 
     state = jax.eval_shape(init, params, nuclei, electrons)
     compiled: Any = jax.jit(update).lower(params, nuclei, electrons, state).compile()
-    found = cost.flops(
-        cost.curvature(network_sizes.network(config.network, case.molecule), WALKERS)
+    found = kernels.flops(
+        optimiser_costs.curvature(network_sizes.network(config.network, case.molecule), WALKERS)
     )
     wanted = compiled.cost_analysis()["flops"]
     assert found == pytest.approx(wanted, rel=0.03)
@@ -254,7 +258,7 @@ def test_operations_grow_with_walkers_alone() -> None:
     for make in (cost.pretrain_parts, cost.optimise_parts, cost.inference_parts):
         one, two, three = (make(net, config, Load(w, 16)) for w in (64, 128, 192))
         for part in one:
-            few, some, many = (cost.flops(parts[part]) for parts in (one, two, three))
+            few, some, many = (kernels.flops(parts[part]) for parts in (one, two, three))
             assert many - some == pytest.approx(some - few)
             if part in ("sampling", "local energy", "spin flip", "total spin"):
                 assert some == pytest.approx(2 * few)
@@ -264,11 +268,13 @@ def test_operations_grow_with_walkers_alone() -> None:
 
 def test_chunks_do_not_change_the_work_but_their_number() -> None:
     net = network_sizes.network(CASES["LiH"].spec().config.network, MOLECULES["LiH"])
-    whole, parted = cost.local_energy(net, 64, 64), cost.local_energy(net, 64, 16)
-    assert cost.flops(parted) == pytest.approx(cost.flops(whole))
+    whole, parted = network_work.local_energy(net, 64, 64), network_work.local_energy(net, 64, 16)
+    assert kernels.flops(parted) == pytest.approx(kernels.flops(whole))
     assert sum(k.launches for k in parted) == 4 * sum(k.launches for k in whole)
     # Five passes of 14, since all are of one size.
-    assert cost.flops(cost.local_energy(net, 67, 16)) == pytest.approx(70 / 64 * cost.flops(whole))
+    assert kernels.flops(network_work.local_energy(net, 67, 16)) == pytest.approx(
+        70 / 64 * kernels.flops(whole)
+    )
 
 
 @pytest.mark.parametrize(
@@ -295,10 +301,10 @@ def test_settings_change_the_work_as_they_say() -> None:
 
     plain = parts()
     often, seldom = (parts(**{"optimise.inverse_period": period}) for period in (2, 10))
-    assert cost.flops(often["inverses"]) == pytest.approx(5 * cost.flops(seldom["inverses"]))
+    assert kernels.flops(often["inverses"]) == pytest.approx(5 * kernels.flops(seldom["inverses"]))
     # Solving takes less than inverting, but inverses serve several updates.
-    assert cost.flops(seldom["inverses"]) < cost.flops(plain["inverses"])
-    assert cost.flops(plain["inverses"]) < 2 * cost.flops(often["inverses"])
+    assert kernels.flops(seldom["inverses"]) < kernels.flops(plain["inverses"])
+    assert kernels.flops(plain["inverses"]) < 2 * kernels.flops(often["inverses"])
     # A start and ten moves, or twenty.
     twice = parts(**{"mcmc.steps": 20})
     sampled = [sum(k.flops for k in p["sampling"] if k.kind != "normals") for p in (plain, twice)]
@@ -307,7 +313,7 @@ def test_settings_change_the_work_as_they_say() -> None:
     assert "curvature" not in parts(**{"optimise.optimiser": "adam"})
     spring = parts(**{"optimise.optimiser": "spring"})
     # The matrix of all walkers' gradients times itself: 2 N^2 P, and little else.
-    assert cost.flops(spring["update"]) == pytest.approx(2 * 256**2 * net.parameters, rel=0.05)
+    assert kernels.flops(spring["update"]) == pytest.approx(2 * 256**2 * net.parameters, rel=0.05)
 
 
 def test_the_total_spin_costs_as_many_exchanges_as_pairs() -> None:
@@ -315,9 +321,11 @@ def test_the_total_spin_costs_as_many_exchanges_as_pairs() -> None:
     config = case.spec().config
     net = network_sizes.network(config.network, case.molecule)
     spin = cost.inference_parts(net, config, Load(64, 1))["total spin"]
-    assert cost.flops(spin) == pytest.approx((1 + 7 * 7) / 10 * cost.flops(cost.forward(net, 64)))
+    assert kernels.flops(spin) == pytest.approx(
+        (1 + 7 * 7) / 10 * kernels.flops(network_work.forward(net, 64))
+    )
     atom = network_sizes.network(config.network, MOLECULES["H"])
-    assert cost.flops(cost.inference_parts(atom, config, Load(64, 1))["total spin"]) == 0
+    assert kernels.flops(cost.inference_parts(atom, config, Load(64, 1))["total spin"]) == 0
 
 
 # --- memory and volumes ---------------------------------------------------------------------------
@@ -362,9 +370,17 @@ def test_the_state_holds_what_the_optimiser_keeps() -> None:
     assert numbers(**{"optimise.inverse_period": 2}) > numbers() + net.curvature - net.diagonal - 1
 
 
+def test_every_optimiser_of_the_settings_has_its_cost_and_its_object() -> None:
+    names = set(get_args(OptimiseConfig.model_fields["optimiser"].annotation))
+    assert set(optimiser_costs.COSTS) == set(OPTIMISERS) == names
+
+
 def test_kernels_add_up() -> None:
     kernel = Kernel("sweep", 1.0, 2.0, 3.0, 4.0)
     assert kernel.times(3) == Kernel("sweep", 3.0, 6.0, 9.0, 12.0, 3.0)
-    work = cost.repeat([kernel, cost.product(2, 3, 5)], 2)
-    assert (cost.flops(work), cost.moved_numbers(work)) == (2 * (1 + 60), 2 * (2 + 6 + 15 + 10))
-    assert cost.functions(work) == 14
+    work = kernels.repeat([kernel, kernels.product(2, 3, 5)], 2)
+    assert (kernels.flops(work), kernels.moved_numbers(work)) == (
+        2 * (1 + 60),
+        2 * (2 + 6 + 15 + 10),
+    )
+    assert kernels.functions(work) == 14

@@ -19,7 +19,7 @@ from ferminet_core.cli.commands import app
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.planning import calibration, machines, plan
-from ferminet_core.planning.cost import Kernel
+from ferminet_core.planning.kernels import Kernel
 from ferminet_core.planning.machines import GPUS, Layout, Machine, Rates
 from ferminet_core.stages.base import Series, Step
 

@@ -12,8 +12,7 @@ from jax.sharding import Mesh
 
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
-from ferminet_core.stages.optimise import energy_gradient
-from ferminet_core.vmc.energy import clip_energies
+from ferminet_core.vmc.energy import clip_energies, energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.wavefunction import networks
 

@@ -17,8 +17,9 @@ from ferminet_core.chemistry.orbitals import Reference, hf_wavefunction
 from ferminet_core.chemistry.start_walkers import start_walkers
 from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.vmc import mcmc, observables
+from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
+from ferminet_core.vmc.observables import total_spin
 
 N_WALKERS, RECORDS, MOVES = 1024, 150, 10
 # Steps of 0.3 times the distance to the nucleus cross a shell in some ten accepted moves.
@@ -48,11 +49,10 @@ def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict
 
     def record(state: mcmc.Walkers, key: jax.Array) -> tuple[mcmc.Walkers, Measured]:
         width = jnp.asarray(0.3)
-        state, _ = mcmc.sample(
-            key, state, lambda x: 2 * psi(x)[1], nuclei, molecule.electrons, width, MOVES
-        )
+        kernel = mcmc.make_kernel(lambda x: psi(x)[1], nuclei, molecule.electrons, MOVES)
+        state, _ = kernel(key, state, width)
         energies = jax.vmap(kinetic)(state.electrons) + potential_energy(state.electrons, nuclei)
-        spin = observables.spin_squared(psi, state.electrons, molecule.electrons)
+        spin = total_spin.evaluate(psi, state.electrons, nuclei, molecule.electrons)
         return state, Measured(energies.mean(), spin.mean())
 
     start = start_walkers(np.random.default_rng(0), solved, molecule, N_WALKERS)

@@ -33,10 +33,10 @@ def natural_step(
     pre = kfac.preconditioner(config, log_psi)
     mesh = Mesh(jax.devices()[:devices], (AXIS,))
     unused = jnp.zeros((1, 3))
-    state = kfac.init(pre, params, unused, inputs[: len(inputs) // devices])
+    state = kfac.empty_statistics(pre, params, unused, inputs[: len(inputs) // devices])
 
     def step(x: jax.Array) -> networks.Params:
-        return kfac.update(pre, state, params, gradient, (unused, x), jnp.asarray(1.0))[0]
+        return kfac.natural_step(pre, state, params, gradient, (unused, x), jnp.asarray(1.0))[0]
 
     return per_device(step, mesh, (SPLIT,), REPLICATED)(inputs)
 
@@ -126,11 +126,11 @@ def test_norm_constraint_caps_the_step_after_the_learning_rate() -> None:
     pre = kfac.preconditioner(config, log_psi)
     mesh = Mesh(jax.devices()[:1], (AXIS,))
     unused = jnp.zeros((1, 3))
-    state = kfac.init(pre, params, unused, inputs)
+    state = kfac.empty_statistics(pre, params, unused, inputs)
     gradient = {"scale": jnp.asarray([1.0, 2.0, 3.0])}
 
     def step(x: jax.Array, rate: jax.Array) -> networks.Params:
-        return kfac.update(pre, state, params, gradient, (unused, x), rate)[0]
+        return kfac.natural_step(pre, state, params, gradient, (unused, x), rate)[0]
 
     compiled = per_device(step, mesh, (SPLIT, REPLICATED), REPLICATED)
     metric = 2 * jnp.mean(inputs[:, 0] ** 2, axis=0)
@@ -173,7 +173,7 @@ def test_factors_are_those_of_kfac_jax_on_whole_inputs(spins: networks.Spins, bi
             return kfac.register_log_psi(networks.apply(p, batch[1], batch[0], spins, layers)[1])
 
         pre = kfac.preconditioner(CONFIG, log_psi)
-        state = kfac.init(pre, params, nuclei, walkers)
+        state = kfac.empty_statistics(pre, params, nuclei, walkers)
 
         def update(x: jax.Array) -> object:
             return kfac.update_curvature(pre, state, params, (nuclei, x))
@@ -214,7 +214,7 @@ def test_every_parameter_has_its_block(envelope: str, form: str, options: bool) 
     pre = kfac.preconditioner(
         OptimiseConfig(), lambda p, batch: kfac.curvature_function(p, batch, spins)
     )
-    kfac.init(pre, params, nuclei, walkers)
+    kfac.empty_statistics(pre, params, nuclei, walkers)
     for path, block in kfac.blocks(pre, params).items():
         head, *rest = path.split(".")
         assert block == BLOCKS[rest[1] if head == "layers" else head], path

@@ -15,7 +15,12 @@ NUCLEI = Nuclei(jnp.asarray([[0.3, 0.0, -0.5], [0.0, 0.4, 1.0]]), jnp.asarray([8
 
 
 def gaussian(electrons: jax.Array) -> jax.Array:
-    return -0.5 * jnp.sum((electrons / SIGMA) ** 2, axis=(-2, -1))
+    """log|psi|; |psi|^2 is a Gaussian with the standard deviations `SIGMA`."""
+    return -0.25 * jnp.sum((electrons / SIGMA) ** 2, axis=(-2, -1))
+
+
+def kernel_of(log_psi: mcmc.LogPsi, moves: int) -> mcmc.Kernel:
+    return mcmc.make_kernel(log_psi, NUCLEI, SPINS, moves)
 
 
 def test_moments_of_a_gaussian_within_errors() -> None:
@@ -23,8 +28,8 @@ def test_moments_of_a_gaussian_within_errors() -> None:
     state = mcmc.walkers(jnp.zeros((n, 2, 3)))
     width = jnp.asarray(0.6)
     # The slowest coordinate (2.0 wide) forgets its start after some (2.0 / 0.6)^2 accepted moves.
-    state, _ = mcmc.sample(jax.random.key(0), state, gaussian, NUCLEI, SPINS, width, 400)
-    state, info = mcmc.sample(jax.random.key(1), state, gaussian, NUCLEI, SPINS, width, 50)
+    state, _ = kernel_of(gaussian, 400)(jax.random.key(0), state, width)
+    state, info = kernel_of(gaussian, 50)(jax.random.key(1), state, width)
     x = np.asarray(state.electrons)
     mean_sigmas = x.mean(0) / (SIGMA / np.sqrt(n))
     variance_sigmas = (x.var(0) - SIGMA**2) / (SIGMA**2 * np.sqrt(2 / n))
@@ -57,11 +62,10 @@ def test_samples_do_not_depend_on_how_walkers_are_split() -> None:
     electrons = jax.random.normal(jax.random.key(0), (8, 2, 3))
     whole = mcmc.walkers(electrons)
     key, width = jax.random.key(1), jnp.asarray(0.5)
-    together, _ = mcmc.sample(key, whole, gaussian, NUCLEI, SPINS, width, 20)
+    kernel = kernel_of(gaussian, 20)
+    together, _ = kernel(key, whole, width)
     halves = [
-        mcmc.sample(
-            key, mcmc.Walkers(electrons[s], whole.number[s]), gaussian, NUCLEI, SPINS, width, 20
-        )[0]
+        kernel(key, mcmc.Walkers(electrons[s], whole.number[s]), width)[0]
         for s in (slice(0, 4), slice(4, 8))
     ]
     split = np.concatenate([h.electrons for h in halves])
@@ -74,18 +78,16 @@ def test_a_density_that_is_no_number_is_never_entered_and_can_be_left() -> None:
         return jnp.where(electrons[:, 0, 0] > 0, log, jnp.nan)
 
     start = jnp.ones((200, 2, 3)).at[:5, 0, 0].set(-0.2)
-    state, _ = mcmc.sample(
-        jax.random.key(2), mcmc.walkers(start), walled, NUCLEI, SPINS, jnp.asarray(0.5), 100
-    )
+    state, _ = kernel_of(walled, 100)(jax.random.key(2), mcmc.walkers(start), jnp.asarray(0.5))
     assert (state.electrons[:, 0, 0] > 0).all()
 
 
 def test_width_settles_at_the_target_acceptance() -> None:
     state, width = mcmc.walkers(jnp.zeros((500, 2, 3))), jnp.asarray(20.0)
     pmoves = []
-    sample = jax.jit(lambda key, s, w: mcmc.sample(key, s, gaussian, NUCLEI, SPINS, w, 5))
+    kernel = jax.jit(kernel_of(gaussian, 5))
     for step in range(150):
-        state, info = sample(jax.random.key(step), state, width)
+        state, info = kernel(jax.random.key(step), state, width)
         pmoves.append(float(info.accepted.mean()))
         width = mcmc.adapt_width(width, jnp.asarray(pmoves[-1]), 0.525)
     # Binomial noise of 2500 moves is 0.01, and 50 iterations average it.
@@ -100,19 +102,20 @@ def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> Non
     atoms = Nuclei(jnp.asarray([[0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]), jnp.asarray([1.0, 1.0]))
     second, together = jnp.asarray([0.5, 3.0, 1.2]), 0.2
 
-    def density(electrons: jax.Array) -> jax.Array:
+    def log_psi(electrons: jax.Array) -> jax.Array:
         there = electrons[..., 0] > 15.0
         centres = jnp.where(there[..., None], atoms.positions[1], atoms.positions[0])
         inside = -0.5 * jnp.sum((electrons - centres) ** 2, axis=(-2, -1))
         weights = jnp.sum(jnp.where(there, jnp.log(second), 0.0), axis=-1)
-        return inside + weights + jnp.where(there[..., 0] == there[..., 2], jnp.log(together), 0.0)
+        pair = jnp.where(there[..., 0] == there[..., 2], jnp.log(together), 0.0)
+        return 0.5 * (inside + weights + pair)
 
     n = 1000
     state, width = mcmc.walkers(jnp.zeros((n, 3, 3))), jnp.asarray(0.3)
     # A relocation in ten moves, and a few of these move every electron: 100 of them forget the
     # start many times over.
-    sample = jax.jit(lambda key, s: mcmc.sample(key, s, density, atoms, (2, 1), width, 1000))
-    state, _ = sample(jax.random.key(0), state)
+    kernel = jax.jit(mcmc.make_kernel(log_psi, atoms, (2, 1), 1000))
+    state, _ = kernel(jax.random.key(0), state, width)
     there = np.asarray(state.electrons[..., 0] > 15.0)
     expected, found = [], []
     for pattern in np.ndindex(2, 2, 2):

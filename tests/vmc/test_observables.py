@@ -1,12 +1,19 @@
-"""The total spin of wavefunctions whose spin is known."""
+"""Total spin and spin flip of wavefunctions with known spin, and the dipole of known charges."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.vmc.hamiltonian import Nuclei
-from ferminet_core.vmc.observables import dipole, spin_flip, spin_squared
+from ferminet_core.vmc.observables import dipole, total_spin
+from ferminet_core.vmc.observables.evaluate import evaluate_all
+from ferminet_core.vmc.singlet_penalty import added_energy, spin_flip
+
+NUCLEI = Nuclei(jnp.asarray([[0.0, 0, 1.0], [0, 0, -1.0]]), jnp.ones(2))
 
 
 def on_a(x: jax.Array) -> jax.Array:
@@ -29,7 +36,9 @@ def test_singlet_and_triplet_of_two_electrons(parity: int, expected: float) -> N
 
     electrons = jax.random.normal(jax.random.key(0), (20, 2, 3))
     # Eigenfunctions: the estimator is exact at every walker, to rounding.
-    np.testing.assert_allclose(spin_squared(psi, electrons, (1, 1)), expected, atol=1e-11)
+    np.testing.assert_allclose(
+        total_spin.evaluate(psi, electrons, NUCLEI, (1, 1)), expected, atol=1e-11
+    )
     np.testing.assert_allclose(spin_flip(psi, electrons, (1, 1)), parity, rtol=1e-11)
 
 
@@ -60,10 +69,49 @@ def test_highest_spins_and_a_doublet_determinant(spins: tuple[int, int], expecte
 
     electrons = jax.random.normal(jax.random.key(1), (20, sum(spins), 3))
     # Rounding of ratios of determinants, which reach a hundred.
-    np.testing.assert_allclose(spin_squared(psi, electrons, spins), expected, atol=1e-9)
+    np.testing.assert_allclose(
+        total_spin.evaluate(psi, electrons, NUCLEI, spins), expected, atol=1e-9
+    )
+
+
+def test_the_penalty_is_two_strengths_for_a_triplet_and_none_for_a_singlet() -> None:
+    def pair(x: jax.Array, parity: int) -> tuple[jax.Array, jax.Array]:
+        first, second = x[:, 0], x[:, 1]
+        return signed_log(on_a(first) * on_b(second) + parity * on_b(first) * on_a(second))
+
+    electrons = jax.random.normal(jax.random.key(3), (20, 2, 3))
+    for parity, expected in ((1, 0.0), (-1, 0.2)):
+        psi = functools.partial(pair, parity=parity)
+        added = added_energy(psi, electrons, (1, 1), jnp.asarray(0.1))
+        np.testing.assert_allclose(added, expected, atol=1e-11)  # rounding
+
+    def vanishing(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return jnp.ones(len(x)), jnp.full(len(x), -jnp.inf)
+
+    # Without a strength nothing is added, not even 0 times a number that is not finite.
+    assert not added_energy(vanishing, electrons, (1, 1), jnp.asarray(0.0)).any()
 
 
 def test_dipole_of_charges_at_known_places() -> None:
     nuclei = Nuclei(jnp.asarray([[0.0, 0, 0], [0, 0, 3.0]]), jnp.asarray([3.0, 1.0]))
     electrons = jnp.asarray([[[0.0, 0, 0], [0, 0, 0], [0, 1.0, 0], [0, 0, 3.0]]])
-    np.testing.assert_allclose(dipole(electrons, nuclei), [[0, -1.0, 0.0]], atol=1e-12)
+
+    def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return signed_log(on_a(x).prod(-1))
+
+    found = dipole.evaluate(psi, electrons, nuclei, (2, 2))
+    np.testing.assert_allclose(found, [[0, -1.0, 0.0]], atol=1e-12)
+
+
+def test_every_observable_of_the_table_has_its_components() -> None:
+    def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return signed_log(on_a(x[:, 0]) * on_b(x[:, 1]))
+
+    electrons = jax.random.normal(jax.random.key(4), (5, 2, 3))
+    found = evaluate_all(psi, electrons, NUCLEI, (1, 1))
+    assert list(found) == [o.name for o in OBSERVABLES]
+    for observable in OBSERVABLES:
+        axes = (len(observable.axis),) if observable.axis else ()
+        assert found[observable.name].shape == (5, *axes)
+        assert len(observable.figures) == found[observable.name].size // 5
+        assert len(observable.dims) == found[observable.name].ndim

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from ferminet_core.inputs.config import NetworkConfig, OptimiseConfig
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
-from ferminet_core.stages import optimise
+from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import spring
 from ferminet_core.wavefunction import networks
@@ -40,7 +40,7 @@ def step_on(devices: int, config: OptimiseConfig, problem: tuple, rate: float) -
 
     def update(before: jax.Array, electrons: jax.Array, deviation: jax.Array) -> tuple:
         rows = spring.log_derivatives(params, electrons, NUCLEI, SPINS, 4)
-        found = spring.update(config, before, params, rows, deviation, jnp.asarray(rate))
+        found = spring.natural_step(config, before, params, rows, deviation, jnp.asarray(rate))
         return tuple(ravel_pytree(x)[0] for x in found)
 
     call = per_device(update, mesh, (REPLICATED, SPLIT, SPLIT), REPLICATED)
@@ -76,7 +76,7 @@ def test_the_gradient_is_that_of_the_other_optimisers(problem: tuple) -> None:
     mesh = Mesh(jax.devices()[:2], (AXIS,))
 
     def gradient(electrons: jax.Array, deviation: jax.Array) -> jax.Array:
-        tree = optimise.energy_gradient(params, electrons, NUCLEI, SPINS, deviation)
+        tree = energy_gradient(params, electrons, NUCLEI, SPINS, deviation)
         return ravel_pytree(tree)[0]
 
     expected = per_device(gradient, mesh, (SPLIT, SPLIT), REPLICATED)(electrons, deviation)

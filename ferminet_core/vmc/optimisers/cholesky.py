@@ -1,4 +1,4 @@
-"""Cholesky factors of matrices that rounding may have left indefinite."""
+"""Cholesky factors of matrices that rounding may have made indefinite."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 def factor(matrix: jax.Array, damping: jax.Array | float) -> jax.Array:
     """Lower Cholesky factor of the symmetric matrix + damping 1, (n, n).
 
-    A few parameters that all walkers depend on strongly give the optimisers' matrices eigenvalues
-    of which the rounding in float32 exceeds the damping, and they are positive no more. Then ten
-    times the damping is added, or as many times ten as that takes: more than the matrix's trace
-    never is. A matrix with NaN has a factor with NaN.
+    A few parameters on which all walkers depend strongly give the optimisers' matrices large
+    eigenvalues. Their rounding in float32 can exceed the damping, and the matrix is then no longer
+    positive definite. In that case ten times the damping is added, and ten times more until the
+    factorisation succeeds, up to the trace of the matrix. A matrix with NaN has a factor with NaN.
     """
     one = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
 

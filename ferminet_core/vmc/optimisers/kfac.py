@@ -1,7 +1,8 @@
 """KFAC, the approximate natural gradient (Martens and Grosse 2015; Pfau et al. 2020, section II.D).
 
-The only importer of kfac-jax. Its `OptaxPreconditioner` runs inside the project's own `shard_map`.
-The curvature function is the network with every layer registered explicitly:
+kfac-jax's `OptaxPreconditioner` runs inside the project's own `shard_map`. Besides this module,
+only `parallel.patches` imports kfac-jax. The curvature function is the network with every layer
+registered explicitly:
 
 * dense layers, applied once per electron or pair: Kronecker-factored (`SolvedDense`), those of the
   one-electron stream by the parts of their input (`OneElectron`);
@@ -10,44 +11,30 @@ The curvature function is the network with every layer registered explicitly:
   walkers. (kfac-jax's `generic` blocks would square the gradient of a whole batch instead.)
 
 Convention: the metric is 2 E[g g^T] with g = grad log|psi| (kfac-jax's normal distribution of
-variance 1/2), and the gradient it acts on is E[dE g], half of grad <E>. Both are half of what the
-Fisher metric of |psi|^2 and the energy would give, so the natural gradient is the same; published
-damping and norm constraints refer to this convention.
+variance 1/2). It acts on the gradient E[dE g], half of grad <E>. Both are half of what the Fisher
+metric of |psi|^2 and the energy would give, so the natural gradient is the same. Published damping
+and norm constraints refer to this convention.
 """
 
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import kfac_jax
 from jax.lax.linalg import triangular_solve
-from kfac_jax._src import tracer
 from kfac_jax._src.layers_and_loss_tags import layer_tag
 
 from ferminet_core.inputs.config import OptimiseConfig
-from ferminet_core.parallel import collectives
+from ferminet_core.parallel import collectives, patches
+from ferminet_core.vmc.energy import energy_gradient
+from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import cholesky
+from ferminet_core.vmc.optimisers.protocol import Sample, Update
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Layers, Params, Spins
-
-
-class _OrderedSet(set[Any]):
-    """A set that iterates in the order of insertion."""
-
-    def __init__(self, items: Iterable[Any] = ()) -> None:
-        self._order = dict.fromkeys(items)
-        super().__init__(self._order)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self._order)
-
-
-# kfac-jax 0.0.8 puts the inputs of the layers in the order of a set of variables, that is of memory
-# addresses. Each process would then compile another program, and the compilation cache would never
-# be hit. A fixed order changes no number.
-vars(tracer)["set"] = _OrderedSet
 
 DENSE, ONE_ELECTRON = "dense", "one_electron"  # kinds of layers
 
@@ -199,8 +186,8 @@ class OneElectron(SolvedDense):
 def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
     """x M^-1 for a positive definite M (n, n) and x (m, n).
 
-    From the right: rows of x are then what LAPACK takes for columns, and nothing is transposed. M
-    has KFAC's damping already; what `cholesky.factor` adds is less than its rounding.
+    From the right: LAPACK takes the rows of x for columns, and nothing is transposed. M already
+    contains KFAC's damping; what `cholesky.factor` adds is less than its rounding.
     """
     rounding = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) / matrix.shape[0]
     factor = cholesky.factor(matrix, rounding)
@@ -210,6 +197,7 @@ def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
 
 def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPreconditioner:
     """The preconditioner for a function with registered layers, such as `curvature_function`."""
+    patches.order_layer_inputs()
     return kfac_jax.OptaxPreconditioner(
         value_func=log_psi,
         damping=config.damping,
@@ -224,7 +212,7 @@ def preconditioner(config: OptimiseConfig, log_psi: LogPsi) -> kfac_jax.OptaxPre
     )
 
 
-def init(
+def empty_statistics(
     pre: kfac_jax.OptaxPreconditioner, params: Params, nuclei: jax.Array, electrons: jax.Array
 ) -> kfac_jax.OptaxPreconditionState:
     """Zero statistics for `params` and the walkers of one device, once all blocks are verified."""
@@ -262,16 +250,16 @@ def update_curvature(
 ) -> kfac_jax.OptaxPreconditionState:
     """Add the walkers of all devices to the curvature factors; call inside `shard_map`.
 
-    The factors are averaged in every step: kfac-jax would do so only before an inversion, and with
-    an inverse period above one each device would take steps of its own in between. And they are
-    averaged here, in one message, where kfac-jax takes one for each factor.
+    The factors are averaged in every iteration. kfac-jax would average them only before an
+    inversion, and with an inverse period above one each device would take its own steps in between.
+    One message carries all factors, where kfac-jax sends one for each.
     """
     key = jax.random.PRNGKey(0)  # unused by the exact Fisher estimate
     state = pre.maybe_update_estimator_curvature(state, (params, batch), key, sync=False)
     leaves, structure = jax.tree.flatten(state, is_leaf=_is_average)
     averages = [leaf for leaf in leaves if _is_average(leaf)]
     values = iter(collectives.mean([average.value for average in averages]))
-    # A factor's weight is the same on all devices: that of the steps it has seen.
+    # A factor's weight is the same on all devices: it counts the iterations so far.
     leaves = [
         type(leaf)(weight=leaf.weight, value=next(values)) if _is_average(leaf) else leaf
         for leaf in leaves
@@ -283,7 +271,7 @@ def _is_average(x: Any) -> bool:
     return isinstance(x, kfac_jax.utils.WeightedMovingAverage)
 
 
-def update(
+def natural_step(
     pre: kfac_jax.OptaxPreconditioner,
     state: kfac_jax.OptaxPreconditionState,
     params: Params,
@@ -301,3 +289,29 @@ def update(
     scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
     step = pre.apply(scaled, state)
     return step, pre.increment_count(state)
+
+
+class Kfac:
+    """See `protocol.Optimiser`; the state is that of kfac-jax's preconditioner."""
+
+    def __init__(self, config: OptimiseConfig, spins: Spins, chunk: int) -> None:
+        del chunk
+        self._spins = spins
+        log_psi = functools.partial(curvature_function, spins=spins)
+        self.preconditioner = preconditioner(config, log_psi)
+
+    def init(self, params: Params, electrons: jax.Array, nuclei: Nuclei) -> Any:
+        """Zero statistics."""
+        return empty_statistics(self.preconditioner, params, nuclei.positions, electrons)
+
+    def update(self, state: Any, params: Params, sample: Sample, rate: jax.Array) -> Update:
+        """`natural_step` of the energy's gradient."""
+        electrons, nuclei, deviation = sample
+        gradient = energy_gradient(params, electrons, nuclei, self._spins, deviation)
+        batch = (nuclei.positions, electrons)
+        step, state = natural_step(self.preconditioner, state, params, gradient, batch, rate)
+        return Update(step, state, gradient)
+
+    def curvature_blocks(self, params: Params) -> dict[str, str]:
+        """See `blocks`; call after `init`."""
+        return blocks(self.preconditioner, params)

@@ -9,14 +9,16 @@ which by the push-through identity needs a matrix of N x N only (their eqs. 22 t
 
     phi = momentum phi_before + O^T (O O^T + damping 1 + J/N)^-1 (e - momentum O phi_before).
 
-J/N, all entries 1/N, takes the place of the zero eigenvalue that the subtracted mean leaves. With
-momentum 0 it is MinSR (Chen and Heyl, arXiv:2302.01941). The step taken is phi times the learning
-rate, shortened to the norm sqrt(norm_constraint). Unlike KFAC's Fisher metric, O O^T is exact, but
-for the walkers at hand alone: good while their number is small against that of the parameters.
+J/N, all entries 1/N, replaces the zero eigenvalue that the subtracted mean leaves. With momentum 0
+this is MinSR (Chen and Heyl, arXiv:2302.01941). The step is phi times the learning rate, shortened
+to the norm sqrt(norm_constraint). Unlike KFAC's Fisher metric, O O^T is exact, but only for the
+walkers at hand. This suits numbers of walkers that are small compared with that of the parameters.
 
-Each device holds the gradients of its own walkers; they are exchanged once, so that it then holds
-those of all walkers for its part of the parameters, of size N P / devices.
+Each device holds the gradients of its own walkers. One exchange gives it those of all walkers for
+its part of the parameters, of size N P / devices.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +29,7 @@ from ferminet_core.parallel import collectives
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import cholesky
+from ferminet_core.vmc.optimisers.protocol import Sample, Update
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -34,7 +37,9 @@ from ferminet_core.wavefunction.networks import Params, Spins
 def log_derivatives(
     params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, chunk: int
 ) -> jax.Array:
-    """grad log|psi| with respect to all parameters, (walker, parameter); 0 where it is no number.
+    """grad log|psi| with respect to all parameters, (walker, parameter).
+
+    The row of a walker is 0 where it is not finite.
 
     Args:
         electrons: (walker, electron, 3), bohr
@@ -46,18 +51,13 @@ def log_derivatives(
             return networks.apply(p, walker, nuclei.positions, spins)[1]
 
         row = ravel_pytree(jax.grad(log)(params))[0]
-        # Here, where the row is still in the cache; all rows together are not.
+        # Tested here, while the row is still in the cache; all rows together do not fit.
         return jnp.where(jnp.all(jnp.isfinite(row)), row, 0.0)
 
     return jax.lax.map(one, electrons, batch_size=min(chunk, electrons.shape[0]))
 
 
-def init(params: Params) -> jax.Array:
-    """The step before the first, (parameter,): zero."""
-    return jnp.zeros_like(ravel_pytree(params)[0])
-
-
-def update(
+def natural_step(
     config: OptimiseConfig,
     before: jax.Array,
     params: Params,
@@ -68,9 +68,12 @@ def update(
     """The step to subtract, phi for the next call, and E[dE grad log|psi|]; inside `shard_map`.
 
     Args:
+        config: damping, momentum and norm constraint
         before: phi of the last call, (parameter,)
+        params: gives the step its structure
         rows: `log_derivatives` of this device's walkers
-        deviation: (walker,), their clipped local energies minus the mean over all devices
+        deviation: (walker,), hartree, their clipped local energies minus the mean over all devices
+        learning_rate: a scalar
     """
     flat, unravel = ravel_pytree(params)
     devices = jax.lax.axis_size(AXIS)
@@ -97,3 +100,25 @@ def update(
     )
     step = jnp.minimum(learning_rate, shortest) * phi
     return unravel(step), phi, unravel(gradient)
+
+
+class Spring:
+    """See `protocol.Optimiser`; the state is phi, (parameter,)."""
+
+    def __init__(self, config: OptimiseConfig, spins: Spins, chunk: int) -> None:
+        self._config, self._spins, self._chunk = config, spins, chunk
+
+    def init(self, params: Params, electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
+        """The step before the first: zero."""
+        del electrons, nuclei
+        return jnp.zeros_like(ravel_pytree(params)[0])
+
+    def update(self, state: Any, params: Params, sample: Sample, rate: jax.Array) -> Update:
+        """`natural_step` on the walkers' own gradients."""
+        rows = log_derivatives(params, sample.electrons, sample.nuclei, self._spins, self._chunk)
+        return Update(*natural_step(self._config, state, params, rows, sample.deviation, rate))
+
+    def curvature_blocks(self, params: Params) -> dict[str, str]:
+        """None."""
+        del params
+        return {}

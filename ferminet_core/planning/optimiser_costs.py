@@ -1,0 +1,202 @@
+"""The work, memory and messages of each optimiser, by its name in the settings.
+
+`vmc.optimisers` holds the optimisers themselves. Their costs are declared here because the plan of
+a scan must not load JAX.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from ferminet_core.inputs.config import OptimiseConfig
+from ferminet_core.planning.kernels import (
+    Kernel,
+    Load,
+    Work,
+    gram,
+    inverse,
+    product,
+    repeat,
+    sweep,
+)
+from ferminet_core.planning.network_sizes import Network
+from ferminet_core.planning.network_work import backward, forward, gradient
+
+
+class OptimiserCost(Protocol):
+    """The costs of one optimiser."""
+
+    def parts(self, net: Network, config: OptimiseConfig, load: Load) -> dict[str, Work]:
+        """The work of an update by part: the gradient and all that turns it into a step."""
+        ...
+
+    def state_numbers(self, net: Network, config: OptimiseConfig) -> int:
+        """Numbers of its state."""
+        ...
+
+    def step_numbers(self, net: Network, config: OptimiseConfig, load: Load) -> int:
+        """Numbers that a device holds besides the state while it makes a step."""
+        ...
+
+    def messages(self, net: Network, load: Load) -> list[int]:
+        """Numbers of each of its messages between devices, the gradient's left out."""
+        ...
+
+
+# --- Adam -----------------------------------------------------------------------------------------
+
+
+class AdamCost:
+    """Averages of the gradient and of its squares."""
+
+    def parts(self, net: Network, config: OptimiseConfig, load: Load) -> dict[str, Work]:
+        """The gradient, and one sweep."""
+        del config
+        update = [sweep(10 * net.parameters, 12 * net.parameters)]
+        return {"gradient": gradient(net, load.walkers), "update": update}
+
+    def state_numbers(self, net: Network, config: OptimiseConfig) -> int:
+        """Two averages."""
+        del config
+        return 2 * net.parameters
+
+    def step_numbers(self, net: Network, config: OptimiseConfig, load: Load) -> int:
+        """The next averages, and what they are made from."""
+        del load
+        return 2 * self.state_numbers(net, config)
+
+    def messages(self, net: Network, load: Load) -> list[int]:
+        """None."""
+        del net, load
+        return []
+
+
+# --- KFAC -----------------------------------------------------------------------------------------
+
+
+def curvature(net: Network, w: float) -> Work:
+    """KFAC's factors from w walkers, and their running averages (`kfac.update_curvature`)."""
+    work = forward(net, w, kept=True) + backward(net, w, weights=False)
+    n, s = net.electrons, len(net.spins)
+    for layer in net.layers:
+        # The means of a walker are shared by its electrons (`kfac.OneElectron`).
+        shared, own = s * layer.one_in, layer.one_in + s * layer.two_in + layer.one.bias
+        work += [sweep(w * (n + 1) * own, w * n * own), sweep(2 * (shared + own) ** 2)]
+        work += [gram(w * n, own, own), gram(w, own, shared), gram(w, shared, shared)]
+        work.append(gram(w * n, layer.one.outputs, layer.one.outputs))
+    for d in [*(layer.two for layer in net.layers if layer.two), *net.orbitals]:
+        rows, inputs = w * d.rows, d.inputs + d.bias
+        work += [sweep(2 * rows * inputs)] if d.bias else []
+        work += [gram(rows, inputs, inputs), gram(rows, d.outputs, d.outputs)]
+    # Envelopes and widths: the squares of single walkers' gradients.
+    terms = w * net.nuclei * net.orbital_values * (1 + net.sigma)
+    work.append(sweep(2 * terms, 3 * terms))
+    # Running averages, and the vector in which they travel between devices and back.
+    return [*work, sweep(12 * net.curvature, 4 * net.curvature)]
+
+
+def _factors(net: Network) -> list[tuple[int, int]]:
+    """Sizes of KFAC's factors, each with the number of right-hand sides that a gradient gives."""
+    pairs = [(d.inputs + d.bias, d.outputs) for d in net.dense]
+    return [sizes for pair in pairs for sizes in (pair, pair[::-1])]
+
+
+def solves(net: Network) -> Work:
+    """The gradient divided by KFAC's factors (`kfac.times_inverse`): n^3/3 for a Cholesky
+    decomposition, 2 n^2 for each right-hand side."""
+    return [
+        Kernel("inverse", n**3 / 3 + 2 * n**2 * sides, 2.0 * n * (n + sides))
+        for n, sides in _factors(net)
+    ]
+
+
+def inverses(net: Network) -> Work:
+    """Inverses of KFAC's factors by LU decomposition."""
+    return [inverse(n) for n, _ in _factors(net)]
+
+
+def preconditioned(net: Network) -> Work:
+    """The gradient times the inverses."""
+    return [product(n, n, sides) for n, sides in _factors(net)]
+
+
+class KfacCost:
+    """Factors of the curvature, and systems of equations with them."""
+
+    def parts(self, net: Network, config: OptimiseConfig, load: Load) -> dict[str, Work]:
+        """Gradient, curvature and inverses; these are shared out over the updates they serve."""
+        parts = {
+            "gradient": gradient(net, load.walkers),
+            "curvature": curvature(net, load.walkers),
+            "update": [sweep(12 * net.parameters, 8 * net.parameters)],
+        }
+        if config.inverse_period == 1:
+            parts["inverses"] = solves(net)
+        else:
+            parts["inverses"] = repeat(inverses(net), 1 / config.inverse_period)
+            parts["update"] = preconditioned(net) + parts["update"]
+        return parts
+
+    def state_numbers(self, net: Network, config: OptimiseConfig) -> int:
+        """The factors, and their inverses where these serve several updates."""
+        cached = sum(d.factors for d in net.dense) if config.inverse_period > 1 else 0
+        return net.curvature + cached
+
+    def step_numbers(self, net: Network, config: OptimiseConfig, load: Load) -> int:
+        """The next factors, and what they are made from."""
+        del load
+        return 2 * self.state_numbers(net, config)
+
+    def messages(self, net: Network, load: Load) -> list[int]:
+        """All factors in one."""
+        del load
+        return [net.curvature]
+
+
+# --- SPRING ---------------------------------------------------------------------------------------
+
+
+def spring_update(net: Network, walkers: int, devices: int) -> Work:
+    """SPRING's system of all walkers, each device with its part of the parameters
+    (`spring.natural_step`)."""
+    own, n = net.parameters / devices, walkers
+    return [
+        sweep(4 * n * own, 4 * n * own),
+        product(n, own, n),
+        Kernel("inverse", n**3 / 3, 1.0 * n * n),
+        product(n, own, 3),
+    ]
+
+
+class SpringCost:
+    """The gradients of single walkers, and a system of equations of their number."""
+
+    def parts(self, net: Network, config: OptimiseConfig, load: Load) -> dict[str, Work]:
+        """The gradients of all walkers, which are kept, and the system."""
+        del config
+        w = load.walkers
+        kept = sweep(3 * w * net.parameters, w * net.parameters)
+        return {
+            "gradient": [*gradient(net, w), kept],
+            "update": spring_update(net, load.total, load.devices),
+        }
+
+    def state_numbers(self, net: Network, config: OptimiseConfig) -> int:
+        """The last step."""
+        del config
+        return net.parameters
+
+    def step_numbers(self, net: Network, config: OptimiseConfig, load: Load) -> int:
+        """The gradients of a device's walkers, and the matrix of all walkers."""
+        del config
+        return 3 * load.walkers * net.parameters + 3 * load.total**2
+
+    def messages(self, net: Network, load: Load) -> list[int]:
+        """The gradients of a device's walkers, and the matrix of all walkers."""
+        return [load.walkers * net.parameters, load.total**2]
+
+
+COSTS: Mapping[str, OptimiserCost] = {
+    "kfac": KfacCost(),
+    "adam": AdamCost(),
+    "spring": SpringCost(),
+}

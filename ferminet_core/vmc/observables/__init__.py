@@ -1,0 +1,1 @@
+"""Expectation values next to the energy, one file for each."""
