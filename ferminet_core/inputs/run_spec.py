@@ -143,8 +143,3 @@ def load_spec(path: Path | str) -> RunSpec:
 
 def canonical_json(content: object) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"))
-
-
-def electrons(spec: Path) -> int:
-    """Number of electrons of the run whose spec lies in a file; for expressions in profiles."""
-    return sum(load_spec(Path(spec)).molecule.electrons)

@@ -42,13 +42,17 @@ def load_scan(
     """Read, validate and expand a system file.
 
     Args:
-        path: the system file
+        path: the system file, or the `scan.json` that a workflow has written
         preset: instead of the file's own; another one is added to the scan's name
         overrides: settings above all others, as a mapping or as `key=value` texts
 
     Raises:
         InputError: anything wrong, one line for each problem; for basis sets see `check_bases`.
     """
+    if Path(path).suffix == ".json":
+        if preset is not None or overrides:
+            raise InputError(f"{path}: found with --preset or --set; allowed: a system file")
+        return _frozen(Path(path))
     plan = expand(Path(path), preset, overrides)
     runs = [_run_spec(plan.name, run) for run in plan.runs]
     folder = plan.path.parent
@@ -66,6 +70,16 @@ def load_scan(
         quantities=plan.quantities,
         correlation=plan.correlation,
     )
+
+
+def _frozen(path: Path) -> Scan:
+    """The scan in a `scan.json`."""
+    try:
+        return Scan.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except ValueError:
+        raise InputError(f"{path}: is damaged; run Snakemake to write it again") from None
 
 
 def _run_spec(scan: str, run: RunPlan) -> RunSpec:

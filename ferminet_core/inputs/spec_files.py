@@ -1,64 +1,194 @@
-"""The spec files of the runs, `<results>/<scan>/spec/`: when they are written, what they keep."""
+"""Files that say what a scan has to compute, in `<results>/<scan>/`.
+
+`spec/<run>.json` holds one run, `runs.txt` the names of all runs. A spec file is rewritten only if
+the request of its run changed. `scan.json` holds the whole scan as it was when the last jobs
+started. The main process of a workflow is the only one that reads the system file; jobs read these
+files, so an edit of the system file does not reach them.
+"""
 
 import json
 import math
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec, canonical_json, load_spec, of_this_version
 from ferminet_core.inputs.scan import Scan, check_bases
 from ferminet_core.inputs.warm_starts import is_forest
+from ferminet_core.storage import files
 
-# Positions (bohr) that differ by less are the same request: a constant's next CODATA value, or
-# another order of additions, is no reason to compute a geometry again.
+# Positions (bohr) that differ by less are the same request. A constant's next CODATA value, or
+# another order of additions, is not a reason to compute a geometry again.
 SAME_POSITION = 1e-8
+
+RUN_LIST = "runs.txt"
+FROZEN_SCAN = "scan.json"
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What the files of a scan lack compared with its system file.
+
+    Attributes:
+        texts: Texts to write, by path relative to the folder of the scan.
+        obsolete: Files to delete, relative to the folder of the scan: specs of conventional
+            energies that no run asks for any more.
+        neighbours: The run that each run starts from, of those that start from another.
+    """
+
+    texts: Mapping[str, str]
+    obsolete: tuple[str, ...]
+    neighbours: Mapping[str, str]
 
 
 def conventional_spec(scan: Path, run_id: str) -> Path:
-    """The spec file of a run's conventional energies; it is there if the run asks for any.
+    """The spec file of a run's conventional energies. It exists if the run asks for any.
 
     Args:
-        scan: folder of the scan.
-        run_id: of the run.
+        scan: Folder of the scan.
+        run_id: Name of the run.
     """
     return scan / "spec" / "conventional" / f"{run_id}.json"
 
 
-def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
-    """Write the runs' spec files, `<results>/<scan>/spec/<run_id>.json`; returns all their paths.
+def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) -> Changes:
+    """Compare the files of a scan with its system file. Nothing is written.
 
-    A file is rewritten only if its run's request changed. A run thus keeps the settings that it was
-    made with when newer code brings other defaults, and the files of runs that need no work keep
-    their times; it also keeps the neighbour that it started from when another, nearer one comes.
-    Conventional energies have a file of their own (`conventional_spec`), so that asking for others
-    touches nothing that the Monte Carlo waits on. Basis sets of new or changed runs are checked
-    before anything is written.
+    A run whose request is the same keeps its spec file, and with it the settings that it was made
+    with, even if newer code has other defaults. It also keeps the neighbour that it started from,
+    even if the scan now has a nearer one. Conventional energies have spec files of their own, so
+    that other methods do not touch the input of the Monte Carlo stages.
+
+    Args:
+        scan: The scan as its system file has it now.
+        results_dir: Folder of all results.
+        takeover: Accept a folder that was made from another system file.
 
     Raises:
-        InputError: unknown basis set.
+        InputError: The folder was made from another system file, or a new or changed run has an
+            unknown basis set.
     """
     folder = Path(results_dir) / scan.name
-    paths = [folder / "spec" / f"{run.run_id}.json" for run in scan.runs]
-    changed = [*_changed_chains(scan, paths), *_changed_conventional(scan, folder)]
+    owner, path = _owner(folder), _system_path(scan)
+    taken_over = owner not in (None, path)
+    if taken_over and not takeover:
+        raise InputError(
+            f"{folder}: was made from {owner}, not from {path}; give another folder with results=, "
+            "or continue in this one with takeover=yes"
+        )
+    chains, neighbours = _changed_chains(scan, folder)
+    changed = [*chains, *_changed_conventional(scan, folder)]
     if changed:
         names = {part.run_id for part, _ in changed}
         check_bases((run for run in scan.runs if run.run_id in names), str(scan.path))
-    for part, path in changed:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        left_out = set(Config.model_fields) - part.config.model_fields_set
-        text = part.model_dump_json(indent=1, exclude={"config": left_out})
-        _write_atomically(path, text + "\n")
-    for run in scan.runs:
-        if not run.config.conventional.methods:
-            conventional_spec(folder, run.run_id).unlink(missing_ok=True)
-    return paths
+    texts = {str(path.relative_to(folder)): _text(part) for part, path in changed}
+    not_asked = (run.run_id for run in scan.runs if not run.config.conventional.methods)
+    obsolete = [
+        path for path in (conventional_spec(folder, run) for run in not_asked) if path.exists()
+    ]
+    # The table depends on the list of runs. It is also renewed when energies are no longer wanted,
+    # and when another system file describes the scan.
+    names = [run.run_id for run in scan.runs]
+    if _listed(folder) != names or obsolete or taken_over:
+        texts[RUN_LIST] = "\n".join(names) + "\n"
+    return Changes(
+        texts=texts,
+        obsolete=tuple(str(path.relative_to(folder)) for path in obsolete),
+        neighbours={name: parent for name, parent in neighbours.items() if parent},
+    )
+
+
+def write_specs(scan: Scan, results_dir: Path | str) -> list[Path]:
+    """Write what `find_changes` finds, each file by a rename.
+
+    Returns:
+        The paths of the spec files of all runs.
+
+    Raises:
+        InputError: As `find_changes`.
+    """
+    folder = Path(results_dir) / scan.name
+    changes = find_changes(scan, results_dir)
+    for name, text in changes.texts.items():
+        _write(folder / name, text)
+    for name in changes.obsolete:
+        (folder / name).unlink(missing_ok=True)
+    return [_spec(folder, run.run_id) for run in scan.runs]
+
+
+def freeze(scan: Scan, results_dir: Path | str) -> Path:
+    """Write the whole scan to `scan.json` in its folder; returns its path.
+
+    Raises:
+        ArtefactError: The folder cannot be written.
+    """
+    path = Path(results_dir) / scan.name / FROZEN_SCAN
+    frozen = scan.model_copy(update={"path": Path(_system_path(scan))})
+    try:
+        _write(path, frozen.model_dump_json() + "\n")
+    except OSError as error:
+        raise ArtefactError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def electrons(spec: Path | str) -> int:
+    """Number of electrons of the run in a spec file; for expressions in profiles.
+
+    Raises:
+        FileNotFoundError: The file does not exist yet. Snakemake then asks again later.
+        InputError: As `load_spec`.
+    """
+    os.stat(spec)
+    return load_spec(spec).molecule.n_electrons
+
+
+def _spec(folder: Path, run_id: str) -> Path:
+    return folder / "spec" / f"{run_id}.json"
+
+
+def _text(part: RunSpec) -> str:
+    """A spec file's text, with the sections that are set."""
+    left_out = set(Config.model_fields) - part.config.model_fields_set
+    return part.model_dump_json(indent=1, exclude={"config": left_out}) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.atomic_file(path) as file:
+        file.write(text.encode())
+
+
+def _listed(folder: Path) -> list[str]:
+    """The runs in the list of a scan; none without a list."""
+    try:
+        return (folder / RUN_LIST).read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _owner(folder: Path) -> str | None:
+    """The system file that a scan's folder was made from; None if the folder does not say."""
+    try:
+        frozen = json.loads((folder / FROZEN_SCAN).read_text(encoding="utf-8"))
+        return str(frozen["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _system_path(scan: Scan) -> str:
+    """The path of a scan's system file: relative inside the working directory, so that a project
+    can be moved as a whole, and absolute elsewhere."""
+    relative = os.path.relpath(scan.path)
+    return os.path.abspath(scan.path) if relative.startswith(os.pardir) else relative
 
 
 def _part(run: RunSpec, conventional: bool) -> RunSpec:
-    """What is stored in one of a run's two spec files, with the settings of its stages alone: those
-    of the conventional energies, or those of all other stages."""
+    """The content of one of a run's two spec files: with the settings of the conventional energies,
+    or with those of all other stages."""
     section = "conventional"
     config = Config(**{k: v for k, v in run.config if (k == section) is conventional})
     overrides = {
@@ -73,24 +203,25 @@ def _part(run: RunSpec, conventional: bool) -> RunSpec:
     return run.model_copy(update={"config": config, "request": request})
 
 
-def _changed_chains(scan: Scan, paths: list[Path]) -> list[tuple[RunSpec, Path]]:
-    """What the spec files of the chain should hold and do not."""
-    pairs = [(_part(run, False), path) for run, path in zip(scan.runs, paths, strict=True)]
+def _changed_chains(scan: Scan, folder: Path) -> tuple[list[tuple[RunSpec, Path]], dict[str, str]]:
+    """What the spec files of the chain should hold and do not, and the neighbours of all runs."""
+    pairs = [(_part(run, False), _spec(folder, run.run_id)) for run in scan.runs]
     stored = {run.run_id: _stored_neighbour(path, run) for run, path in pairs}
     planned = {run.run_id: run.neighbour for run in scan.runs}
     kept = {name: n for name, n in stored.items() if n is not None and n in {"", *planned}}
     neighbours = {**planned, **kept}
     if not is_forest(neighbours):
         neighbours = planned
-    return [
+    changed = [
         (run.model_copy(update={"neighbour": neighbours[run.run_id]}), path)
         for run, path in pairs
         if stored[run.run_id] != neighbours[run.run_id]
     ]
+    return changed, neighbours
 
 
 def _changed_conventional(scan: Scan, folder: Path) -> list[tuple[RunSpec, Path]]:
-    """The same for the spec files of the conventional energies of runs that ask for them."""
+    """The same for the conventional energies of the runs that ask for them."""
     pairs = [
         (_part(run, True), conventional_spec(folder, run.run_id))
         for run in scan.runs
@@ -100,16 +231,16 @@ def _changed_conventional(scan: Scan, folder: Path) -> list[tuple[RunSpec, Path]
 
 
 def load_run(scan: Path, run_id: str) -> RunSpec:
-    """A run as its two spec files have it together.
+    """A run with the settings of both its spec files.
 
     Args:
-        scan: folder of the scan.
-        run_id: of the run.
+        scan: Folder of the scan.
+        run_id: Name of the run.
 
     Raises:
-        InputError: as `load_spec`.
+        InputError: As `load_spec`.
     """
-    run = load_spec(scan / "spec" / f"{run_id}.json")
+    run = load_spec(_spec(scan, run_id))
     path = conventional_spec(scan, run_id)
     if not path.exists():
         return run
@@ -118,15 +249,15 @@ def load_run(scan: Path, run_id: str) -> RunSpec:
 
 
 def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
-    """The neighbour in a spec file, empty without one; None where the file is missing, damaged, or
-    does not answer this request."""
+    """The neighbour in a spec file, empty if the run has none; None if the file is missing, is
+    damaged, or answers another request."""
     try:
         spec = of_this_version(json.loads(path.read_text(encoding="utf-8")))
         stored = spec["request"]
         molecule = Molecule.model_validate(stored.pop("molecule"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    # Through JSON, as the stored one went: tuples become lists.
+    # Like the stored request, this one passes through JSON: tuples become lists.
     request = json.loads(canonical_json(run.request))
     del request["molecule"]
     same = stored == request and _same(molecule, run.molecule)
@@ -137,20 +268,3 @@ def _same(a: Molecule, b: Molecule) -> bool:
     return (a.symbols, a.charge, a.spin) == (b.symbols, b.charge, b.spin) and all(
         math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
     )
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write by a rename: several processes may expand the same table at once."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def neighbours(scan: Scan, results_dir: Path) -> dict[str, str]:
-    """Which run each one starts from by its spec file, of those that start from another."""
-    folder = results_dir / scan.name / "spec"
-    warm = [run.run_id for run in scan.runs if run.neighbour]
-    return {run_id: load_spec(folder / f"{run_id}.json").neighbour for run_id in warm}

@@ -1,56 +1,53 @@
-"""Clears what a killed workflow has locked.
+"""Lets one workflow at a time work on a scan.
 
-A workflow engine that is killed leaves its lock files behind. So its main process holds a lock of
-the operating system's on the scan's folder as well, which ends with the process however that ended:
-whoever gets this one knows that lock files on the same folder are dead. Those of other scans, and
-all while the holder lives, are left alone.
+The main process of a workflow holds a lock of the operating system on the folder of the scan. The
+lock ends with the process, however the process ends, so a killed workflow leaves nothing to unlock.
+The profiles therefore switch off Snakemake's own lock files, which outlive a killed process.
 """
 
-import contextlib
 import fcntl
 import os
+import socket
 from pathlib import Path
 from typing import IO
 
-_held: list[IO[bytes]] = []  # open until the process ends
+from ferminet_core.errors import ArtefactError, LockedError
+
+_held: list[IO[str]] = []  # open until the process ends
 
 
-def clear_dead_locks(folder: Path, engine_locks: Path) -> list[Path]:
-    """Hold a scan's folder until this process ends, and delete dead locks on it.
+def hold(folder: Path) -> None:
+    """Hold the folder of a scan until this process ends.
 
-    Does nothing while another process holds the folder, and where the file system knows no such
-    locks.
+    On a file system without such locks nothing is held. The leases of the stages still keep two
+    jobs from computing the same stage.
 
     Args:
-        folder: results of the scan; made if it is missing.
-        engine_locks: folder of the lock files, each naming what it locks, one a line.
-
-    Returns:
-        The files that were deleted.
+        folder: Folder of the scan; it is created if it is missing.
 
     Raises:
-        OSError: the folder cannot be written.
+        LockedError: Another process holds the folder.
+        ArtefactError: The folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    # Python's files are not inherited by the jobs that the process starts.
-    file = open(folder / ".workflow.lock", "ab")  # noqa: SIM115  (held until the process ends)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Jobs do not inherit the open file, so they do not keep the lock.
+        file = open(folder / ".workflow.lock", "a+", encoding="utf-8")  # noqa: SIM115
+    except OSError as error:
+        raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise LockedError(
+            f"{folder}: another Snakemake works on this scan ({holder}); wait for it or end it"
+        ) from None
     except OSError:
         file.close()
-        return []
+        return
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
     _held.append(file)
-    dead = []
-    for lock in engine_locks.glob("*.lock"):
-        with contextlib.suppress(OSError):
-            if _concerns(lock, folder):
-                lock.unlink()
-                dead.append(lock)
-    return dead
-
-
-def _concerns(lock: Path, folder: Path) -> bool:
-    """Whether a lock file names a file inside a folder."""
-    inside = os.path.realpath(folder) + os.sep
-    lines = lock.read_text(encoding="utf-8").splitlines()
-    return any(os.path.realpath(line).startswith(inside) for line in lines if line.strip())

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
 from helpers.paths import ROOT
 
 STAGES = ("reference", "pretrain", "optimise", "inference")
@@ -63,9 +65,12 @@ class Workflow:
         return {name: int(count) for name, count in rows if name != "all"}
 
     def pretend_done(self, *run_ids: str, stages: Sequence[str] = STAGES) -> None:
-        """Put empty files in the place of all artefacts, newer than what they are made from."""
+        """Write the spec files, and put empty files in the place of all artefacts, newer than what
+        they are made from."""
+        write_specs(load_scan(self.system), self.results)
         scan = self.results / "test"
-        clock = max(path.stat().st_mtime for path in (scan / "spec").rglob("*")) + 1
+        sources = [scan / "runs.txt", *(scan / "spec").rglob("*")]
+        clock = max(path.stat().st_mtime for path in sources) + 1
         files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in stages]
         names = ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png", "report.html")
         files += [scan / name for name in names]
@@ -76,7 +81,8 @@ class Workflow:
 
 
 def all_stages(n_runs: int) -> dict[str, int]:
-    return {**dict.fromkeys(STAGES, n_runs), "summary": 1}
+    """The jobs of a scan whose runs are all new."""
+    return {"specs": 1, **dict.fromkeys(STAGES, n_runs), "summary": 1}
 
 
 TIMEOUT = 240.0

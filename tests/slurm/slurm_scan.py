@@ -2,11 +2,14 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from helpers.paths import ROOT
+
+from ferminet_core.inputs.spec_files import FROZEN_SCAN
 
 SYSTEM = """
 name: cluster
@@ -38,6 +41,11 @@ class Scan:
         self.workdir.mkdir(parents=True)
         self.system.write_text(SYSTEM.replace("1.4", bonds))
         self.process: subprocess.Popen[bytes] | None = None
+
+    def copy_results(self, other: "Scan") -> None:
+        """Give another scan these results, as if they had been made from its own system file."""
+        ignore = shutil.ignore_patterns(FROZEN_SCAN)
+        shutil.copytree(self.results, other.results, ignore=ignore)
 
     def lengthen(self, iterations: int) -> None:
         """Ask for more iterations; a finished optimisation is then extended."""

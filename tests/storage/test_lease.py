@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from ferminet_core.errors import LockedError
-from ferminet_core.runner import workflow_lock
 from ferminet_core.storage import files, lease
 from ferminet_core.storage.lease import Lease
 
@@ -165,30 +164,3 @@ def test_a_file_system_without_hard_links_serves_too(
     source.write_bytes(b"x")
     files.publish(source, target)
     assert target.read_bytes() == b"x"
-
-
-def test_dead_locks_of_a_scan_are_cleared_and_others_stay(tmp_path: Path) -> None:
-    locks = tmp_path / "locks"
-    locks.mkdir()
-    mine, other = locks / "0.output.lock", locks / "1.output.lock"
-    mine.write_text(f"{tmp_path}/results/h2/runs/r_1.4/optimise.zarr.zip\n")
-    other.write_text(f"{tmp_path}/results/h2-smoke/runs/r_1.4/optimise.zarr.zip\n")
-    code = (
-        "import sys, pathlib, signal\n"
-        "from ferminet_core.runner.workflow_lock import clear_dead_locks\n"
-        "clear_dead_locks(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))\n"
-        "print('held', flush=True)\n"
-        "signal.pause()\n"
-    )
-    scan, nothing = tmp_path / "results" / "h2", tmp_path / "nothing"
-    child = subprocess.Popen(
-        [sys.executable, "-c", code, str(scan), str(nothing)], stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
-    child.stdout.close()
-    assert workflow_lock.clear_dead_locks(scan, locks) == []  # a live process holds the scan
-    child.kill()
-    child.wait()
-    assert workflow_lock.clear_dead_locks(scan, locks) == [mine]
-    assert list(locks.iterdir()) == [other]

@@ -70,7 +70,7 @@ def test_edits_that_recompute_nothing(finished: Workflow) -> None:
     assert finished.jobs() == {}
     for path in (
         ROOT / "ferminet_core" / "cli" / "commands.py",
-        ROOT / "workflow" / "rules" / "optimise.smk",
+        ROOT / "workflow" / "rules" / "stages.smk",
     ):
         stat = path.stat()
         os.utime(path)
@@ -87,7 +87,7 @@ def test_another_bond_length_computes_that_one_only(finished: Workflow) -> None:
 
 def test_a_bond_length_less_renews_the_table_only(finished: Workflow) -> None:
     finished.system.write_text(SYSTEM.replace(", 3.0]", "]"))
-    assert finished.jobs() == {"summary": 1}
+    assert finished.jobs() == {"specs": 1, "summary": 1}
 
 
 def test_an_override_of_one_geometry_recomputes_that_one_only(finished: Workflow) -> None:
@@ -100,11 +100,11 @@ def test_conventional_energies_are_a_branch_beside_the_chain(finished: Workflow)
     """They come and change without touching the chain, and the chain without touching them."""
     asked = "overrides: {conventional.methods: [%s]%s}\n"
     finished.system.write_text(SYSTEM + asked % ("fci", ""))
-    assert finished.jobs() == {"conventional": 3, "summary": 1}
+    assert finished.jobs() == {"specs": 1, "conventional": 3, "summary": 1}
     finished.pretend_done("r_1.4", "r_2", "r_3", stages=[*STAGES, "conventional"])
     assert finished.jobs() == {}
     finished.system.write_text(SYSTEM + asked % ("fci, uhf", ""))
-    assert finished.jobs() == {"conventional": 3, "summary": 1}
+    assert finished.jobs() == {"specs": 1, "conventional": 3, "summary": 1}
     finished.pretend_done("r_1.4", "r_2", "r_3", stages=[*STAGES, "conventional"])
     finished.system.write_text(SYSTEM + asked % ("fci, uhf", ", optimise.clip: 3"))
     assert finished.jobs() == all_stages(3)
@@ -122,13 +122,27 @@ def test_a_table_of_an_unfinished_scan_holds_nothing_back(finished: Workflow) ->
     assert finished.jobs() == {"optimise": 1, "inference": 1, "summary": 1}
 
 
+def test_conventional_energies_that_are_no_longer_asked_for(finished: Workflow) -> None:
+    """Their specs go, and the table is renewed without them."""
+    finished.system.write_text(SYSTEM + "overrides: {conventional.methods: [fci]}\n")
+    finished.pretend_done("r_1.4", "r_2", "r_3", stages=[*STAGES, "conventional"])
+    finished.system.write_text(SYSTEM)
+    assert finished.jobs() == {"specs": 1, "summary": 1}
+    folder = finished.results / "test" / "spec" / "conventional"
+    assert len(list(folder.iterdir())) == 3
+    assert finished.snakemake("specs").returncode == 0
+    assert list(folder.iterdir()) == []
+
+
 def test_another_preset_is_another_scan(finished: Workflow) -> None:
     assert finished.jobs(preset="small") == all_stages(3)
+    assert finished.snakemake("specs", config={"preset": "small"}).returncode == 0
     assert (finished.results / "test-small" / "spec" / "r_1.4.json").is_file()
 
 
 def test_overrides_reach_the_spec(workflow: Workflow) -> None:
-    workflow.jobs(set="optimise.iterations=7 mcmc.walkers=32")
+    config = {"set": "optimise.iterations=7 mcmc.walkers=32"}
+    assert workflow.snakemake("specs", config=config).returncode == 0
     spec = json.loads((workflow.results / "test" / "spec" / "r_1.4.json").read_text())
     assert spec["config"]["optimise"]["iterations"] == 7
     assert spec["config"]["mcmc"]["walkers"] == 32
@@ -145,14 +159,36 @@ def test_overrides_reach_the_spec(workflow: Workflow) -> None:
 )
 def test_bad_input_ends_with_one_line_and_no_job(tmp_path: Path, text: str, found: str) -> None:
     workflow = Workflow(tmp_path, text)
-    done = workflow.snakemake()
+    line = refusal(workflow)
+    assert line.startswith(f"error: {workflow.system}")
+    assert found in line
+    assert not workflow.results.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"sytem": "h2"}, "--config sytem: unknown key; did you mean 'system'?"),
+        ({"preset": "3"}, "--config preset: 3 is not of type 'string'"),
+        ({"takeover": "maybe"}, "--config takeover: 'maybe' is not one of"),
+        ({"preset": "smal"}, "--preset: unknown preset 'smal'; did you mean 'small'?"),
+    ],
+)
+def test_bad_configuration_ends_with_one_line_and_no_job(
+    workflow: Workflow, config: dict[str, str], found: str
+) -> None:
+    assert found in refusal(workflow, **config)
+    assert not workflow.results.exists()
+
+
+def refusal(workflow: Workflow, **config: str) -> str:
+    """The only line of a Snakemake that refuses its input."""
+    done = workflow.snakemake(config=config)
     assert done.returncode == 2
     assert done.stdout == ""
     lines = [line for line in done.stderr.splitlines() if not line.startswith("Using profile")]
     assert len(lines) == 1
-    assert lines[0].startswith(f"error: {workflow.system}")
-    assert found in lines[0]
-    assert not workflow.results.exists()
+    return lines[0]
 
 
 def test_a_missing_system_is_named(tmp_path: Path) -> None:

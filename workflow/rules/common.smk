@@ -1,5 +1,4 @@
-# From the system file to the run table: names, folders and threads for the rules.
-import builtins
+# Configuration, names of files, and what the rules have in common. Parsing writes nothing.
 import os
 import re
 import shlex
@@ -7,88 +6,142 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import yaml
+from snakemake.common.tbdstring import TBDString
 from snakemake.exceptions import WorkflowError
+from snakemake.utils import validate
 
-from ferminet_core.errors import FermiNetError
-from ferminet_core.inputs.run_spec import electrons
+from ferminet_core.errors import FermiNetError, InputError
+from ferminet_core.inputs.messages import did_you_mean
+from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import neighbours, write_specs
+from ferminet_core.inputs.spec_files import find_changes, freeze
+from ferminet_core.inputs.stage_table import STAGES
 from ferminet_core.inputs.warm_starts import generation
-from ferminet_core.runner.workflow_lock import clear_dead_locks
+from ferminet_core.runner.workflow_lock import hold
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
 os.environ.update(
     PATH=os.pathsep.join([str(Path(sys.executable).parent), *os.get_exec_path()])
 )
 
-RESULTS = str(config.get("results", "results"))
-SYSTEM = str(config.get("system", "h2"))
-if not SYSTEM.endswith((".yaml", ".yml")):
-    SYSTEM = f"systems/{SYSTEM}.yaml"
-PRESET = config.get("preset")
-OVERRIDES = shlex.split(str(config.get("set", "")))
 
-try:
-    SCAN = load_scan(Path(SYSTEM), preset=PRESET, overrides=OVERRIDES)
-    if workflow.is_main_process:
-        clear_dead_locks(Path(RESULTS) / SCAN.name, Path(".snakemake/locks"))
-    write_specs(SCAN, Path(RESULTS))
-    # Of warm starts, as the spec files have it: who has started from one run keeps to it.
-    NEIGHBOURS = neighbours(SCAN, Path(RESULTS))
-except FermiNetError as error:
-    # One line instead of a traceback into this file, and no job.
+def fail(error):
+    """End with one line in place of a traceback, before any job."""
     print(f"error: {error}", file=sys.stderr)
     sys.exit(error.exit_code)
 
-RUN_IDS = [run.run_id for run in SCAN.runs]
-# Those that ask for conventional energies.
-CONVENTIONAL = [run.run_id for run in SCAN.runs if run.config.conventional.methods]
-FOLDER = f"{RESULTS}/{SCAN.name}"
+
+def check_config():
+    """Refuse unknown keys and values of the wrong kind; set defaults."""
+    schema = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
+    known = yaml.safe_load(schema.read_text(encoding="utf-8"))["properties"]
+    for key in config:
+        if key not in known:
+            raise InputError(f"--config {key}: unknown key{did_you_mean(key, known)}")
+    try:
+        validate(config, str(schema))
+    except WorkflowError as error:
+        found = error.__context__  # jsonschema's own error
+        key = ".".join(map(str, found.path))
+        raise InputError(f"--config {key}: {found.message}") from None
+
+
+try:
+    check_config()
+except FermiNetError as error:
+    fail(error)
+
+RESULTS = str(config["results"])
+FOLDER = f"{RESULTS}/{{scan}}"
 SPEC = f"{FOLDER}/spec/{{run_id}}.json"
+CONVENTIONAL_SPEC = f"{FOLDER}/spec/conventional/{{run_id}}.json"
 RUN = f"{FOLDER}/runs/{{run_id}}"
 LOGS = f"{FOLDER}/logs/{{run_id}}"
 
-# Rewritten only when runs come or go, which makes the table anew.
-RUN_LIST = f"{FOLDER}/runs.txt"
-if not os.path.exists(RUN_LIST) or Path(RUN_LIST).read_text().split() != RUN_IDS:
-    Path(RUN_LIST).write_text("\n".join(RUN_IDS) + "\n")
+if workflow.is_main_process:
+    SYSTEM = str(config["system"])
+    if not SYSTEM.endswith((".yaml", ".yml")):
+        SYSTEM = f"systems/{SYSTEM}.yaml"
+    try:
+        SCAN = load_scan(
+            Path(SYSTEM),
+            preset=config.get("preset"),
+            overrides=shlex.split(config.get("set", "")),
+        )
+        CHANGES = find_changes(SCAN, RESULTS, config["takeover"] in (True, "yes"))
+    except FermiNetError as error:
+        fail(error)
+    SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
+    RUN_IDS = [run.run_id for run in SCAN.runs]
 
-# How many unfinished runs there are as far from an anchor as each other; all are 0 steps away where
-# none starts from another.
-UNFINISHED = Counter(
-    generation(NEIGHBOURS, r)
-    for r in RUN_IDS
-    if not os.path.exists(f"{FOLDER}/runs/{r}/inference.zarr.zip")
-)
+    # Unfinished runs by their number of steps from an anchor, which is 0 without warm starts.
+    UNFINISHED = Counter(
+        generation(CHANGES.neighbours, run_id)
+        for run_id in RUN_IDS
+        if not os.path.exists(f"{SCAN_FOLDER}/runs/{run_id}/inference.zarr.zip")
+    )
+
+    wildcard_constraints:
+        scan=re.escape(SCAN.name),
+        run_id="|".join(re.escape(run_id) for run_id in RUN_IDS),
+
+else:
+
+    # A job's process never reads the system file, which may have changed since the job was
+    # submitted. The wildcards name the scan and the run, and the spec file holds the rest.
+    wildcard_constraints:
+        scan="[^/]+",
+        run_id="[^/]+",
 
 
 def cores(wildcards):
-    """How many cores a stage of a run takes.
+    """Number of cores of a stage.
 
-    On one machine several runs side by side on a core each are faster than one after the other on
-    all cores; with warm starts those as far from an anchor run side by side. On a cluster the
-    profile says how many cores a rank gets (set-threads).
+    On one machine, several runs on a core each are faster than one run after the other on all
+    cores. With warm starts, the runs at the same distance from an anchor share the cores. On a
+    cluster the profile sets the number of cores of a rank (set-threads).
     """
     if not (workflow.is_main_process and workflow.resource_settings.cores):
         return 1
-    beside = UNFINISHED[generation(NEIGHBOURS, wildcards.run_id)]
-    return max(1, workflow.cores // max(1, beside))
+    together = UNFINISHED[generation(CHANGES.neighbours, wildcards.run_id)]
+    return max(1, workflow.cores // max(1, together))
 
 
-# For the expressions in profiles, which see built-in names only: `tasks: 4 if electrons(input.spec)
-# > 20 else 2` lets the number of ranks follow the size of the system.
-builtins.electrons = electrons
+def result(stage):
+    """The file that a stage of a run leaves."""
+    return f"{RUN}/{stage}.zarr.zip"
+
+
+def neighbour_of(stage):
+    """The input of a stage that may start from this stage of another run."""
+
+    def found(wildcards):
+        if workflow.is_main_process:
+            other = CHANGES.neighbours.get(wildcards.run_id)
+        else:
+            other = load_spec(SPEC.format(**wildcards)).neighbour
+        if not other:
+            return []
+        return result(stage).format(scan=wildcards.scan, run_id=other)
+
+    return {"neighbour": found} if stage else {}
 
 
 def ranks(wildcards, resources):
-    """How many processes work on a stage together, by the resources that the executor knows."""
+    """Number of processes that work on a stage together, in the words of the executor."""
+    nodes, tasks = 1, resources.get("tasks", 1)
     if per_node := resources.get("tasks_per_node"):
-        return int(resources.get("nodes", 1)) * int(per_node)
-    return int(resources.get("tasks", 1))
+        nodes, tasks = resources.get("nodes", 1), per_node
+    # An expression on a spec file that does not exist yet. Snakemake evaluates it, and this
+    # function, again before the job starts.
+    if isinstance(tasks, TBDString):
+        return 1
+    return int(nodes) * int(tasks)
 
 
 def launcher(wildcards, resources, threads):
-    """The command in front of `python` that starts the ranks; none for one process."""
+    """The command in front of `python` that starts the ranks; empty for one process."""
     count = ranks(wildcards, resources)
     if count == 1:
         return ""
@@ -99,28 +152,62 @@ def launcher(wildcards, resources, threads):
         )
     words = f"{resources.mpi} -n {count}"
     cores = resources.get("cpus_per_task", threads)
-    # A step of Slurm no longer takes over the cores per task that the job was given.
+    # A step of Slurm no longer inherits the cores per task of its job.
     if words.startswith("srun") and cores > 0:
         words += f" --cpus-per-task={cores}"
     return words
 
 
-def gpus(wildcards, resources):
-    """How many GPUs a stage of one process takes of those it sees; 0 for all, which ranks part."""
-    return int(resources.get("gpu", 0)) if ranks(wildcards, resources) == 1 else 0
+def share_of_ranks(wildcards, resources, threads):
+    """Options for the ranks, cores and GPUs of a stage.
+
+    One process takes as many GPUs as the profile says. Several ranks divide all that they see,
+    which 0 stands for.
+    """
+    count = ranks(wildcards, resources)
+    gpus = int(resources.get("gpu", 0)) if count == 1 else 0
+    return f"--ranks {count} --devices {threads} --gpus {gpus}"
 
 
-def neighbour(wildcards):
-    """With a warm start the optimisation of the neighbour; nothing otherwise."""
-    if found := NEIGHBOURS.get(wildcards.run_id):
-        return f"{FOLDER}/runs/{found}/optimise.zarr.zip"
-    return []
+def share_of_cores(wildcards, threads):
+    """Options for the cores of a stage that is one process."""
+    return f"--devices {threads}"
+
+
+def parents(wildcards, input):
+    """Options for the results that a stage reads, by the names of the rule's inputs."""
+    files = {name: str(path) for name, path in input.items() if name != "spec"}
+    return " ".join(
+        f"--{name} {shlex.quote(path)}" for name, path in files.items() if path
+    )
+
+
+def work_folder(wildcards, output):
+    return str(output[0]).replace(".zarr.zip", ".work")
 
 
 def attempt_number(wildcards, attempt):
-    """Which try this is: a stage that a user stopped gets no second one."""
+    """The number of this attempt. A stage that a user stopped is not retried."""
     return attempt
 
 
-wildcard_constraints:
-    run_id="|".join(re.escape(run_id) for run_id in RUN_IDS),
+def staged(wildcards):
+    """A folder with the new texts of the files that `specs` writes, in Snakemake's scratch space.
+
+    Snakemake must see the present files as outdated, also in a dry run, which may not touch them.
+    So this folder's time is a moment after theirs. It is not the present time, because the clock of
+    a file server may differ from this machine's.
+    """
+    folder = workflow.snakemake_tmp_dir / "specs"
+    for name, text in CHANGES.texts.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    present = [
+        path.stat().st_mtime
+        for pattern in ("runs.txt", "spec/**/*.json", "runs/*/*.zarr.zip", "scan.csv")
+        for path in Path(SCAN_FOLDER).glob(pattern)
+    ]
+    moment = max(present, default=0.0) + 0.001
+    os.utime(folder, (moment, moment))
+    return str(folder)

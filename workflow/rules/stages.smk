@@ -1,0 +1,39 @@
+# A rule for each stage of a run, from the table of the stages. The conventional energies are a branch
+# for the runs that ask for them. They have the lowest priority, so they do not keep the chain from a
+# core.
+
+
+for depth, stage in enumerate(STAGES):
+
+    rule:
+        name:
+            stage.name
+        input:
+            **{parent: result(parent) for parent in stage.parents},
+            **neighbour_of(stage.neighbour),
+            spec=SPEC if stage.chain else CONVENTIONAL_SPEC,
+        output:
+            result(stage.name),
+        log:
+            f"{LOGS}/{stage.name}.log",
+        # Finish a geometry before the next one is started.
+        priority: 1 + depth if stage.chain else 0
+        conda:
+            "../../environment.yml"
+        threads: cores if stage.cores else 1
+        resources:
+            attempt_number=attempt_number,
+        params:
+            stage=stage.name,
+            launcher=launcher if stage.ranks else "",
+            parents=parents,
+            work=work_folder,
+            share=(
+                share_of_ranks
+                if stage.ranks
+                else (share_of_cores if stage.cores else "")
+            ),
+        shell:
+            "{params.launcher} python -m ferminet_core {params.stage} {input.spec:q} {params.parents}"
+            " --out {output:q} --work {params.work:q} {params.share}"
+            " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
