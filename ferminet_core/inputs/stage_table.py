@@ -1,0 +1,105 @@
+"""The stages of a run, declared once.
+
+Hashes, commands, workflow rules, status and reset all read this table. Snakemake imports it, so it
+loads neither JAX, PySCF nor NumPy.
+"""
+
+from dataclasses import dataclass
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.messages import did_you_mean
+
+
+@dataclass(frozen=True)
+class StageEntry:
+    """One stage of a run.
+
+    Attributes:
+        name: Name of the stage, of its command and of its files.
+        help: Help text of its command.
+        computed_by: `module:name` of what computes it. A stage on ranks names a class that takes
+            the spec and the parents' datasets in the order of `parents`; a stage of one process
+            names a function that takes the spec, and the number of cores if `cores` is set.
+        sections: Sections of the settings that it adds to those of its parents.
+        parents: Stages of the same run whose results it reads.
+        neighbour: Stage of another run that it may start from; empty if there is none.
+        from_neighbour: `module:name` of the class that computes it from a neighbour's result, which
+            follows those of the parents.
+        ranks: Whether it iterates, with checkpoints, on one or several ranks. Otherwise it is one
+            call in one process.
+        cores: Whether it takes a number of CPU cores.
+        chain: Whether it belongs to the chain that ends with the energy.
+    """
+
+    name: str
+    help: str
+    computed_by: str
+    sections: tuple[str, ...]
+    parents: tuple[str, ...] = ()
+    neighbour: str = ""
+    from_neighbour: str = ""
+    ranks: bool = True
+    cores: bool = True
+    chain: bool = True
+
+
+STAGES = (
+    StageEntry(
+        "reference",
+        help="Solve Hartree-Fock for one run.",
+        computed_by="ferminet_core.chemistry.reference:run",
+        sections=("reference",),
+        ranks=False,
+        cores=False,
+    ),
+    StageEntry(
+        "pretrain",
+        help="Fit the network's orbitals to the Hartree-Fock orbitals of one run, or start from "
+        "the network of its neighbour.",
+        computed_by="ferminet_core.stages.pretrain:Pretrain",
+        sections=("seed", "network", "mcmc", "pretrain", "runtime"),
+        parents=("reference",),
+        neighbour="optimise",
+        from_neighbour="ferminet_core.stages.warm_start:WarmStart",
+    ),
+    StageEntry(
+        "optimise",
+        help="Minimise the energy of one run's wavefunction.",
+        computed_by="ferminet_core.stages.optimise:Optimise",
+        sections=("optimise",),
+        parents=("pretrain",),
+    ),
+    StageEntry(
+        "inference",
+        help="Measure the energy of one run's optimised wavefunction, with its error.",
+        computed_by="ferminet_core.stages.inference:Inference",
+        sections=("inference",),
+        parents=("optimise", "reference"),
+    ),
+    StageEntry(
+        "conventional",
+        help="Compute the conventional energies of one run: coupled cluster, NEVPT2, full CI and "
+        "others.",
+        computed_by="ferminet_core.chemistry.conventional:run",
+        sections=("conventional",),
+        ranks=False,
+        chain=False,
+    ),
+)
+_BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def declared(name: str) -> StageEntry:
+    """The entry of a stage.
+
+    Raises:
+        InputError: There is no stage of this name.
+    """
+    if name not in _BY_NAME:
+        raise InputError(f"unknown stage {name!r}{did_you_mean(name, _BY_NAME)}")
+    return _BY_NAME[name]
+
+
+def chain() -> tuple[StageEntry, ...]:
+    """The stages that lead to the energy, each after its parents."""
+    return tuple(stage for stage in STAGES if stage.chain)
