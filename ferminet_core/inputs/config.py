@@ -120,7 +120,7 @@ class ConventionalConfig(Section):
     def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for index, name in enumerate(names):
             if plain(name) in map(plain, names[:index]):
-                raise ValueError(f"{name!r} is there twice; keep one")
+                raise ValueError(f"{name!r} is given twice; keep one")
         return names
 
     @model_validator(mode="after")

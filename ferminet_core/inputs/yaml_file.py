@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
                 )
             if key_node.tag != "tag:yaml.org,2002:str":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is no text; put it in quotes", key_node.start_mark
+                    None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
