@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.run_spec import RunSpec, canonical_json, load_spec, of_this_version
+from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
 from ferminet_core.inputs.scan import Scan, check_bases
 from ferminet_core.inputs.warm_starts import is_forest
 
@@ -121,7 +121,8 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     """The neighbour in a spec file, empty without one; None where the file is missing, damaged, or
     does not answer this request."""
     try:
-        spec = of_this_version(json.loads(path.read_text(encoding="utf-8")))
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        check_version(spec, str(path))
         stored = spec["request"]
         molecule = Molecule.model_validate(stored.pop("molecule"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

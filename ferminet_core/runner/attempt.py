@@ -14,10 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import xarray as xr
-from pydantic import ValidationError
 
-from ferminet_core.errors import ArtefactError, BrokenRunError, ResumeError
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.errors import ArtefactError, BrokenRunError, InputError, ResumeError
+from ferminet_core.inputs.run_spec import parse_spec
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.progress import Reading, say
 from ferminet_core.runner.stopping import REQUEST
@@ -197,15 +196,15 @@ class Record:
     def _is_this_calculation(self, attrs: Mapping[str, Any]) -> bool:
         """Whether a result has the settings, parents and seed of this job.
 
-        By the spec that it was made from, for the hash beside it covers the settings that there
-        were in the version that wrote it.
+        The spec that it was made from decides. The stored hash covers the settings of the version
+        that wrote it, which may have had others.
         """
         wanted = common_attributes(self.job, self.identity)
         if any(attrs.get(key) != wanted[key] for key in ("parents", "seed")):
             return False
         try:
-            made_from = RunSpec.model_validate_json(str(attrs.get("spec")))
-        except ValidationError:
+            made_from = parse_spec(str(attrs.get("spec")), str(self.job.result_path))
+        except InputError:
             return False
         return made_from.stage_hash(self.job.stage) == wanted["stage_hash"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.run_spec import RunSpec, flat_settings
+from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.runner.attempt import Record
 from ferminet_core.runner.job import Job
 from ferminet_core.storage import checkpoints
@@ -89,12 +89,17 @@ def _refuse_foreign(job: Job, before: Mapping[str, Any]) -> None:
     for key, wanted in expected.items():
         if before.get(key) == wanted:
             continue
-        other = RunSpec.model_validate_json(str(before["spec"]))
+        other = _made_from(job, before)
         raise InputError(
             f"{job.work}: {key}: what lies here was made by run {other.run_id!r} at "
             f"{_geometry(other)}, stage {before.get('stage')!r}; needed is run {spec.run_id!r} at "
             f"{_geometry(spec)}, stage {job.stage!r}{_remedy(job)}"
         )
+
+
+def _made_from(job: Job, before: Mapping[str, Any]) -> RunSpec:
+    """The spec of earlier work, from its attributes."""
+    return parse_spec(str(before["spec"]), str(job.work))
 
 
 def _geometry(spec: RunSpec) -> str:
@@ -116,9 +121,8 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
     Raises:
         InputError: one differs that may not, or in a way that it may not.
     """
-    old_config = json.loads(str(before["spec"]))["config"]
     new = flat_settings(job.spec.config, job.stage)
-    old = flat_settings(old_config, job.stage, defaults=new)
+    old = flat_settings(_made_from(job, before).config, job.stage)
     changes = {}
     for key, value in new.items():
         if old[key] == value:

@@ -30,7 +30,7 @@ def test_round_trip_through_json() -> None:
     assert Config.model_validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 
 
-def test_defaults_fill_in_what_an_older_version_did_not_write() -> None:
+def test_defaults_fill_in_settings_that_are_not_stored() -> None:
     stored = resolve("small", {}, where).model_dump(mode="json")
     del stored["optimise"]["clip_centre"]
     del stored["runtime"]

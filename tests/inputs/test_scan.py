@@ -805,7 +805,7 @@ def test_newer_defaults_do_not_change_old_runs(
     assert load_spec(tmp_path / "results/h2/spec/r_1.json").config.mcmc.walkers == 48
 
 
-def test_older_specs_lack_keys_and_load(load: Load, tmp_path: Path) -> None:
+def test_settings_that_a_spec_lacks_have_their_defaults(load: Load, tmp_path: Path) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
     stored = json.loads(path.read_text())
@@ -822,28 +822,18 @@ def test_older_specs_lack_keys_and_load(load: Load, tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
-def test_specs_of_version_1_had_conventional_energies_in_the_reference(
-    load: Load, tmp_path: Path
-) -> None:
+def test_specs_of_another_version_are_refused_and_kept(load: Load, tmp_path: Path) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
-    stored = json.loads(path.read_text())
-    stored["schema_version"] = 1
-    stored["config"]["reference"]["correlated"] = ["uccsd(t)", "fci"]
-    stored["request"]["overrides"]["reference.correlated"] = ["uccsd(t)", "fci"]
-    path.write_text(json.dumps(stored))
-    os.utime(path, ns=(OLD, OLD))
-    spec = load_spec(path)
-    assert spec == scan.runs[0]
-    assert spec.stage_hash("inference") == scan.runs[0].stage_hash("inference")
-    # Nothing is computed again, not even where the system file says the same in today's words.
-    write_specs(scan, tmp_path)
-    write_specs(load(H2 + "overrides: {conventional.methods: [uccsd(t), fci]}\n"), tmp_path)
-    assert path.stat().st_mtime_ns == OLD
-    stored["schema_version"] = 2
-    path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"config\.reference\.correlated: unknown key"):
-        load_spec(path)
+    for version in (1, 3):
+        other = json.dumps({**json.loads(path.read_text()), "schema_version": version})
+        path.write_text(other)
+        refusal = f"{path}: schema_version: found {version}; supported: 2; write results to another"
+        with pytest.raises(InputError, match=re.escape(refusal)):
+            load_spec(path)
+        with pytest.raises(InputError, match=re.escape(refusal)):
+            write_specs(scan, tmp_path)
+        assert path.read_text() == other
 
 
 def test_conventional_energies_have_spec_files_of_their_own(load: Load, tmp_path: Path) -> None:
@@ -897,7 +887,7 @@ def test_last_digits_of_positions_do_not_matter(load: Load, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"request": {"molecule": 3}}'])
-def test_damaged_specs_are_written_anew(load: Load, tmp_path: Path, damage: str) -> None:
+def test_damaged_specs_are_written_again(load: Load, tmp_path: Path, damage: str) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
     path.write_text(damage)
@@ -912,9 +902,6 @@ def test_specs_that_cannot_be_read(load: Load, tmp_path: Path) -> None:
         load_spec(tmp_path / "none.json")
     path = write_specs(load(H2), tmp_path)[0]
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps({**stored, "schema_version": 3}))
-    with pytest.raises(InputError, match="schema_version: found 3; allowed: at most 2"):
-        load_spec(path)
     stored["config"]["network"]["future"] = 1
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"config\.network\.future: unknown key"):
