@@ -19,6 +19,7 @@ from mkdocs.structure.pages import Page
 from pydantic import BaseModel
 
 from ferminet_core.cli.commands import app
+from ferminet_core.errors import ExitCode
 from ferminet_core.inputs import config, overrides, system_file
 
 ROOT = Path(__file__).parents[1]
@@ -181,6 +182,11 @@ def commands() -> Iterator[str]:
         yield from _table(["argument or option", "default", "meaning"], rows)
 
 
+def exit_codes() -> Iterator[str]:
+    """The exit codes of all commands."""
+    yield from _table(["exit code", "meaning"], [[str(int(c)), c.meaning] for c in ExitCode])
+
+
 def rooms() -> Iterator[str]:
     """The modules of each room with the first sentence of their docstrings."""
     tree = ast.parse((ROOT / "tests/helpers/rooms.py").read_text(encoding="utf-8"))
@@ -212,5 +218,6 @@ GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
     "keys": keys,
     "resume": resume,
     "commands": commands,
+    "exit_codes": exit_codes,
     "rooms": rooms,
 }

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from ferminet_core.cli.tables import states_table
 from ferminet_core.runner.progress import LONGEST_INTERVAL
-from ferminet_core.runner.status import CONVENTIONAL, StageState
+from ferminet_core.runner.status import STAGES, StageState
 from ferminet_core.units import format_duration
 
 States = Mapping[Path, list[StageState]]
@@ -54,7 +54,7 @@ def _looks(
 def _present(stages: list[StageState]) -> StageState:
     """The stage that a run is at: the last that has begun, or the one after it, which waits; the
     conventional energies only after the others."""
-    chain = [stage for stage in stages if stage.stage != CONVENTIONAL]
+    chain = [stage for stage in stages if stage.stage in STAGES]
     last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
     finished = chain[last].state == "done" and last + 1 < len(chain)
     present = chain[last + finished]

@@ -17,6 +17,7 @@ import xarray as xr
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.inputs.config import CheckpointConfig
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.stage_table import declared
 from ferminet_core.parallel import distributed
 from ferminet_core.parallel.jax_setup import CompileLog, process_age
 from ferminet_core.runner import resume
@@ -47,7 +48,7 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
     loaded = {}
     for name, path in job.parents.items():
         ds = artefacts.load(path)
-        stage = "optimise" if name == NEIGHBOUR else name
+        stage = declared(job.stage).neighbour if name == NEIGHBOUR else name
         if ds.attrs.get("stage") != stage:
             found = ds.attrs.get("stage")
             raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {stage!r}")
