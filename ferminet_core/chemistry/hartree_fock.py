@@ -150,7 +150,7 @@ def _descend(mean_field: Any) -> bool:
     return stable
 
 
-def spin_squared(up: np.ndarray, down: np.ndarray, overlap: np.ndarray) -> float:
+def determinant_spin_squared(up: np.ndarray, down: np.ndarray, overlap: np.ndarray) -> float:
     """<S^2> of a determinant of orbitals up (ao, n_up) and down (ao, n_down).
 
     Szabo and Ostlund, Modern Quantum Chemistry, equation 2.271.
@@ -184,7 +184,7 @@ def _solve_once(
         method=method,
         guess=guess,
         energy=float(mean_field.e_tot),
-        s2=spin_squared(occupied[0], occupied[1], mole.intor_symmetric("int1e_ovlp")),
+        s2=determinant_spin_squared(occupied[0], occupied[1], mole.intor_symmetric("int1e_ovlp")),
         converged=bool(mean_field.converged),
         stable=stable,
         stable_uhf=stable_uhf,

@@ -257,7 +257,7 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
     return functools.reduce(jnp.add, values)
 
 
-class Reference(NamedTuple):
+class Determinants(NamedTuple):
     """Hartree-Fock determinants as a pytree: orbitals of the D determinants over one basis."""
 
     basis: Basis
@@ -265,7 +265,7 @@ class Reference(NamedTuple):
     mo_down: Any  # (D, n_ao, n_down)
 
     @classmethod
-    def from_dataset(cls, dataset: xr.Dataset) -> "Reference":
+    def from_dataset(cls, dataset: xr.Dataset) -> "Determinants":
         """Read the reference from the dataset of `hartree_fock.solve`."""
         return cls(
             basis=Basis.from_dataset(dataset),
@@ -275,7 +275,7 @@ class Reference(NamedTuple):
 
 
 def occupied_orbitals(
-    reference: Reference, electrons: ArrayLike, nuclei: ArrayLike
+    reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Occupied orbitals of each determinant at the electrons of each spin.
 
@@ -308,7 +308,7 @@ def _signed_log(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
     return signed_log(matrix)
 
 
-def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
+def log_abs_hf(reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
     """log sqrt(sum_D det_up^2 det_down^2), with unnormalised determinants of the D references.
 
     Twice this is the log density from which pretraining samples. The sum of squares, not of
@@ -331,7 +331,7 @@ def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) ->
 
 
 def hf_wavefunction(
-    reference: Reference, electrons: ArrayLike, nuclei: ArrayLike
+    reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Sign and log|det_up det_down| of the first determinant alone: the Hartree-Fock wavefunction.
 
@@ -346,7 +346,7 @@ def hf_wavefunction(
     Returns:
         sign (...,), log (...,).
     """
-    first = Reference(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
+    first = Determinants(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
     up, down = occupied_orbitals(first, electrons, nuclei)
     sign_up, log_up = _signed_log(up)
     sign_down, log_down = _signed_log(down)
