@@ -97,7 +97,7 @@ def test_a_broken_run_is_refused_until_something_changes(
     assert status is not None
     assert (status["state"], status["reason"]) == ("broken", "energy is not finite")
     assert not job.out.exists()
-    with pytest.raises(BrokenRunError, match="broke before"):
+    with pytest.raises(BrokenRunError, match="failed before"):
         run(job, Oscillator())
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     run(job, Oscillator())
