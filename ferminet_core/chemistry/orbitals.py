@@ -247,8 +247,8 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
         radial = jnp.matmul(gaussians, contraction, precision=_PRECISION)
         orbitals = radial * _angular(group.momenta, basis.cartesian, d)
         flat = orbitals.reshape(*positions.shape[:-1], -1)
-        # A product with zeros and ones puts the columns in place. XLA (jaxlib 0.9.1) on CPUs fuses a
-        # concatenation with the operations before it and gets columns wrong
+        # A product with zeros and ones puts the columns in place. On CPUs, XLA (jaxlib 0.9.1) fuses
+        # a concatenation with the operations before it and gets columns wrong
         # (`test_compiled_orbitals_are_the_same`).
         own = np.arange(start, start + flat.shape[-1])
         select = jnp.asarray(own[:, None] == np.asarray(basis.order), dtype=dtype)
