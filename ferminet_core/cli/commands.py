@@ -113,8 +113,7 @@ def summary(
         ),
     ] = False,
 ) -> None:
-    """Write table, curve, fits and report of the finished runs of a scan. Only this command reads
-    the literature."""
+    """Write table, curve, fits and report of a scan's finished runs, compared with literature."""
     scan = load_scan(system, preset=preset, overrides=overrides or ())
     from ferminet_core.report import write
 
