@@ -233,7 +233,14 @@ def test_a_warm_start_needs_the_neighbour_that_its_spec_names(
     spec: RunSpec, tmp_path: Path
 ) -> None:
     path = tmp_path / "spec.json"
-    files_of_the_job = ["--reference", tmp_path / "r", "--out", tmp_path / "o", "--work", tmp_path]
+    files_of_the_job: list[str | Path] = [
+        "--reference",
+        tmp_path / "r",
+        "--out",
+        tmp_path / "o",
+        "--work",
+        tmp_path,
+    ]
     path.write_text(spec.model_dump_json())
     done = command("pretrain", path, *files_of_the_job, "--neighbour", tmp_path / "n")
     assert done.returncode == 2
