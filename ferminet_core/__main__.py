@@ -1,4 +1,4 @@
-"""Entry point of `python -m ferminet_core`. Turns errors into one line and an exit code."""
+"""Entry point of `python -m ferminet_core`: turns errors into one line and an exit code."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ def main() -> int:
 
     try:
         app(prog_name="python -m ferminet_core")
-    except ResumeError as error:  # not a failure, so the line does not begin with "error"
+    except ResumeError as error:  # no failure, so without the word
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:
         return distributed.ranks().settle(f"error: {error}", error.exit_code)

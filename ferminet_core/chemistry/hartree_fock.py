@@ -324,11 +324,11 @@ def _half_power(overlap: np.ndarray) -> np.ndarray:
 def _fix_degenerate(
     coefficients: np.ndarray, energies: np.ndarray, labels: np.ndarray, half: np.ndarray
 ) -> np.ndarray:
-    """Rotate degenerate orbitals of equal occupation to the eigenvectors of a fixed operator.
+    """Turn degenerate orbitals of equal occupation into the ones that a fixed operator tells apart.
 
-    Hartree-Fock leaves any rotation among them open, so rounding would decide. The operator weights
-    the Loewdin-orthogonalised AOs by their number, and so turns a p or pi set along the axes. The
-    largest coefficient of each orbital (the first of several equal ones) is made positive.
+    Any rotation among them is as good for Hartree-Fock, so that rounding would choose. The operator
+    weighs the Loewdin-orthogonalised AOs by their number, and so turns a p or pi set along the
+    axes. The largest coefficient of each orbital (the first of several as large) is made positive.
     """
     fixed = coefficients.copy()
     start = 0
@@ -347,7 +347,7 @@ def _fix_degenerate(
 
 
 def _standard_form(solution: Solution, overlap: np.ndarray) -> Solution:
-    """The same determinant with all free conventions fixed."""
+    """The same determinant, with all that convention is free to choose fixed."""
     half = _half_power(overlap)
     occupations = solution.occupations
     labels = occupations if solution.method == "uhf" else np.stack([occupations.sum(axis=0)] * 2)

@@ -237,8 +237,8 @@ class OptimiseConfig(Section):
     max_rollbacks: Whole = Field(
         5,
         ge=0,
-        description="How often the optimisation may go back over numbers that are not finite, at "
-        "half the learning rate each time, before it fails.",
+        description="How often the optimisation may take back iterations with numbers that are not "
+        "finite. Each time it halves the learning rate; after the last it fails.",
     )
     clip: float = Field(
         5.0, gt=0, description="Local energies are clipped at so many mean absolute deviations."

@@ -134,5 +134,5 @@ def canonical_json(content: object) -> str:
 
 
 def electrons(spec: Path) -> int:
-    """Number of electrons of the run with this spec file, for expressions in profiles."""
+    """Number of electrons of the run whose spec lies in a file; for expressions in profiles."""
     return sum(load_spec(Path(spec)).molecule.electrons)

@@ -104,7 +104,7 @@ def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
 
 
 def _settings(run: RunSpec, found: list[xr.Dataset]) -> dict[str, Any]:
-    """The settings that a run was made with: those that its last finished stage holds."""
+    """The settings that a run was made with: those in its last finished stage."""
     stored = [str(ds.attrs["spec"]) for ds in found if "spec" in ds.attrs]
     made_with = parse_spec(stored[-1], f"results of run {run.run_id}") if stored else run
     return flat_settings(made_with.config, "inference")
