@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from ferminet_core.analysis import scan_table
 from ferminet_core.cli.commands import app
+from ferminet_core.errors import ExitCode
 from ferminet_core.inputs import config, overrides, system_file
 
 ROOT = Path(__file__).parents[1]
@@ -194,6 +195,11 @@ def commands() -> Iterator[str]:
         yield from _table(["argument or option", "default", "meaning"], rows)
 
 
+def exit_codes() -> Iterator[str]:
+    """The exit codes of all commands."""
+    yield from _table(["exit code", "meaning"], [[str(int(c)), c.meaning] for c in ExitCode])
+
+
 def rooms() -> Iterator[str]:
     """The modules of each room with the first sentence of their docstrings."""
     tree = ast.parse((ROOT / "tests/helpers/rooms.py").read_text(encoding="utf-8"))
@@ -247,6 +253,7 @@ GENERATED: Mapping[str, Callable[[], Iterator[str]]] = {
     "keys": keys,
     "resume": resume,
     "commands": commands,
+    "exit_codes": exit_codes,
     "rooms": rooms,
     "columns": columns,
 }

@@ -4,14 +4,11 @@ import os
 import sys
 import traceback
 
-from ferminet_core.errors import FermiNetError, ResumeError
-
-EXIT_BUG = 70
-EXIT_IO = 74
+from ferminet_core.errors import ExitCode, FermiNetError, ResumeError
 
 
 def main() -> int:
-    """Run the command line; returns the exit code (see `ferminet_core.errors`)."""
+    """Run the command line and return the exit code (see `ferminet_core.errors.ExitCode`)."""
     from ferminet_core.cli.commands import app
     from ferminet_core.parallel import distributed
 
@@ -21,14 +18,14 @@ def main() -> int:
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:
         return distributed.ranks().settle(f"error: {error}", error.exit_code)
-    except BrokenPipeError:  # the reader of our output went away, as with `| head`
+    except BrokenPipeError:  # the reader of the output has closed it, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_IO
+        return ExitCode.IO_ERROR
     except OSError as error:
-        return distributed.ranks().settle(f"error: {error}", EXIT_IO)
+        return distributed.ranks().settle(f"error: {error}", ExitCode.IO_ERROR)
     except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
-        return distributed.ranks().settle(traceback.format_exc(), EXIT_BUG)
-    return 0
+        return distributed.ranks().settle(traceback.format_exc(), ExitCode.BUG)
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

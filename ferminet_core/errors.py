@@ -1,6 +1,6 @@
-"""Failures that a user can do something about; each class has its own exit code.
+"""Exit codes, and the failures that a user can do something about.
 
-Anything else that is raised is a bug, and leaves a traceback and exit code 70.
+Any other exception is a bug. It leaves a traceback and the exit code `BUG`.
 """
 
 import enum
@@ -8,54 +8,62 @@ from typing import ClassVar
 
 
 class ExitCode(enum.IntEnum):
-    """Exit codes of every command of the package."""
+    """Exit codes of all commands, each with its meaning."""
 
-    DONE = 0
-    BAD_INPUT = 2
-    BROKEN = 65  # refused until the configuration or the code changes
-    BUG = 70
-    LOCKED = 73
-    IO_ERROR = 74  # resumable
-    RESUME_ME = 85
+    meaning: str
+
+    def __new__(cls, value: int, meaning: str) -> "ExitCode":
+        code = int.__new__(cls, value)
+        code._value_ = value
+        code.meaning = meaning
+        return code
+
+    DONE = 0, "Done."
+    BAD_INPUT = 2, "Bad input. The error line says what is allowed."
+    BROKEN = 65, "The calculation failed, and would fail again unchanged."
+    BUG = 70, "A bug. Please report the traceback."
+    LOCKED = 73, "Another process works on the same stage."
+    IO_ERROR = 74, "A file cannot be read or written. The same command continues."
+    RESUME_ME = 85, "Stopped with a checkpoint. The same command continues."
 
 
 class FermiNetError(Exception):
-    """Base class; `str(error)` is what the command line prints, without a traceback."""
+    """Base class. The command line prints `str(error)` without a traceback."""
 
-    exit_code: ClassVar[int] = 70
+    exit_code: ClassVar[ExitCode] = ExitCode.BUG
 
 
 class InputError(FermiNetError):
-    """Bad input. The first line says file, key, what was found and what is allowed."""
+    """Bad input. The first line names the file and the key, what was found and what is allowed."""
 
-    exit_code = 2
+    exit_code = ExitCode.BAD_INPUT
 
 
 class BrokenRunError(FermiNetError):
-    """The calculation cannot go on, and would end the same way if repeated unchanged."""
+    """The calculation cannot continue, and would fail again if repeated unchanged."""
 
-    exit_code = 65
+    exit_code = ExitCode.BROKEN
 
 
 class RecomputeError(FermiNetError):
-    """Stored numbers do not follow from the series they are stored with."""
+    """Stored numbers do not follow from the series that are stored with them."""
 
-    exit_code = 65
+    exit_code = ExitCode.BROKEN
 
 
 class ArtefactError(FermiNetError):
-    """An artefact is unreadable, damaged, or does not fit what it is used for."""
+    """An artefact is unreadable or damaged, or does not fit its use."""
 
-    exit_code = 74
+    exit_code = ExitCode.IO_ERROR
 
 
 class LockedError(FermiNetError):
-    """Another process works on the same run."""
+    """Another process works on the same stage."""
 
-    exit_code = 73
+    exit_code = ExitCode.LOCKED
 
 
 class ResumeError(FermiNetError):
-    """The stage ended before its end, and continues from its checkpoint when it is run again."""
+    """The stage stopped early. It continues from its checkpoint when it is run again."""
 
-    exit_code = 85
+    exit_code = ExitCode.RESUME_ME

@@ -1,8 +1,8 @@
-"""Stage "conventional": energies of established methods, to set beside the curve.
+"""Stage `conventional`: energies of established methods, to compare with the curve.
 
-A branch of its own: it needs the molecule alone, and nothing but the scan's table and picture needs
-it. All electrons are correlated, so that sets with functions for the core (cc-pCVXZ) come nearest
-to the limit. A method that fails or is refused is recorded with its reason, and ends nothing.
+The stage lies next to the chain. It needs only the molecule, and only the summary reads it. All
+electrons are correlated, so basis sets with functions for the core (cc-pCVXZ) come nearest to the
+limit. A method that fails or is refused is recorded with its reason, and the stage continues.
 """
 
 import json
@@ -28,15 +28,18 @@ from ferminet_core.inputs.basis_sets import dunning, limit_name
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 
-# All others start from the restricted solution.
+# Methods that start from the unrestricted solution.
 _UNRESTRICTED = frozenset({"uhf", "uccsd(t)"})
-# How much of the Hartree-Fock error in a basis set is left in the next larger one.
+# Share of a basis set's Hartree-Fock error that remains in the next larger set.
 _LEFT = math.exp(-1.63)
 
 
 class _InBasis(NamedTuple):
-    """Energies in one basis set by method, with those of rhf and uhf in any case, and what is told
-    of the Hartree-Fock solutions that were tried."""
+    """Results in one basis set.
+
+    energies: energy by method, always including rhf and uhf
+    solutions: records of the Hartree-Fock solutions that were tried
+    """
 
     energies: dict[str, MethodEnergy]
     solutions: list[dict[str, Any]]
@@ -45,7 +48,7 @@ class _InBasis(NamedTuple):
 def hartree_fock_limit(smaller: float, larger: float) -> float:
     """Hartree-Fock energy at the basis-set limit from two neighbouring sets, hartree.
 
-    E_X = E + B exp(-1.63 X), whatever the smaller set's cardinal number X (Halkier et al. 1999,
+    E_X = E + B exp(-1.63 X) for any cardinal number X of the smaller set (Halkier et al. 1999,
     doi:10.1016/S0009-2614(99)00179-7).
     """
     return (larger - _LEFT * smaller) / (1.0 - _LEFT)
@@ -63,23 +66,23 @@ def correlation_limit(cardinal: int, smaller: float, larger: float) -> float:
 
 
 def run(spec: RunSpec, threads: int = 1) -> xr.Dataset:
-    """Energies of the methods and in the basis sets that a run asks for.
+    """Energies of the methods in the basis sets that a run asks for.
 
     Args:
-        spec: the run; its molecule and the settings `conventional` are read.
-        threads: of the correlated methods. Hartree-Fock runs on one: the order of sums over threads
-            would decide which of several solutions is found.
+        spec: The run. Only its molecule and the settings `conventional` are read.
+        threads: Threads of the correlated methods. Hartree-Fock runs on one thread, because the
+            order of sums over threads would decide which of several solutions it finds.
 
     Returns:
-        Dataset with energy (method, basis), hartree, NaN where a method failed or was refused; one
-        is energy.loc["fci", "cc-pvdz"] (`sel` has a keyword `method` of its own). The coordinates
-        are names as in the settings; with `extrapolate` the last basis is the limit from two sets,
+        Dataset with energy (method, basis), hartree; NaN if a method failed or was refused. One
+        energy is energy.loc["fci", "cc-pvdz"] (`sel` has its own keyword `method`). The coordinates
+        are the names in the settings. With `extrapolate` the last basis is the limit from two sets,
         such as "cbs(t,q)". Attributes, as JSON: notes, {basis: {method: the reason for a NaN, or
         the active space}}; solutions, {basis: [Hartree-Fock solutions tried, with energy, <S^2> and
         stability]}.
 
     Raises:
-        InputError: the spec asks for no methods.
+        InputError: The spec asks for no methods.
     """
     config = spec.config.conventional
     if not config.methods:
@@ -140,10 +143,10 @@ def _limit(
     larger: Mapping[str, MethodEnergy],
 ) -> MethodEnergy:
     """A method's energy at the basis-set limit, from its energies in `basis` and the next larger
-    set of the same family; correlation is counted from the method's own Hartree-Fock."""
+    set of the same family. Its correlation energy is relative to its own Hartree-Fock."""
     place = dunning(basis)
     if place is None:
-        raise ValueError(f"{basis}: none of Dunning's sets")  # which the settings rule out
+        raise ValueError(f"{basis}: not one of Dunning's sets")  # the settings exclude this
     start = "uhf" if method in _UNRESTRICTED else "rhf"
     limit = hartree_fock_limit(smaller[start].energy, larger[start].energy)
     if method != start:

@@ -1,7 +1,7 @@
 """Coupled cluster, NEVPT2 and full CI from a Hartree-Fock solution.
 
-All electrons are correlated, as in the quantum Monte Carlo they are compared with. Nothing here
-stops a run: a method that fails or is refused is recorded with its reason and without an energy.
+All electrons are correlated, as in the quantum Monte Carlo that they are compared with. A method
+that fails or is refused does not stop the run. It is recorded with its reason, without an energy.
 """
 
 import math
@@ -15,12 +15,12 @@ from pyscf.mcscf import avas
 from ferminet_core.chemistry.hartree_fock import fix_degenerate, half_power
 from ferminet_core.errors import FermiNetError
 
-# About 4 GB of trial vectors; the bound is on the product of up and down strings.
+# Bound on the product of up and down strings: about 4 GB of trial vectors.
 MAX_DETERMINANTS = 2e7
 # The four-electron density matrix of an active space of n orbitals has n^8 numbers: 0.8 GB for 10.
 MAX_ACTIVE = 10
 _MAX_CYCLES = 200
-# Share of the valence shell's atomic orbitals in a molecular one from which that is an active one.
+# A molecular orbital is active if the share of valence atomic orbitals in it is at least this.
 _VALENCE_SHARE = 0.3
 # hartree. Wider than the split that CASSCF's convergence (an orbital gradient of 3e-5) can leave
 # between equal orbitals. Off-diagonal Fock elements of this size count by their square: 1e-8 of the
@@ -30,10 +30,10 @@ _VALENCE_BASIS = "sto-3g"  # PySCF's own choice has no 2p orbitals of lithium an
 
 
 class MethodEnergy(NamedTuple):
-    """What a method gives for a molecule.
+    """A method's energy of a molecule.
 
-    energy: hartree, NaN where the method failed or was refused; note: the reason for that, or how
-    the energy is to be read
+    energy: hartree, NaN if the method failed or was refused
+    note: the reason for a NaN, or a remark on the energy
     """
 
     energy: float
@@ -46,7 +46,7 @@ def no_energy(reason: str) -> MethodEnergy:
 
 
 def failed(error: Exception) -> MethodEnergy:
-    """A method that ended with an error; PySCF raises all kinds."""
+    """A method that raised an error; PySCF raises errors of many types."""
     line = str(error).split("\n")[0]
     if not isinstance(error, FermiNetError):
         line = f"{type(error).__name__}: {line}"
@@ -56,9 +56,9 @@ def failed(error: Exception) -> MethodEnergy:
 def _semicanonical(restricted: Any) -> Any:
     """ROHF determinant in semicanonical orbitals, as a UHF object.
 
-    They diagonalise each spin's Fock matrix among the occupied and among the empty orbitals; the
-    (T) correction of an ROHF reference is defined in them (Watts, Gauss and Bartlett 1993,
-    doi:10.1063/1.464480).
+    They diagonalise each spin's Fock matrix among the occupied and among the empty orbitals. The
+    (T) correction of an ROHF reference is defined in these orbitals (Watts, Gauss and Bartlett
+    1993, doi:10.1063/1.464480).
     """
     unrestricted = scf.addons.convert_to_uhf(restricted)
     fock = unrestricted.get_fock(dm=unrestricted.make_rdm1())
@@ -91,10 +91,10 @@ def _coupled_cluster(mean_field: Any) -> MethodEnergy:
         solver = cc.RCCSD(mean_field)
     elif min(*empty, *mole.nelec) > 0:
         solver = cc.UCCSD(mean_field)
-    else:  # the spin-orbital code copes with a spin that has nothing to excite
+    else:  # the spin-orbital code handles a spin without excitations
         solver = cc.GCCSD(scf.addons.convert_to_ghf(mean_field))
     solver.max_cycle = _MAX_CYCLES
-    # PySCF's own limits leave 2e-7 hartree, as two electrons show (for them CCSD is FCI).
+    # PySCF's default limits leave 2e-7 hartree, measured for two electrons, where CCSD is FCI.
     solver.conv_tol, solver.conv_tol_normt = 1e-9, 1e-7
     solver.verbose = 0
     solver.kernel()
@@ -125,7 +125,7 @@ def _full_ci(restricted: Any) -> MethodEnergy:
     solver.conv_tol, solver.max_cycle = 1e-10, _MAX_CYCLES
     energy, vector = solver.kernel(core, integrals, orbitals, mole.nelec, ecore=mole.energy_nuc())
     if abs(fci.spin_square(vector, orbitals, mole.nelec)[0] - exact) > 1e-3:
-        # A state of higher spin lies lower, or degenerate states have mixed: lift the others.
+        # A state of higher spin is lower, or degenerate states have mixed: raise the others.
         fci.addons.fix_spin_(solver, ss=exact)
         energy, vector = solver.kernel(
             core, integrals, orbitals, mole.nelec, ecore=mole.energy_nuc()
@@ -217,16 +217,16 @@ def correlated_energies(
     """Energies of correlated methods, by method.
 
     Args:
-        methods: any of "ccsd(t)", "nevpt2", "fci" (from RHF or ROHF) and "uccsd(t)" (from UHF).
-        restricted: converged PySCF RHF or ROHF object, or None where there is none.
-        unrestricted: converged PySCF UHF object, or None.
+        methods: Any of "ccsd(t)", "nevpt2", "fci" (from RHF or ROHF) and "uccsd(t)" (from UHF).
+        restricted: Converged PySCF RHF or ROHF object, or None.
+        unrestricted: Converged PySCF UHF object, or None.
     """
     fields = {method: unrestricted if method == "uccsd(t)" else restricted for method in methods}
     return {method: _energy(method, fields[method]) for method in methods}
 
 
 def _energy(method: str, mean_field: Any | None) -> MethodEnergy:
-    """What a method gives, whatever happens on the way."""
+    """The energy of a method, or the reason why it failed."""
     if mean_field is None:
         return no_energy("its Hartree-Fock did not converge")
     try:

@@ -11,16 +11,17 @@ from ferminet_core.inputs.molecule import Molecule
 def build_mole(
     molecule: Molecule, basis: str, cartesian: bool = False, key: str = "reference.basis"
 ) -> gto.Mole:
-    """PySCF's molecule, with coordinates in bohr as given.
+    """The molecule in PySCF, with coordinates in bohr.
 
     Args:
-        molecule: nuclei (bohr), charge and spin.
-        basis: name of the basis set.
-        cartesian: Cartesian instead of spherical d, f, ... functions.
-        key: the setting that named the basis, for error lines.
+        molecule: Nuclei (bohr), charge and spin.
+        basis: Name of the basis set.
+        cartesian: Whether d, f, ... functions are Cartesian instead of spherical.
+        key: The setting that names the basis, for error lines.
 
     Raises:
-        InputError: bad basis (`check_basis`), or fewer orbitals than electrons of one spin.
+        InputError: The basis is unsuitable (`check_basis`), or has fewer orbitals than electrons of
+            one spin.
     """
     check_basis(basis, molecule.symbols, key)
     mole = gto.M(
@@ -42,7 +43,7 @@ def build_mole(
 
 
 def shell_variables(mole: gto.Mole) -> dict[str, tuple[str, np.ndarray]]:
-    """The basis as arrays; each contraction becomes a shell of its own, in AO order."""
+    """The basis as arrays. Each contraction becomes its own shell, in AO order."""
     centre: list[int] = []
     momentum: list[int] = []
     owner: list[int] = []

@@ -1,11 +1,11 @@
-"""Hartree-Fock reference from PySCF: RHF, ROHF or UHF, chosen with care and the same on every run.
+"""Hartree-Fock reference from PySCF: RHF, ROHF or UHF, with a reproducible choice.
 
-Near dissociation a wrong reference is the likeliest physics error of a scan. So every way to a
-lower solution is tried: several initial guesses, stability analysis (Seeger and Pople 1977,
-doi:10.1063/1.434318), and the instabilities followed downhill; each solution is recorded with its
-energy and <S^2>, and the choice with its reason. A spin-broken UHF solution of a system with as
-many up as down electrons comes as two determinants, itself and its spin-flipped image, which stand
-for the singlet between them.
+Near dissociation a wrong reference is the likeliest physics error of a scan. So this module tries
+several initial guesses, analyses the stability of each solution (Seeger and Pople 1977,
+doi:10.1063/1.434318) and follows instabilities downhill. It records each solution with its energy
+and <S^2>, and the choice with its reason. A spin-broken UHF solution of a system with equal numbers
+of up and down electrons yields two determinants, the solution and its spin-flipped image, which
+together represent the singlet.
 """
 
 import json
@@ -23,17 +23,17 @@ from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
 
-# hartree; a UHF energy has to lie this far below the restricted one to be a solution of its own.
+# A UHF solution counts if its energy is this much (hartree) below the restricted one.
 LOWER = 1e-6
-# <S^2> above S(S + 1) by which a UHF solution counts as spin-broken.
+# A UHF solution is spin-broken if <S^2> exceeds S(S + 1) by this.
 BROKEN_SPIN = 0.01
-# PySCF would open a temporary file for every solution; nothing here restarts from one.
+# Otherwise PySCF opens a temporary file for every solution, which nothing reads.
 scf.hf.MUTE_CHKFILE = True
-# Ends the descent along instabilities; two steps are already rare.
+# Limit of the descent along instabilities. Two steps are already rare.
 _MAX_DESCENTS = 6
-# Curvatures (hartree) nearer to zero than this are those of a degenerate state, or rounding.
+# Curvatures (hartree) closer to zero come from a degenerate state or from rounding.
 _FLAT = 1e-5
-# Up to so many orbital rotations their whole Hessian is diagonalised.
+# Largest number of orbital rotations whose whole Hessian is diagonalised.
 _DENSE = 100
 
 
@@ -53,7 +53,7 @@ class Solution(NamedTuple):
     mean_field: Any  # the PySCF object
 
     def record(self) -> dict[str, Any]:
-        """What the artefact tells of this solution."""
+        """The record of this solution in the artefact."""
         return {
             "method": self.method,
             "guess": self.guess,
@@ -113,8 +113,8 @@ def _lowest_mode(mean_field: Any) -> tuple[float, np.ndarray]:
         matrix = np.stack([hessian(unit) for unit in np.eye(size)])
         values, vectors = np.linalg.eigh(0.5 * (matrix + matrix.T))
     else:
-        # A search that starts with a symmetry keeps it, and misses modes that break it: besides the
-        # rotations that cost least it starts with one that has no symmetry.
+        # A search that starts with a symmetry keeps it and misses modes that break it. So the
+        # search starts with the cheapest rotations and one without symmetry.
         starts = list(np.eye(size)[np.argsort(diagonal)[:3]])
         starts.append(np.random.default_rng(0).normal(size=size) / (0.1 + np.abs(diagonal)))
         found = lib.davidson(
@@ -150,7 +150,7 @@ def _descend(mean_field: Any) -> bool:
     return stable
 
 
-def spin_squared(up: np.ndarray, down: np.ndarray, overlap: np.ndarray) -> float:
+def determinant_spin_squared(up: np.ndarray, down: np.ndarray, overlap: np.ndarray) -> float:
     """<S^2> of a determinant of orbitals up (ao, n_up) and down (ao, n_down).
 
     Szabo and Ostlund, Modern Quantum Chemistry, equation 2.271.
@@ -166,7 +166,7 @@ def _solve_once(
     """One solution of a method from one initial density, with its stability."""
     build = {"rhf": scf.RHF, "rohf": scf.ROHF, "uhf": scf.UHF}[method]
     mean_field = build(mole)
-    # Tighter than anything that reads the orbitals can see: E_HF is exact to 1e-9 hartree.
+    # Tighter than any use of the orbitals requires: E_HF is exact to 1e-9 hartree.
     mean_field.conv_tol, mean_field.conv_tol_grad = 1e-10, 1e-6
     mean_field.max_cycle = 150
     _converge(mean_field, density)
@@ -184,7 +184,7 @@ def _solve_once(
         method=method,
         guess=guess,
         energy=float(mean_field.e_tot),
-        s2=spin_squared(occupied[0], occupied[1], mole.intor_symmetric("int1e_ovlp")),
+        s2=determinant_spin_squared(occupied[0], occupied[1], mole.intor_symmetric("int1e_ovlp")),
         converged=bool(mean_field.converged),
         stable=stable,
         stable_uhf=stable_uhf,
@@ -196,7 +196,7 @@ def _solve_once(
 
 
 def _unpaired(symbol: str) -> int:
-    """Electrons without a partner in the neutral atom, by Hund's rule."""
+    """Number of unpaired electrons of the neutral atom, by Hund's rule."""
     total = 0
     for momentum, count in enumerate(elements.CONFIGURATION[gto.charge(symbol)]):
         places = 2 * momentum + 1
@@ -206,7 +206,7 @@ def _unpaired(symbol: str) -> int:
 
 
 def _alternating_signs(positions: np.ndarray) -> np.ndarray:
-    """+1 and -1 so that each atom differs from the nearest one that was signed before it: (M,)."""
+    """Signs +1 and -1 so that each atom differs from the nearest one with a sign: (M,)."""
     distances = np.linalg.norm(positions[:, None] - positions[None], axis=-1)
     signs = np.zeros(len(positions))
     signs[0] = 1.0
@@ -254,7 +254,7 @@ def _unrestricted_guesses(
     if restricted.converged:
         guesses.append((f"{restricted.method} orbitals", lambda: _density(restricted)))
     if mole.nelectron == 1:
-        return guesses  # one electron: every start ends in the same exact solution
+        return guesses  # one electron: every guess leads to the same exact solution
     if mole.spin != 0:
         guesses.append(("minao", lambda: None))
     elif restricted.converged and restricted.occupations[0].sum() < len(restricted.energies[0]):
@@ -265,8 +265,8 @@ def _unrestricted_guesses(
 
 
 def all_solutions(mole: gto.Mole, unrestricted: bool) -> list[Solution]:
-    """Every solution tried: the restricted one (RHF, or ROHF of an open shell) first, then, where
-    asked for, UHF from several starts."""
+    """All solutions that were tried: the restricted one (RHF, or ROHF for an open shell), then UHF
+    from several guesses if `unrestricted` is set."""
     restricted = _solve_once(mole, "rhf" if mole.spin == 0 else "rohf", "minao")
     solutions = [restricted]
     if unrestricted:
@@ -278,7 +278,7 @@ def all_solutions(mole: gto.Mole, unrestricted: bool) -> list[Solution]:
 
 
 def lowest(solutions: list[Solution], method: str) -> Solution | None:
-    """The lowest converged solution of a method; of equal ones the first."""
+    """The lowest converged solution of a method; the first one of equal solutions."""
     found = [s for s in solutions if s.method == method and s.converged]
     if not found:
         return None
@@ -287,7 +287,11 @@ def lowest(solutions: list[Solution], method: str) -> Solution | None:
 
 
 def _choose(solutions: list[Solution], method: str, system: str) -> tuple[Solution, str]:
-    """The reference and the reason for it, or BrokenRunError where nothing converged."""
+    """The reference and the reason for it.
+
+    Raises:
+        BrokenRunError: No solution converged.
+    """
     label = solutions[0].method
     restricted, unrestricted = lowest(solutions, label), lowest(solutions, "uhf")
     name = label.upper()
@@ -367,7 +371,7 @@ def _standard_form(solution: Solution, overlap: np.ndarray) -> Solution:
     fixed = solution._replace(coefficients=coefficients)
     if occupations[0].sum() != occupations[1].sum():
         return fixed
-    # Of a spin-broken solution and its flipped image take the one whose first polarised AO is up.
+    # Between a spin-broken solution and its image, choose the one whose first polarised AO is up.
     density = half @ (_density(fixed)[0] - _density(fixed)[1]) @ half
     polarised = np.flatnonzero(np.abs(np.diagonal(density)) > 1e-3)
     if polarised.size and density[polarised[0], polarised[0]] < 0.0:
@@ -381,7 +385,7 @@ def _standard_form(solution: Solution, overlap: np.ndarray) -> Solution:
 
 
 def _dataset(molecule: Molecule, mole: gto.Mole, solution: Solution) -> xr.Dataset:
-    """Arrays of the artefact; `solve` names them and adds the attributes."""
+    """Arrays of the artefact. `solve` describes them and adds the attributes."""
     up, down = (
         c[:, o > 0] for c, o in zip(solution.coefficients, solution.occupations, strict=True)
     )
@@ -414,12 +418,12 @@ def _dataset(molecule: Molecule, mole: gto.Mole, solution: Solution) -> xr.Datas
 def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) -> xr.Dataset:
     """Hartree-Fock reference of a molecule, as the determinants that walkers and pretraining use.
 
-    Runs on one thread, so that the same input gives the same bits on the same machine.
+    It runs on one thread, so the same input gives the same bits on the same machine.
 
     Args:
-        molecule: nuclei (bohr), charge and spin.
-        config: method ("auto", "rhf", "rohf", "uhf") and basis set.
-        cartesian: Cartesian instead of spherical d, f, ... functions.
+        molecule: Nuclei (bohr), charge and spin.
+        config: Method ("auto", "rhf", "rohf", "uhf") and basis set.
+        cartesian: Whether d, f, ... functions are Cartesian instead of spherical.
 
     Returns:
         Dataset with mo_up (determinant, ao, orbital_up) and mo_down (determinant, ao,
@@ -431,8 +435,8 @@ def solve(molecule: Molecule, config: ReferenceConfig, cartesian: bool = False) 
         stability (of the chosen), solutions (all tried).
 
     Raises:
-        InputError: unusable basis, or RHF asked for an open shell.
-        BrokenRunError: no solution of the method converged.
+        InputError: The basis is unusable, or RHF is asked for with an open shell.
+        BrokenRunError: No solution of the method converged.
     """
     if config.method == "rhf" and molecule.spin != 0:
         raise InputError(

@@ -5,9 +5,9 @@ nucleus:
 
     chi(r) = A_lm(d) sum_p c_p exp(-a_p |d|^2),    d = r - R_centre.
 
-Order and normalisation are those of PySCF, so that its orbital coefficients are used as they are.
-The basis is split into what is static (which shells sit where; hashable) and arrays (exponents,
-contraction coefficients), and the nuclei come as an argument: one compiled function serves every
+Order and normalisation are those of PySCF, so its orbital coefficients are used unchanged. The
+basis is split into a static, hashable part (the shells of each nucleus) and arrays (exponents,
+contraction coefficients). The nuclei are an argument, so one compiled function serves every
 geometry of a scan.
 """
 
@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 
 from ferminet_core.wavefunction.determinants import signed_log
 
-# TF32 or bfloat16 products would spoil the orbitals, which cost next to nothing beside a network.
+# TF32 or bfloat16 products would spoil the orbitals, which are cheap compared with a network.
 _PRECISION = lax.Precision.HIGHEST
 
 
@@ -122,7 +122,7 @@ class Shells(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AtomGroup:
-    """Nuclei that carry the same shells; `contraction` is (primitive, AO of one of these atoms)."""
+    """Nuclei with the same shells; `contraction` is (primitive, AO of one of these atoms)."""
 
     exponents: Any
     contraction: Any
@@ -146,7 +146,7 @@ class Basis:
 
     @classmethod
     def from_shells(cls, shells: Shells) -> "Basis":
-        """Group the nuclei with equal shells, so that one element's atoms share its numbers."""
+        """Group the nuclei with equal shells, so that atoms of one element share arrays."""
         sizes = [shells.components(shell) for shell in range(len(shells.centre))]
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         members: dict[tuple[Any, ...], list[int]] = {}
@@ -182,7 +182,7 @@ def _atom_group(
     centres: tuple[int, ...],
     cartesian: bool,
 ) -> AtomGroup:
-    # Shells share primitives (general contractions): each distinct exponent is exponentiated once.
+    # Shells share primitives (general contractions), so each distinct exponent appears once.
     exponents = sorted({exponent for _, values, _ in key for exponent in values}, reverse=True)
     row = {exponent: index for index, exponent in enumerate(exponents)}
     columns = []
@@ -227,7 +227,7 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
     """Atomic orbitals at some points, in PySCF's order and normalisation.
 
     Args:
-        basis: the basis of the molecule.
+        basis: The basis of the molecule.
         positions: (..., 3), bohr; its dtype is that of the result.
         nuclei: (M, 3), bohr.
 
@@ -247,8 +247,8 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
         radial = jnp.matmul(gaussians, contraction, precision=_PRECISION)
         orbitals = radial * _angular(group.momenta, basis.cartesian, d)
         flat = orbitals.reshape(*positions.shape[:-1], -1)
-        # Put in place by a product with zeros and ones, not by concatenation: XLA (jaxlib 0.9.1) on
-        # CPUs fuses that with what comes before and gets columns wrong
+        # A product with zeros and ones puts the columns in place. On CPUs, XLA (jaxlib 0.9.1) fuses
+        # a concatenation with the operations before it and gets columns wrong
         # (`test_compiled_orbitals_are_the_same`).
         own = np.arange(start, start + flat.shape[-1])
         select = jnp.asarray(own[:, None] == np.asarray(basis.order), dtype=dtype)
@@ -257,7 +257,7 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
     return functools.reduce(jnp.add, values)
 
 
-class Reference(NamedTuple):
+class Determinants(NamedTuple):
     """Hartree-Fock determinants as a pytree: orbitals of the D determinants over one basis."""
 
     basis: Basis
@@ -265,8 +265,8 @@ class Reference(NamedTuple):
     mo_down: Any  # (D, n_ao, n_down)
 
     @classmethod
-    def from_dataset(cls, dataset: xr.Dataset) -> "Reference":
-        """Read the reference from the dataset of `hartree_fock.solve`."""
+    def from_dataset(cls, dataset: xr.Dataset) -> "Determinants":
+        """Read the determinants from the dataset of `hartree_fock.solve`."""
         return cls(
             basis=Basis.from_dataset(dataset),
             mo_up=dataset["mo_up"].transpose("determinant", "ao", "orbital_up").to_numpy(),
@@ -275,12 +275,12 @@ class Reference(NamedTuple):
 
 
 def occupied_orbitals(
-    reference: Reference, electrons: ArrayLike, nuclei: ArrayLike
+    reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
     """Occupied orbitals of each determinant at the electrons of each spin.
 
     Args:
-        reference: the determinants.
+        reference: The determinants.
         electrons: (..., n_up + n_down, 3), bohr, spin-up electrons first.
         nuclei: (M, 3), bohr.
 
@@ -301,22 +301,22 @@ def occupied_orbitals(
 
 
 def _signed_log(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sign and log of (..., n, n) determinants; those of no electrons at all are 1 and 0."""
+    """Sign and log of (..., n, n) determinants; 1 and 0 without electrons."""
     if matrix.shape[-1] == 0:
         shape, dtype = matrix.shape[:-2], matrix.dtype
         return jnp.ones(shape, dtype), jnp.zeros(shape, dtype)
     return signed_log(matrix)
 
 
-def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
+def log_abs_hf(reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
     """log sqrt(sum_D det_up^2 det_down^2), with unnormalised determinants of the D references.
 
-    Twice this is the log density from which pretraining samples. The sum of squares, not of
-    determinants: no node of a projected wavefunction keeps walkers from passing between the
-    references' spin patterns.
+    Twice this is the log density from which pretraining samples. It is the sum of squares, not of
+    determinants, so that no node of a projected wavefunction keeps walkers from passing between
+    the spin patterns of the references.
 
     Args:
-        reference: the determinants.
+        reference: The determinants.
         electrons: (..., n, 3), bohr, spin-up electrons first.
         nuclei: (M, 3), bohr.
 
@@ -331,22 +331,21 @@ def log_abs_hf(reference: Reference, electrons: ArrayLike, nuclei: ArrayLike) ->
 
 
 def hf_wavefunction(
-    reference: Reference, electrons: ArrayLike, nuclei: ArrayLike
+    reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike
 ) -> tuple[jax.Array, jax.Array]:
-    """Sign and log|det_up det_down| of the first determinant alone: the Hartree-Fock wavefunction.
+    """Sign and log|det_up det_down| of the first determinant: the Hartree-Fock wavefunction.
 
-    Its variational energy is E_HF, which makes it an oracle for samplers, Hamiltonians and error
-    bars.
+    Its variational energy is E_HF, which tests samplers, Hamiltonians and error bars.
 
     Args:
-        reference: the determinants.
+        reference: The determinants.
         electrons: (..., n, 3), bohr, spin-up electrons first.
         nuclei: (M, 3), bohr.
 
     Returns:
         sign (...,), log (...,).
     """
-    first = Reference(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
+    first = Determinants(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
     up, down = occupied_orbitals(first, electrons, nuclei)
     sign_up, log_up = _signed_log(up)
     sign_down, log_down = _signed_log(down)

@@ -1,4 +1,4 @@
-"""Stage "reference": the Hartree-Fock solution that a run starts from."""
+"""Stage `reference`: the Hartree-Fock solution that a run starts from."""
 
 import xarray as xr
 
@@ -7,10 +7,10 @@ from ferminet_core.inputs.run_spec import RunSpec
 
 
 def run(spec: RunSpec) -> xr.Dataset:
-    """Solve Hartree-Fock for the run's molecule; see `hartree_fock.solve` for the variables.
+    """Solve Hartree-Fock for the run's molecule. `hartree_fock.solve` describes the variables.
 
     Raises:
-        InputError: the basis or method does not fit the molecule.
-        BrokenRunError: no solution converged.
+        InputError: The basis or method does not fit the molecule.
+        BrokenRunError: No solution converged.
     """
     return hartree_fock.solve(spec.molecule, spec.config.reference)

@@ -1,12 +1,12 @@
 """Start configurations drawn from the Hartree-Fock reference.
 
-Walkers that start in the wrong spin pattern about stretched bonds take long to leave it, by a few
-moves of one electron or two. So the pattern is drawn from the reference itself: the squared
-determinant, written over orthogonal atomic orbitals, is a probability over which of these hold the
-electrons (a determinantal point process), and is sampled exactly. RHF so gives covalent and ionic
-patterns in its own proportion, UHF covalent ones alone, with both spin patterns from its two
-determinants. Where an electron is about its nucleus matters less: it comes from the density of the
-chosen orbital alone, and the Markov chain does the rest.
+Walkers that start in the wrong spin pattern of a stretched bond leave it slowly, by moves of one or
+two electrons. So the pattern is drawn from the reference itself. The squared determinant, written
+over orthogonal atomic orbitals, is a probability for the set of orbitals that hold the electrons (a
+determinantal point process), and is sampled exactly. RHF gives covalent and ionic patterns in its
+own proportion. UHF gives covalent patterns only, with both spin patterns from its two determinants.
+The position of an electron about its nucleus matters less. It comes from the density of the chosen
+orbital, and the Markov chain equilibrates it.
 """
 
 import math
@@ -18,7 +18,7 @@ from ferminet_core.chemistry.orbitals import Shells, angular_matrix, monomials
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.molecule import Molecule
 
-_GRID = 4000  # radial points; the start need not be better than a percent
+_GRID = 4000  # radial points; an accuracy of a percent is enough for the start
 
 
 def sample_sites(rng: np.random.Generator, orbitals: np.ndarray, size: int) -> np.ndarray:
@@ -28,9 +28,9 @@ def sample_sites(rng: np.random.Generator, orbitals: np.ndarray, size: int) -> n
     conditional marginals (Hough, Krishnapur, Peres and Virag 2006, doi:10.1214/154957806000000078).
 
     Args:
-        rng: source of randomness.
+        rng: Source of random numbers.
         orbitals: (site, n), orthonormal columns.
-        size: number of samples.
+        size: Number of samples.
 
     Returns:
         (size, n), the n distinct sites of each sample.
@@ -59,7 +59,7 @@ def orthogonal_orbitals(reference: xr.Dataset, spin: str) -> np.ndarray:
     """Occupied orbitals over the Loewdin-orthogonalised AOs, S^(1/2) C: (D, ao, n).
 
     Args:
-        reference: dataset of `hartree_fock.solve`.
+        reference: Dataset of `hartree_fock.solve`.
         spin: "up" or "down".
     """
     values, vectors = np.linalg.eigh(reference["overlap"].to_numpy())
@@ -126,19 +126,20 @@ def _place(
 def start_walkers(
     rng: np.random.Generator, reference: xr.Dataset, molecule: Molecule, n_walkers: int
 ) -> np.ndarray:
-    """Walkers spread over atoms as the reference's determinants spread their electrons.
+    """Walkers with electrons on atoms as in the reference's determinants.
 
     Args:
-        rng: source of randomness.
-        reference: dataset of `hartree_fock.solve`; each walker takes one of its determinants at
-        random. molecule: gives the positions of the nuclei.
-        n_walkers: number of walkers W.
+        rng: Source of random numbers.
+        reference: Dataset of `hartree_fock.solve`. Each walker takes one of its determinants at
+            random.
+        molecule: Gives the positions of the nuclei.
+        n_walkers: Number of walkers W.
 
     Returns:
         (W, n_up + n_down, 3), bohr, float64, spin-up electrons first.
 
     Raises:
-        ArtefactError: the reference belongs to other numbers of electrons or nuclei.
+        ArtefactError: The reference has other numbers of electrons or nuclei.
     """
     found = (reference.sizes["orbital_up"], reference.sizes["orbital_down"])
     if found != (molecule.n_up, molecule.n_down) or reference.sizes["nucleus"] != len(

@@ -1,5 +1,5 @@
-"""What `plan` prints: operations, memory, volumes, time and node-hours of a scan, and what to ask a
-batch system for."""
+"""Output of `plan`: operations, memory, volumes, time and node-hours of a scan, and the resources
+to request from a batch system."""
 
 import json
 import math
@@ -18,7 +18,7 @@ _UPPER = {"pretrain": "at most", "optimise": "", "inference": "at most"}
 
 
 def _table(names: str, texts: int = 1) -> Table:
-    """A table of columns named in one text; the first ones hold words, the others numbers."""
+    """A table whose columns are named in one text. The first `texts` columns hold words."""
     table = Table(box=None, pad_edge=False)
     for index, name in enumerate(names.split("|")):
         table.add_column(name, justify="left" if index < texts else "right")
@@ -26,13 +26,13 @@ def _table(names: str, texts: int = 1) -> Table:
 
 
 def _size(size: float) -> str:
-    """Bytes for people, in binary units."""
+    """A number of bytes in binary units."""
     power = min(4, max(1, int(math.log2(max(size, 1.0)) // 10)))
     return f"{size / 1024**power:.3g} {('KiB', 'MiB', 'GiB', 'TiB')[power - 1]}"
 
 
 def _parts(run: RunPlan) -> Table:
-    """Operations, traffic and time of an iteration of each stage, by part."""
+    """Operations, memory traffic and time of an iteration of each stage, by part."""
     table = _table("stage|part|Gflop|GB moved|ms|share", texts=2)
     for name, stage in run.stages.items():
         for part, cost in stage.parts.items():
@@ -83,14 +83,14 @@ def _scaling(plan: ScanPlan) -> Table:
 
 
 def _warnings(plan: ScanPlan) -> Iterator[str]:
-    """What will not work, or not at once."""
+    """Problems: too little memory, or stages that need several jobs."""
     capacity = plan.machine.capacity
     for name in PARTS:
         needed = max(run.stages[name].memory for run in plan.runs)
         if needed > capacity:
             yield (
                 f"warning: {name} needs {_size(needed)} on a device, which has {_size(capacity)}; "
-                "more devices, or fewer mcmc.walkers"
+                "use more devices, or fewer mcmc.walkers"
             )
         if (count := tries(plan, name)) > 1:
             yield (
@@ -100,7 +100,7 @@ def _warnings(plan: ScanPlan) -> Iterator[str]:
 
 
 def resources_yaml(plan: ScanPlan) -> str:
-    """The block for a profile's config.yaml; texts are quoted twice, as Snakemake wants them."""
+    """The block for a profile's config.yaml, with texts quoted twice as Snakemake requires."""
     lines = ["set-resources:"]
     for stage, values in resources(plan).items():
         lines.append(f"  {stage}:")
@@ -110,7 +110,7 @@ def resources_yaml(plan: ScanPlan) -> str:
 
 
 def print_plan(scan: Scan, plan: ScanPlan) -> None:
-    """All of it, for people."""
+    """Print the plan as tables."""
     run = plan.costliest
     spec, stage = run.spec, run.stages["optimise"]
     warm = sum(bool(one.spec.neighbour) for one in plan.runs)
@@ -122,27 +122,25 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
         f"\n{spec.run_id}{', the costliest' if len(plan.runs) > 1 else ''}: "
         f"{formula(spec.molecule)}, {spec.molecule.n_electrons} electrons, "
         f"{run.network.parameters} parameters, {spec.config.mcmc.walkers} walkers; "
-        f"an iteration or record of a device:"
+        f"one iteration or record on one device:"
     )
     console().print(_parts(run))
-    print("\nAll runs (pretraining and equilibration with all iterations that they may take):")
+    print("\nAll runs (pretraining and equilibration at their largest number of iterations):")
     console().print(_stages(plan))
     needed, capacity = _size(stage.memory), _size(plan.machine.capacity)
-    print(f"\nmemory of a device in the optimisation: {needed} of {capacity}")
+    print(f"\nmemory per device in the optimisation: {needed} of {capacity}")
     keep = spec.config.checkpoint.keep
     print(
         f"volumes before compression: a checkpoint of the optimisation "
         f"{' to '.join(map(_size, run.checkpoint))} ({keep} are kept), inference.zarr.zip "
-        f"{_size(run.samples)}; what the scan leaves {_size(plan.volume)}"
+        f"{_size(run.samples)}; files of the scan {_size(plan.volume)}"
     )
-    print(f"\nThe optimisation of {spec.run_id} on more nodes, messages included:")
+    print(f"\nThe optimisation of {spec.run_id} on more nodes, including messages:")
     console().print(_scaling(plan))
     print()
     for line in _warnings(plan):
         print(line)
-    print(
-        "# For a profile in cluster_profiles/; wall times in minutes, half as much again as above"
-    )
+    print("# For a profile in cluster_profiles/. Wall times in minutes, 1.5 times those above.")
     print(resources_yaml(plan))
 
 
@@ -160,7 +158,7 @@ def _stage_json(run: RunPlan, name: str) -> dict[str, Any]:
 
 
 def print_plan_json(scan: Scan, plan: ScanPlan) -> None:
-    """All of it, for programs; SI units."""
+    """Print the plan as JSON, in SI units."""
     data = {
         "scan": scan.name,
         "device": plan.machine.name,

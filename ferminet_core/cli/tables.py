@@ -1,4 +1,4 @@
-"""What `check` and `status` print: run table, resolved settings, JSON schema, states of stages."""
+"""Output of `check` and `status`: run table, resolved settings, JSON schema, states of stages."""
 
 import json
 import sys
@@ -18,12 +18,12 @@ from ferminet_core.units import format_duration
 if TYPE_CHECKING:
     from ferminet_core.runner.status import StageState
 
-# Into a file or a pipe the table is written whole: a width taken from no terminal would cut it.
+# Width of tables in a file or a pipe, so that they are not cut at the width of a terminal.
 _UNCUT = 10_000
 
 
 def console() -> Console:
-    """Standard output, plain."""
+    """Standard output without markup."""
     found = Console(markup=False, highlight=False)
     return found if found.is_terminal else Console(markup=False, highlight=False, width=_UNCUT)
 
@@ -78,13 +78,13 @@ def print_resolved(scan: Scan) -> None:
 
 
 def print_schema() -> None:
-    """The JSON schema of system files, for editors that complete and check YAML by one."""
+    """The JSON schema of system files, for editors that complete and check YAML with it."""
     json.dump(json_schema(), sys.stdout, indent=2)
     sys.stdout.write("\n")
 
 
 def print_states(states: Mapping[Path, list["StageState"]]) -> None:
-    """A row for each stage of each run that has begun; of the others a row for the run."""
+    """A row for each started stage of each run; one row for a run that has not started."""
     begun = {
         run: [stage for stage in stages if stage.state != "waiting"] or stages[:1]
         for run, stages in states.items()

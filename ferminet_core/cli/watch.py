@@ -1,4 +1,4 @@
-"""A scan watched while it runs: a table that renews itself on a terminal, lines anywhere else."""
+"""A view of a running scan: a live table on a terminal, lines elsewhere."""
 
 import contextlib
 import time
@@ -11,11 +11,11 @@ from rich.live import Live
 
 from ferminet_core.cli.tables import states_table
 from ferminet_core.runner.progress import LONGEST_INTERVAL
-from ferminet_core.runner.status import CONVENTIONAL, StageState
+from ferminet_core.runner.status import STAGES, StageState
 from ferminet_core.units import format_duration
 
 States = Mapping[Path, list[StageState]]
-# Shown in this order where the terminal is too low for all runs.
+# Order of the runs if the terminal has too few lines for all of them.
 _IMPORTANCE = ("running", "broken", "failed", "resumable", "waiting", "done")
 _ENDED = frozenset({"done", "broken"})
 
@@ -26,13 +26,13 @@ def follow(
     console: Console,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show the states of runs until all are done or broken for good, or until a Ctrl-C.
+    """Show the states of runs until all are done or broken, or until Ctrl-C.
 
     Args:
-        read: takes a look.
-        every: seconds between two looks.
-        console: where to show them; not on a terminal, only what changes is told.
-        wait: lets so many seconds pass.
+        read: Reads the states.
+        every: Seconds between two updates.
+        console: Where to show them. If it is not a terminal, only changes are shown.
+        wait: Sleeps for a number of seconds.
     """
     show = _live if console.is_terminal else _lines
     with contextlib.suppress(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def follow(
 def _looks(
     read: Callable[[], States], every: float, wait: Callable[[float], None]
 ) -> Iterator[dict[Path, StageState]]:
-    """The stage that each run is at, look after look."""
+    """The current stage of each run, update after update."""
     while True:
         runs = {run: _present(stages) for run, stages in read().items()}
         yield runs
@@ -52,9 +52,9 @@ def _looks(
 
 
 def _present(stages: list[StageState]) -> StageState:
-    """The stage that a run is at: the last that has begun, or the one after it, which waits; the
-    conventional energies only after the others."""
-    chain = [stage for stage in stages if stage.stage != CONVENTIONAL]
+    """The current stage of a run: the last one that has started, or the next one if that is done.
+    Conventional energies come after all others."""
+    chain = [stage for stage in stages if stage.stage in STAGES]
     last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
     finished = chain[last].state == "done" and last + 1 < len(chain)
     present = chain[last + finished]
@@ -74,11 +74,11 @@ def _live(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
 
 
 def _view(runs: Mapping[Path, StageState], height: int) -> Group:
-    """A row per run under the numbers of runs in each state, no more than fit into `height`."""
-    room = max(1, height - 4)  # the numbers, the table's head, what is left out, the cursor
+    """The numbers of runs in each state, and a row per run as far as they fit into `height`."""
+    room = max(1, height - 4)  # the numbers, the table's head, the remaining runs, the cursor
     ranked = sorted(runs, key=lambda run: _IMPORTANCE.index(runs[run].state))
     shown = set(ranked[:room])
-    # Who holds a stage would break the row into two on most terminals.
+    # The holder of a stage would break the row into two on most terminals.
     rows = {run: [stage._replace(holder="")] for run, stage in runs.items() if run in shown}
     table = states_table(rows)
     left_out = {run: runs[run] for run in ranked[room:]}
@@ -87,19 +87,19 @@ def _view(runs: Mapping[Path, StageState], height: int) -> Group:
 
 
 def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
-    """A line for each run that has come to another stage or state; one a minute on its steps."""
-    told: dict[Path, StageState] = {}
+    """A line for each run whose stage or state changes, and one a minute for its steps."""
+    shown: dict[Path, StageState] = {}
     when: dict[Path, float] = {}
     runs: dict[Path, StageState] = {}
     for runs in looks:
         now = time.monotonic()
         for run, stage in runs.items():
-            before = told.get(run)
+            before = shown.get(run)
             moved = before is None or (before.stage, before.state) != (stage.stage, stage.state)
             stepped = before is not None and before.step != stage.step
             if moved or (stepped and now - when[run] >= LONGEST_INTERVAL):
                 console.print(f"{time.strftime('%H:%M:%S')} {_line(run, stage)}", soft_wrap=True)
-                told[run], when[run] = stage, now
+                shown[run], when[run] = stage, now
     console.print(f"runs: {_counts(runs)}", soft_wrap=True)
 
 

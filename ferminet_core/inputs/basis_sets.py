@@ -1,6 +1,6 @@
-"""Gaussian basis sets by name: Dunning's families, and whether a set exists for a run's elements.
+"""Gaussian basis sets by name: Dunning's families, and the elements that a set covers.
 
-PySCF is imported inside the functions: the run table is expanded where a second counts.
+The functions import PySCF when they run, because the run table must expand quickly.
 """
 
 import difflib
@@ -13,8 +13,8 @@ from ferminet_core.errors import InputError
 
 _SIZES = {"d": 2, "t": 3, "q": 4, "5": 5, "6": 6}
 _DUNNING = re.compile(rf"(aug)?cc(p|pc|pwc)v([{''.join(_SIZES)}])z")
-# PySCF has no single error for a set that it lacks: its own (a RuntimeError), what its reader trips
-# over, and what opening a file that is not there gives.
+# PySCF has no single error for a missing set. It raises its own (a RuntimeError), an error of its
+# reader, or the error of a missing file.
 _ABSENT = (RuntimeError, LookupError, AssertionError, ValueError, TypeError, OSError)
 
 
@@ -24,8 +24,11 @@ def plain(name: str) -> str:
 
 
 class Dunning(NamedTuple):
-    """A correlation-consistent set: augmented or not; p, pc or pwc (with functions for the core);
-    cardinal number, 2 of double zeta."""
+    """A correlation-consistent set.
+
+    augmented: with diffuse functions; kind: p, or pc or pwc with functions for the core
+    cardinal: cardinal number, 2 for double zeta
+    """
 
     augmented: bool
     kind: str
@@ -44,8 +47,8 @@ def limit_name(smaller: str, larger: str) -> str:
 
 
 def basis_label(name: str) -> str:
-    """A set's name as it is printed: "cc-pVTZ" of "ccpvtz", "CBS(T,Q)" of the limit from two sets;
-    others than Dunning's as they are."""
+    """The printed name of a set: "cc-pVTZ" for "ccpvtz", "CBS(T,Q)" for the limit from two sets.
+    Names outside Dunning's families do not change."""
     match = _DUNNING.fullmatch(plain(name))
     if not match:
         return name.upper() if name.startswith("cbs(") else name
@@ -54,9 +57,9 @@ def basis_label(name: str) -> str:
 
 
 def element_basis(name: str, symbol: str) -> str:
-    """The set that an element has in a molecule with this set.
+    """The set of one element in a molecule with this set.
 
-    Hydrogen and helium have no core: beside a core-valence set theirs is the valence set.
+    Hydrogen and helium have no core, so a core-valence set means the valence set for them.
     """
     match = _DUNNING.fullmatch(plain(name))
     if match and match[2] != "p" and symbol in ("H", "He"):
@@ -65,15 +68,15 @@ def element_basis(name: str, symbol: str) -> str:
 
 
 def check_basis(name: str, symbols: Iterable[str], key: str = "reference.basis") -> None:
-    """Check that a basis set is known, has every element, and is meant for all electrons.
+    """Check that a basis set is known, covers every element, and describes all electrons.
 
     Args:
-        name: of the basis set.
-        symbols: the elements.
-        key: the setting that named it, for the error line.
+        name: Name of the basis set.
+        symbols: The elements.
+        key: The setting that names it, for the error line.
 
     Raises:
-        InputError: unknown basis, element missing, or made for an effective core potential.
+        InputError: The set is unknown, lacks an element, or needs an effective core potential.
     """
     from pyscf import gto
 
@@ -81,24 +84,24 @@ def check_basis(name: str, symbols: Iterable[str], key: str = "reference.basis")
         shells = _load(gto.basis.load, element_basis(name, symbol), symbol)
         if not shells:
             raise InputError(f"{key}: {_absent(name, symbol)}")
-        # Core electrons need exponents beyond Z^2; sets made for effective cores lack them.
+        # Core electrons need exponents beyond Z^2, which sets for effective core potentials lack.
         largest = max(row[0] for shell in shells for row in shell[1:] if isinstance(row, list))
         charge = gto.charge(symbol)
         valence = charge > 2 and largest < charge**2
         named = any(word in name.lower() for word in ("ecp", "gth", "bfd"))
         if valence or named or _load(gto.basis.load_ecp, name, symbol):
             raise InputError(
-                f"{key}: {name!r} stands on an effective core potential for {symbol}, and all "
-                "electrons are treated here; choose an all-electron basis such as 'cc-pvdz'"
+                f"{key}: {name!r} needs an effective core potential for {symbol}, but this program "
+                "treats all electrons; choose an all-electron basis such as 'cc-pvdz'"
             )
 
 
 def _load(load: Callable[[str, str], list[Any]], name: str, symbol: str) -> list[Any]:
-    """What PySCF has for an element under this name; empty where it has nothing."""
+    """What PySCF has for an element under this name; empty if it has nothing."""
     if any(character in name for character in "/\\\n"):  # PySCF would open such a file
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on other packages that may know more
+        warnings.simplefilter("ignore")  # about other packages that may have more sets
         try:
             return list(load(name, symbol))
         except _ABSENT:

@@ -1,7 +1,7 @@
-"""Every setting of a run, its default, and its bounds: the only place where defaults live.
+"""All settings of a run with defaults and bounds. Defaults are defined only here.
 
-The defaults are those of the full-size calculation; `presets.yaml` holds the smaller ones. Numbers
-come from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2,
+The defaults describe the full-size calculation. `presets.yaml` describes smaller ones. Values come
+from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2,
 033429 (2020), here "2020", or from the later JAX code described by J. S. Spencer, D. Pfau,
 A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
 """
@@ -23,9 +23,9 @@ from pydantic import (
 from ferminet_core.inputs.basis_sets import dunning, plain
 from ferminet_core.inputs.messages import show
 
-# No settings: what the stages do in fixed numbers.
-RECORDS_PER_CALL = 10  # recorded local energies per compiled call; spin and dipole once per call
-CHECK_SWEEPS = 10  # sets of walkers over which the pretraining averages its criterion's energy
+# Fixed numbers of the stages, which are not settings.
+RECORDS_PER_CALL = 10  # records per compiled call; spin and dipole are measured once per call
+CHECK_SWEEPS = 10  # sets of walkers over which pretraining averages the energy of its criterion
 
 
 def _whole(value: object) -> object:
@@ -38,13 +38,13 @@ ConventionalMethod = Literal["rhf", "uhf", "ccsd(t)", "uccsd(t)", "nevpt2", "fci
 
 
 class Resume(enum.Enum):
-    """Whether a setting may change while a stage that uses it is unfinished, or to extend it.
+    """Whether a setting may change when a stage that uses it is resumed or extended.
 
-    NO: never; what was computed depends on it
-    GROW: it may grow: the steps already made are the first ones of the longer loop
+    NO: never; the results depend on it
+    GROW: it may grow; the steps done are the first ones of the longer loop
     ROUNDING: yes; results differ by rounding
     FREE: yes; results do not depend on it
-    ANEW: yes; the stage, which is one call, starts over, and what was there is set aside
+    ANEW: yes; the stage, which is one call, starts over, and the earlier files are kept
     """
 
     NO = "no"
@@ -59,7 +59,7 @@ def _resume(rule: Resume) -> dict[str, Any]:
 
 
 class Section(BaseModel):
-    """Settings: unknown keys, text for numbers, and numbers for truth values are refused."""
+    """Base class of settings. Refuses unknown keys, text for numbers, and numbers for booleans."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -73,7 +73,7 @@ class NetworkConfig(Section):
     determinants: Whole = Field(16, ge=1, description="Number of determinants.")
     determinant_form: Literal["dense", "block"] = Field(
         "dense",
-        description="dense: one matrix of all electrons (JAX code); "
+        description="Form of each determinant. dense: one matrix of all electrons (JAX code). "
         "block: spin-up block times spin-down block (2020).",
     )
     envelope: Literal["isotropic", "diagonal", "anisotropic"] = Field(
@@ -82,7 +82,7 @@ class NetworkConfig(Section):
         "axis, or a 3x3 matrix (2020).",
     )
     bias: bool = Field(True, description="Bias in the hidden layers.")
-    orbital_bias: bool = Field(False, description="Bias in the layer that makes the orbitals.")
+    orbital_bias: bool = Field(False, description="Bias in the layer of the orbitals.")
     jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
 
 
@@ -90,17 +90,17 @@ class ReferenceConfig(Section):
     """The Hartree-Fock solution that a run starts from."""
 
     method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
-        "auto", description="Hartree-Fock method; auto: stable solution of lowest energy."
+        "auto", description="Hartree-Fock method. auto: the stable solution of lowest energy."
     )
     basis: str = Field("cc-pvdz", min_length=1, description="Gaussian basis set, by PySCF's name.")
 
 
 class ConventionalConfig(Section):
-    """Conventional energies to set beside the curve; the Monte Carlo does not depend on them."""
+    """Conventional energies to compare with. The Monte Carlo does not depend on them."""
 
     methods: Annotated[tuple[ConventionalMethod, ...], Field(strict=False)] = Field(
         (),
-        description="Methods; without any the stage is not run. For open shells rhf is ROHF.",
+        description="Methods. Without any, the stage does not run. rhf means ROHF for open shells.",
         json_schema_extra=_resume(Resume.ANEW),
     )
     basis: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
@@ -111,8 +111,8 @@ class ConventionalConfig(Section):
     )
     extrapolate: bool = Field(
         False,
-        description="Estimate the basis-set limit from the last two sets, neighbours in one of "
-        "Dunning's families.",
+        description="Estimate the basis-set limit from the last two sets, which must be neighbours "
+        "in one of Dunning's families.",
         json_schema_extra=_resume(Resume.ANEW),
     )
 
@@ -121,7 +121,7 @@ class ConventionalConfig(Section):
     def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for index, name in enumerate(names):
             if plain(name) in map(plain, names[:index]):
-                raise ValueError(f"{name!r} is there twice; keep one")
+                raise ValueError(f"{name!r} is given twice; keep one")
         return names
 
     @model_validator(mode="after")
@@ -142,52 +142,54 @@ class McmcConfig(Section):
     """Sampling of |psi|^2 by all-electron Gaussian moves and moves from atom to atom."""
 
     walkers: Whole = Field(
-        4096, ge=2, multiple_of=2, description="Number of walkers; pretraining uses two halves."
+        4096, ge=2, multiple_of=2, description="Number of walkers. Pretraining uses two halves."
     )
     steps: Whole = Field(
         10,
         ge=1,
-        description="Moves between two updates; in molecules every tenth goes from atom to atom.",
+        description="Moves between two updates. In molecules every tenth goes from atom to atom.",
     )
     width: float = Field(
         0.15,
         gt=0,
-        description="Initial width of a move, in units of the electron's distance to the nearest "
+        description="Initial width of a move, relative to the electron's distance to the nearest "
         "nucleus.",
     )
     target_acceptance: float = Field(
-        0.525, gt=0, lt=1, description="Accepted fraction that the width is adapted to."
+        0.525, gt=0, lt=1, description="Fraction of accepted moves to which the width is adapted."
     )
-    burn_in: Whole = Field(200, ge=0, description="Moves before walkers are first used.")
+    burn_in: Whole = Field(200, ge=0, description="Moves before the walkers are used.")
 
 
 class PretrainConfig(Section):
-    """Matching the network's orbitals to the Hartree-Fock orbitals."""
+    """Fit of the network's orbitals to the Hartree-Fock orbitals."""
 
     optimiser: Literal["muon", "adam", "lamb"] = Field(
         "muon", description="Optimiser, from optax (2020: adam)."
     )
     learning_rate: float = Field(
-        1e-2, gt=0, description="Learning rate at the start; it falls as 1 / (1 + t/1000)."
+        1e-2,
+        gt=0,
+        description="Initial learning rate. It falls as 1 / (1 + t/1000) at iteration t.",
     )
-    min_iterations: Whole = Field(200, ge=0, description="Iterations before it may end.")
+    min_iterations: Whole = Field(200, ge=0, description="Smallest number of iterations.")
     max_iterations: Whole = Field(
         20000,
         ge=1,
-        description="Iterations at which it ends anyway.",
+        description="Largest number of iterations.",
         json_schema_extra=_resume(Resume.GROW),
     )
     energy_tolerance: float = Field(
         0.004,
         gt=0,
-        description="Ends when the energy exceeds Hartree-Fock's by no more than this part of "
-        "|E_HF|, within its error, and the orbitals fit.",
+        description="Pretraining ends when the energy exceeds Hartree-Fock's by at most this "
+        "fraction of |E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.02, gt=0, description="Relative rms misfit of the orbitals at which they fit."
+        0.02, gt=0, description="Relative rms misfit at which the orbitals fit."
     )
     steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
-    check_every: Whole = Field(100, ge=1, description="Iterations between looks at the criterion.")
+    check_every: Whole = Field(100, ge=1, description="Iterations between checks of the criterion.")
 
     @model_validator(mode="after")
     def _order(self) -> "PretrainConfig":
@@ -269,18 +271,20 @@ class OptimiseConfig(Section):
 
 
 class InferenceConfig(Section):
-    """Measuring at frozen parameters."""
+    """Measurement at fixed parameters."""
 
     samples: Whole = Field(
         10_000,
         ge=RECORDS_PER_CALL,
         multiple_of=RECORDS_PER_CALL,
-        description="Recorded steps.",
+        description="Number of records.",
         json_schema_extra=_resume(Resume.GROW),
     )
     thin: Whole = Field(10, ge=1, description="Moves between two records.")
     max_equilibration: Whole = Field(
-        2000, ge=100, description="Records after which measuring begins even if still drifting."
+        2000,
+        ge=100,
+        description="Records after which the measurement starts even if the energy still drifts.",
     )
     keep_every: Whole = Field(
         100,
@@ -291,47 +295,49 @@ class InferenceConfig(Section):
 
 
 class RuntimeConfig(Section):
-    """How it is computed."""
+    """Precision and division of the work."""
 
-    precision: Literal["float32", "float64"] = Field("float32", description="Of the network.")
+    precision: Literal["float32", "float64"] = Field(
+        "float32", description="Precision of the network."
+    )
     chunk: Whole | None = Field(
         None,
         ge=1,
-        description="Walkers per piece of the local energy; default: as the cache allows.",
+        description="Walkers per pass of the local energy. Default: as many as the cache allows.",
         json_schema_extra=_resume(Resume.ROUNDING),
     )
     block: Whole = Field(
         50,
         ge=1,
-        description="Iterations per compiled call, at most; fewer where they take seconds.",
+        description="Largest number of iterations per compiled call; fewer if they take seconds.",
         json_schema_extra=_resume(Resume.FREE),
     )
 
 
 class CheckpointConfig(Section):
-    """What is kept of a stage while it runs and after; no result depends on it."""
+    """Checkpoints of a stage during and after its run. No result depends on them."""
 
     every_minutes: float = Field(
         10.0,
         gt=0,
-        description="Minutes between checkpoints; longer where that took over 2 % of the run.",
+        description="Minutes between checkpoints; more if they would take over 2 % of the run.",
         json_schema_extra=_resume(Resume.FREE),
     )
     every_steps: Whole | None = Field(
         None,
         ge=1,
-        description="Steps between checkpoints as well; default: by time alone.",
+        description="Steps between checkpoints, in addition. Default: only time counts.",
         json_schema_extra=_resume(Resume.FREE),
     )
     keep: Whole = Field(
         2,
         ge=1,
-        description="Checkpoints of a running stage that are kept.",
+        description="Number of checkpoints of a running stage that are kept.",
         json_schema_extra=_resume(Resume.FREE),
     )
     keep_finished: bool = Field(
         True,
-        description="Keep the last checkpoint of a finished stage, from which it can be extended.",
+        description="Keep the last checkpoint of a finished stage, so that it can be extended.",
         json_schema_extra=_resume(Resume.FREE),
     )
 
@@ -366,7 +372,7 @@ def setting_keys() -> tuple[str, ...]:
 
 @cache
 def resume_rules() -> dict[str, Resume]:
-    """What a resume may do to each setting, by dotted key."""
+    """How a resume may change each setting, by dotted key."""
     rules = {}
     for key in setting_keys():
         section, _, name = key.partition(".")

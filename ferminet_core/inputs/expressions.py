@@ -1,6 +1,6 @@
 """Arithmetic on scan parameters, as in `N 0 0 -R/2` and `where: R > 4`.
 
-The text is parsed by `ast`, checked node by node against a short list, and walked by hand; nothing
+`ast` parses the text. Each node is checked against a short list and evaluated by hand, so nothing
 is ever compiled or run. All numbers are floats, so no power can fill the memory.
 """
 
@@ -9,7 +9,7 @@ import itertools
 import math
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 MAX_LENGTH = 200  # characters
 MAX_EXPONENT = 100.0
-# Numbers nearer than this (relative) count as equal in conditions: 0.1 * 3 == 0.3.
+# Numbers whose relative difference is smaller count as equal in conditions: 0.1 * 3 == 0.3.
 EQUAL = 1e-9
 
 CONSTANTS: Mapping[str, float] = {"pi": math.pi}
@@ -71,7 +71,7 @@ _COMPARE: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.GtE: lambda a, b: a > b or _close(a, b),
 }
 
-# What people write out of habit, and what they get to read instead of "not allowed".
+# Constructs that users write out of habit, with an explanation in place of "not allowed".
 _FORBIDDEN: Mapping[type[ast.AST], str] = {
     ast.Attribute: "attribute access is not allowed",
     ast.Subscript: "indexing is not allowed",
@@ -96,10 +96,10 @@ class Expression:
     _tree: ast.expr
 
     def number(self, parameters: Mapping[str, float]) -> float:
-        """Value for these parameters.
+        """Value for these parameters, which include all of `names`.
 
         Raises:
-            InputError: a parameter is missing, or the value is not a finite real number.
+            InputError: The value is not a finite real number.
         """
         return _with_text(self.text, lambda: _number(self._tree, parameters))
 
@@ -108,34 +108,26 @@ class Expression:
         return _with_text(self.text, lambda: _condition(self._tree, parameters))
 
 
-def parse_number(text: str | float) -> Expression:
+def parse_number(text: str, parameters: Collection[str]) -> Expression:
     """Parse an arithmetic expression such as `-R/2` or `1.4`.
 
-    Raises:
-        InputError: not arithmetic; the line says what is wrong and what is allowed.
-    """
-    return _parse(text if isinstance(text, str) else repr(text), _check_number)
-
-
-def parse_condition(text: str) -> Expression:
-    """Parse a condition such as `R > 4 and theta < 90`; raises InputError as `parse_number`."""
-    return _parse(text, _check_condition)
-
-
-def known_names(expression: Expression, parameters: Mapping[str, object]) -> None:
-    """Check that all names are parameters.
+    Args:
+        text: The expression.
+        parameters: Names that it may use.
 
     Raises:
-        InputError: unknown parameter, with a suggestion.
+        InputError: It is not arithmetic, or a parameter is unknown. The line says what is wrong and
+            what is allowed.
     """
-    for name in sorted(expression.names - set(parameters)):
-        raise InputError(
-            f"{expression.text!r}: unknown parameter {name!r}"
-            f"{did_you_mean(name, {*parameters, *CONSTANTS, *FUNCTIONS}, 'parameters')}"
-        )
+    return _parse(text, parameters, _check_number)
 
 
-def _parse(text: str, check: Callable[[ast.expr], None]) -> Expression:
+def parse_condition(text: str, parameters: Collection[str]) -> Expression:
+    """Parse a condition such as `R > 4 and theta < 90`; arguments and errors as `parse_number`."""
+    return _parse(text, parameters, _check_condition)
+
+
+def _parse(text: str, parameters: Collection[str], check: Callable[[ast.expr], None]) -> Expression:
     text = text.strip()
     if not text:
         raise InputError("empty expression; write a number or arithmetic on the parameters")
@@ -145,8 +137,9 @@ def _parse(text: str, check: Callable[[ast.expr], None]) -> Expression:
         )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SyntaxWarning)  # as for `1or R`: what follows decides
-            warnings.simplefilter("ignore", DeprecationWarning)  # the same before Python 3.12
+            # Python warns of `1or R`, as a DeprecationWarning before 3.12. The checks decide.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             tree = ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         # ValueError: null bytes; MemoryError: CPython's answer to deep nesting.
@@ -158,11 +151,16 @@ def _parse(text: str, check: Callable[[ast.expr], None]) -> Expression:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and id(node) not in calls and node.id not in CONSTANTS
     )
+    for name in sorted(names - set(parameters)):
+        raise InputError(
+            f"{text!r}: unknown parameter {name!r}"
+            f"{did_you_mean(name, {*parameters, *CONSTANTS, *FUNCTIONS}, 'parameters')}"
+        )
     return Expression(text, names, tree)
 
 
 def _habit(text: str) -> str:
-    """A hint at the commonest slips that are no Python at all."""
+    """A hint at the commonest slips that are not Python."""
     if any(a.isdigit() and b.isalpha() for a, b in itertools.pairwise(text)):
         return " (write 2*R for a product)"
     if "=" in text.replace("==", "").replace("<=", "").replace(">=", "").replace("!=", ""):
@@ -171,7 +169,7 @@ def _habit(text: str) -> str:
 
 
 def _with_text(text: str, action: Callable[[], T]) -> T:
-    """Run `action`; its failures name the expression."""
+    """Run `action` and name the expression in its errors."""
     try:
         return action()
     except InputError as error:
@@ -243,7 +241,7 @@ def _number(node: ast.expr, parameters: Mapping[str, float]) -> float:
         case ast.Constant(value=int() | float() as value):
             return _finite(lambda: float(value))
         case ast.Name(id=name):
-            return CONSTANTS[name] if name in CONSTANTS else _parameter(name, parameters)
+            return CONSTANTS[name] if name in CONSTANTS else float(parameters[name])
         case ast.BinOp(left=left, op=binary, right=right):
             a, b = _number(left, parameters), _number(right, parameters)
             return _finite(lambda: _BINARY[type(binary)](a, b))
@@ -253,14 +251,6 @@ def _number(node: ast.expr, parameters: Mapping[str, float]) -> float:
             x = _number(argument, parameters)
             return _finite(lambda: FUNCTIONS[name](x))
     raise _refuse(node)
-
-
-def _parameter(name: str, parameters: Mapping[str, float]) -> float:
-    if name not in parameters:
-        raise InputError(
-            f"unknown parameter {name!r}{did_you_mean(name, parameters, 'parameters')}"
-        )
-    return float(parameters[name])
 
 
 def _finite(value: Callable[[], float]) -> float:

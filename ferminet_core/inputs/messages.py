@@ -1,4 +1,4 @@
-"""Turning what is wrong with a file into lines that say where, what was found, what is allowed."""
+"""Error lines that say where a problem is, what was found and what is allowed."""
 
 import difflib
 from collections.abc import Callable, Iterable, Sequence
@@ -9,14 +9,14 @@ from pydantic_core import ErrorDetails
 
 Location = tuple[str | int, ...]
 
-# How the several forms of one key are told apart, in pydantic's locations only.
+# Tags that distinguish the forms of a key. They appear only in pydantic's locations.
 TAGS = ("<number>", "<list>", "<range>", "<grid>", "<word>", "<anchors>")
 
 _MAX_LISTED = 12
 
 
 def did_you_mean(found: object, allowed: Iterable[object], what: str = "allowed") -> str:
-    """`; did you mean 'layers'? allowed: ...`, or what is allowed alone where nothing is close."""
+    """`; did you mean 'layers'? allowed: ...`, or only what is allowed if nothing is close."""
     names = sorted({str(name) for name in allowed})
     close = difflib.get_close_matches(str(found), names, n=1, cutoff=0.6)
     if not close:  # H for h, KFAC for kfac
@@ -31,7 +31,7 @@ def did_you_mean(found: object, allowed: Iterable[object], what: str = "allowed"
 
 
 def show(value: object) -> str:
-    """A value as it is quoted in an error line; cut where long."""
+    """A value as an error line quotes it; long values are cut."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -57,13 +57,13 @@ def error_lines(
     """Location and line of each problem that pydantic found.
 
     Args:
-        error: what pydantic raised
-        allowed_keys: the keys of the mapping at a location, for suggestions
-        where: the beginning of the line: file, line and key of a location
+        error: The error that pydantic raised.
+        allowed_keys: Returns the keys of the mapping at a location, for suggestions.
+        where: Returns the beginning of the line: file, line and key of a location.
     """
     lines = {}
     found = error.errors(include_url=False)
-    # A misspelt key is also a missing one; the line with the suggestion comes first.
+    # A misspelt key is also a missing one. The line with the suggestion comes first.
     for details in sorted(found, key=lambda details: details["type"] != "extra_forbidden"):
         location = plain_location(details["loc"])
         lines[f"{where(location)}: {_problem(details, location, allowed_keys)}"] = location

@@ -1,4 +1,4 @@
-"""A molecule: which nuclei, where, how many electrons, and their spin."""
+"""A molecule: nuclei, positions, number of electrons and spin."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ ELEMENTS = (
     "Ga", "Ge", "As", "Se", "Br", "Kr",
 )
 # fmt: on
-# Nuclei nearer than this (bohr) are a slip, and no basis set is good for them.
+# Nuclei nearer than this (bohr) are a slip, and no basis set suits them.
 COINCIDENT = 1e-3
 
 Position = tuple[float, float, float]
@@ -88,7 +88,7 @@ class Molecule(BaseModel):
         """A molecule; positions in bohr.
 
         Raises:
-            InputError: impossible; the line begins with `where`.
+            InputError: The molecule is impossible; the line begins with `where`.
         """
         try:
             return cls(symbols=symbols, positions=positions, charge=charge, spin=spin)
@@ -127,7 +127,7 @@ class Molecule(BaseModel):
 
     @property
     def nuclear_repulsion(self) -> float:
-        """Energy of the nuclei among themselves, hartree."""
+        """Coulomb energy of the nuclei among each other, hartree."""
         return math.fsum(
             self.charges[i] * self.charges[j] / math.dist(self.positions[i], self.positions[j])
             for i in range(len(self.symbols))
@@ -146,7 +146,7 @@ def check_element(symbol: str) -> None:
     """Check an element's symbol.
 
     Raises:
-        ValueError: unknown, with a suggestion.
+        ValueError: The element is unknown; the text has a suggestion.
     """
     if symbol not in ELEMENTS:
         # Case first: CL is Cl and not C.

@@ -1,14 +1,12 @@
-"""Overrides of settings: presets, dotted keys, and which settings they resolve to."""
+"""Overrides of settings: presets, dotted keys, and the settings that follow from them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import (
@@ -19,25 +17,24 @@ from ferminet_core.inputs.config import (
     setting_keys,
 )
 from ferminet_core.inputs.messages import Location, did_you_mean, dotted, error_lines, show
+from ferminet_core.inputs.yaml_file import parse_value
 
 # The beginning of an error line (file and key) for the dotted key of a setting.
 Where = Callable[[str], str]
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 DEFAULT_PRESET = "paper"
-# Where settings of earlier versions have gone.
-_MOVED = {"reference.correlated": "conventional.methods"}
 
 
 def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
     """Overrides by dotted key, from nested mappings, dotted keys, or both.
 
     Args:
-        overrides: such as `{"network": {"layers": 2}, "mcmc.walkers": 64}`
-        where: the beginning of an error line (file and key) for a dotted key
+        overrides: Overrides such as `{"network": {"layers": 2}, "mcmc.walkers": 64}`.
+        where: Returns the beginning of an error line (file and key) for a dotted key.
 
     Raises:
-        InputError: unknown setting, one that is given twice, a wrong type or value out of bounds.
+        InputError: A setting is unknown or given twice, has a wrong type or is out of bounds.
     """
     flat: dict[str, Any] = {}
     for key, value in _leaves(overrides, "", where):
@@ -46,11 +43,33 @@ def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
         if key in flat:
             raise InputError(f"{where(key)}: given twice; keep one")
         flat[key] = value
-    # Each value by itself; how settings fit together is checked once all are known.
+    # Each value by itself. Whether settings fit together is checked once all are known.
     lines = [line for location, line in _problems(flat, where) if dotted(location) not in SECTIONS]
     if lines:
         raise InputError("\n".join(lines))
     return flat
+
+
+def command_line(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]:
+    """Overrides of the command line by dotted key, from a mapping or `KEY=VALUE` texts.
+
+    Raises:
+        InputError: A text of another form, or as `flatten`.
+    """
+    if not isinstance(overrides, Mapping):
+        parsed: dict[str, Any] = {}
+        for text in overrides:
+            key, equals, value = text.partition("=")
+            key = key.strip()
+            if not equals or not value.strip():
+                raise InputError(
+                    f"--set: found {text!r}; allowed: KEY=VALUE, as in mcmc.walkers=64"
+                )
+            if key in parsed:
+                raise InputError(f"--set {key}: given twice; keep one")
+            parsed[key] = parse_value(value, f"--set {key}")
+        overrides = parsed
+    return flatten(overrides, lambda key: f"--set {key}")
 
 
 def _leaves(mapping: Mapping[Any, Any], section: str, where: Where) -> Iterator[tuple[str, Any]]:
@@ -72,11 +91,11 @@ def _section_keys(section: str) -> list[str]:
 
 
 def _setting_hint(key: str) -> str:
-    """What may have been meant by a key that is no setting."""
+    """A suggestion for a key that is not a setting."""
     section, _, name = key.partition(".")
     last = key.rpartition(".")[2]
-    # The right name in the wrong section, or in none.
-    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}") or k == _MOVED.get(key)]
+    # The right name in the wrong section, or without a section.
+    elsewhere = [k for k in setting_keys() if k.endswith(f".{last}")]
     if elsewhere:
         return f"; did you mean {elsewhere[0]!r}?"
     if name and section in SECTIONS:
@@ -85,7 +104,7 @@ def _setting_hint(key: str) -> str:
 
 
 def _problems(flat: Mapping[str, Any], where: Where) -> list[tuple[Location, str]]:
-    """What pydantic has to say against these settings: locations and lines."""
+    """The problems that pydantic finds in these settings: locations and lines."""
     try:
         Config.model_validate(_nested(flat))
     except ValidationError as error:
@@ -112,6 +131,16 @@ def presets() -> dict[str, dict[str, Any]]:
         name: flatten(overrides or {}, f"{PRESETS_FILE.name}: {name}.{{}}".format)
         for name, overrides in data.items()
     }
+
+
+def check_preset(preset: str, where: Callable[[], str]) -> None:
+    """Check that a preset exists.
+
+    Raises:
+        InputError: Unknown preset; the line begins with what `where` returns.
+    """
+    if preset not in presets():
+        raise InputError(f"{where()}: unknown preset {preset!r}{did_you_mean(preset, presets())}")
 
 
 def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:

@@ -1,41 +1,31 @@
-"""One run, complete: what its stages read, and the hashes of it.
+"""The spec of a run: all that its stages read, and the hashes of it.
 
-The Snakefile reads these on every start, so neither JAX nor PySCF is imported here.
+The Snakefile reads specs on every start, so this module imports neither JAX nor PySCF.
 """
 
-import contextlib
-import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config, Resume, resume_rules, setting_keys
 from ferminet_core.inputs.messages import dotted, error_lines
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.stage_table import declared
 
-SCHEMA_VERSION = 2
-
-# The stage before each, whose settings count as well, and the sections that the stage adds to them.
-_SECTIONS: Mapping[str, tuple[str | None, tuple[str, ...]]] = {
-    "reference": (None, ("reference",)),
-    "conventional": (None, ("conventional",)),
-    "pretrain": ("reference", ("seed", "network", "mcmc", "pretrain", "runtime")),
-    "optimise": ("pretrain", ("optimise",)),
-    "inference": ("optimise", ("inference",)),
-}
+SCHEMA_VERSION: Literal[2] = 2
 
 
 class RunSpec(BaseModel):
-    """One run, complete: what its stages read, and all that they read."""
+    """One run: the input of its stages, complete."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: int = Field(SCHEMA_VERSION, le=SCHEMA_VERSION)
+    schema_version: Literal[2] = SCHEMA_VERSION
     scan: str
     run_id: str
     geometry: str
@@ -43,26 +33,21 @@ class RunSpec(BaseModel):
     parameters: dict[str, float] = {}
     molecule: Molecule
     config: Config
-    # The run whose optimised wavefunction this one starts from; empty: it is pretrained.
+    # The run whose optimised wavefunction this one starts from. Empty: this one is pretrained.
     neighbour: str = ""
-    # What was asked for: molecule, preset and explicit overrides, and with a neighbour the share of
-    # the iterations. The spec file is rewritten when this changes, and not when a default or a
-    # preset's value does.
+    # What the user asked for: molecule, preset and explicit overrides, and with a neighbour the
+    # share of the iterations. The spec file is rewritten when this changes, but not when a default
+    # or a preset's value changes.
     request: dict[str, Any] = {}
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, data: Any) -> Any:
-        return of_this_version(data) if isinstance(data, dict) else data
-
     def stage_seed(self, stage: str) -> int:
-        """Seed (32 bits) of a stage of this run."""
+        """The 32-bit seed of a stage of this run."""
         text = json.dumps([self.config.seed, self.run_id, stage])
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def stage_hash(self, stage: str) -> str:
-        """SHA-256 (hex) over the molecule and all settings that the results of a stage and its
-        parents depend on."""
+        """SHA-256 (hex) over the molecule and all settings that decide the results of a stage and
+        its parents."""
         settings = flat_settings(self.config, stage)
         rules = resume_rules()
         content = {
@@ -72,57 +57,29 @@ class RunSpec(BaseModel):
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
 
-def of_this_version(spec: dict[str, Any]) -> dict[str, Any]:
-    """A spec as it is stored now; version 1 had conventional energies among the reference's."""
-    if spec.get("schema_version") != 1:
-        return spec
-    spec = {**copy.deepcopy(spec), "schema_version": SCHEMA_VERSION}
-    for owner, section, key in (
-        ("config", "reference", "correlated"),
-        ("request", "overrides", "reference.correlated"),
-    ):
-        with contextlib.suppress(KeyError, TypeError, AttributeError):
-            spec[owner][section].pop(key)
-    return spec
+def _sections(stage: str) -> Iterator[str]:
+    """The sections of the settings that a stage and its parents use."""
+    entry = declared(stage)
+    yield from entry.sections
+    for parent in entry.parents:
+        yield from _sections(parent)
 
 
-def _sections(stage: str | None) -> Iterator[str]:
-    """The sections of the settings that a stage and those before it use."""
-    while stage is not None:
-        stage, sections = _SECTIONS[stage]
-        yield from sections
-
-
-def flat_settings(
-    config: Config | Mapping[str, Any], stage: str, defaults: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """The settings that a stage and its parents use, {dotted key: plain value}.
-
-    Args:
-        config: settings, or what was stored of them.
-        stage: name of the stage.
-        defaults: values of settings that an older version did not store.
-    """
-    stored = config.model_dump(mode="json") if isinstance(config, Config) else config
-    used, found = set(_sections(stage)), {}
+def flat_settings(config: Config, stage: str) -> dict[str, Any]:
+    """The settings that a stage and its parents use, {dotted key: plain value}."""
+    stored, used, found = config.model_dump(mode="json"), set(_sections(stage)), {}
     for key in setting_keys():
         section, _, name = key.partition(".")
-        if section not in used:
-            continue
-        owner = stored.get(section, {}) if name else stored
-        found[key] = (
-            owner[name or section]
-            if defaults is None
-            else owner.get(name or section, defaults[key])
-        )
+        if section in used:
+            found[key] = stored[section][name] if name else stored[section]
     return found
 
 
 def load_spec(path: Path | str) -> RunSpec:
-    """Read a run's spec file; settings that it lacks (an older version's) get their defaults.
+    """Read a run's spec file. Settings that it does not name have their defaults.
 
     Raises:
-        InputError: missing, damaged, or written by a newer version.
+        InputError: The file is missing or damaged, or has another schema version.
     """
     path = Path(path)
     try:
@@ -130,15 +87,46 @@ def load_spec(path: Path | str) -> RunSpec:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from None
+    return parse_spec(text, str(path))
+
+
+def parse_spec(text: str, where: str) -> RunSpec:
+    """The spec that a JSON text holds.
+
+    Args:
+        text: Content of a spec file, or of the attribute `spec` of an artefact or a checkpoint.
+        where: Beginning of the error lines, such as the file.
+
+    Raises:
+        InputError: The text is damaged, or has another schema version.
+    """
+    try:
+        check_version(json.loads(text), where)
+    except ValueError as error:
+        raise InputError(f"{where}: is not JSON: {error}") from None
     try:
         return RunSpec.model_validate_json(text)
     except ValidationError as error:
         lines = error_lines(
             error,
             lambda location: (),
-            lambda location: ": ".join(filter(None, (str(path), dotted(location)))),
+            lambda location: ": ".join(filter(None, (where, dotted(location)))),
         )
         raise InputError("\n".join(line for _, line in lines)) from None
+
+
+def check_version(content: object, where: str) -> None:
+    """Check that the content of a spec file has this program's schema version.
+
+    Raises:
+        InputError: It has another version.
+    """
+    found = content.get("schema_version") if isinstance(content, dict) else None
+    if found not in (None, SCHEMA_VERSION):
+        raise InputError(
+            f"{where}: schema_version: found {found}; supported: {SCHEMA_VERSION}; write results "
+            "to another folder, or use the version of the program that wrote this file"
+        )
 
 
 def canonical_json(content: object) -> str:

@@ -1,10 +1,11 @@
-"""From a system file to the table of runs.
+"""From a system file to the specs of its runs.
 
-A run is a geometry in one variant of the settings. The Snakefile expands the table on every start,
-so neither JAX nor PySCF is imported here.
+A run is one geometry in one variant of the settings. The Snakefile expands the table on every
+start, so this module imports neither JAX nor PySCF.
 """
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,25 @@ from pydantic import BaseModel, ConfigDict
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import basis_sets
+from ferminet_core.inputs.geometries import points
+from ferminet_core.inputs.overrides import DEFAULT_PRESET, check_preset, command_line
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.run_table import RunPlan, expand
-from ferminet_core.inputs.system_file import CorrelationSpec, LiteratureSpec, QuantitySpec
+from ferminet_core.inputs.run_table import run_table
+from ferminet_core.inputs.system_file import (
+    NAME,
+    CorrelationSpec,
+    LiteratureSpec,
+    QuantitySpec,
+    SystemFile,
+    check_quantities,
+    parse_system,
+)
+from ferminet_core.inputs.warm_starts import with_neighbours
+from ferminet_core.inputs.yaml_file import YamlFile, read_yaml
 
 
 class Scan(BaseModel):
-    """A system file's runs, and what is to be drawn beside them."""
+    """The runs of a system file, and what the summary compares them with."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,7 +42,7 @@ class Scan(BaseModel):
     preset: str
     parameters: tuple[str, ...]
     runs: list[RunSpec]
-    literature: list[LiteratureSpec]  # `file` relative to the working directory
+    literature: list[LiteratureSpec]  # with `file` relative to the working directory
     quantities: list[QuantitySpec]
     correlation: CorrelationSpec | None
 
@@ -42,33 +55,44 @@ def load_scan(
     """Read, validate and expand a system file.
 
     Args:
-        path: the system file, or the `scan.json` that a workflow has written
-        preset: instead of the file's own; another one is added to the scan's name
-        overrides: settings above all others, as a mapping or as `key=value` texts
+        path: The system file, or the `scan.json` that a workflow has written.
+        preset: Preset instead of the file's own. A different one is added to the scan's name.
+        overrides: Settings above all others, as a mapping or as `key=value` texts.
 
     Raises:
-        InputError: anything wrong, one line for each problem; for basis sets see `check_bases`.
+        InputError: Anything in the file is wrong; one line for each problem. `check_bases` checks
+            basis sets.
     """
     if Path(path).suffix == ".json":
         if preset is not None or overrides:
             raise InputError(f"{path}: found with --preset or --set; allowed: a system file")
         return _frozen(Path(path))
-    plan = expand(Path(path), preset, overrides)
-    runs = [_run_spec(plan.name, run) for run in plan.runs]
-    folder = plan.path.parent
+    file = read_yaml(Path(path))
+    system = parse_system(file)
+    own_preset = system.preset or DEFAULT_PRESET
+    if preset is not None:
+        check_preset(preset, lambda: "--preset")
+    used = preset or own_preset
+    base_name = _name(system, file)
+    name = base_name if used == own_preset else f"{base_name}-{used}"
+    geometries = points(system, file, base_name)
+    check_quantities(system, file, {point.name for point in geometries})
+    settings = command_line(overrides)
+    runs = run_table(file.path, system, geometries, name, used, settings)
+    folder = file.path.parent
     return Scan(
-        name=plan.name,
-        title=plan.title,
-        path=plan.path,
-        preset=plan.preset,
-        parameters=plan.parameters,
-        runs=runs,
+        name=name,
+        title=system.title,
+        path=file.path,
+        preset=used,
+        parameters=tuple(dict.fromkeys(p for point in geometries for p in point.parameters)),
+        runs=with_neighbours(runs, system, file),
         literature=[
             entry.model_copy(update={"file": os.path.normpath(folder / entry.file)})
-            for entry in plan.literature
+            for entry in system.literature
         ],
-        quantities=plan.quantities,
-        correlation=plan.correlation,
+        quantities=system.quantities,
+        correlation=system.correlation,
     )
 
 
@@ -82,31 +106,22 @@ def _frozen(path: Path) -> Scan:
         raise InputError(f"{path}: is damaged; run Snakemake to write it again") from None
 
 
-def _run_spec(scan: str, run: RunPlan) -> RunSpec:
-    molecule = run.molecule
-    return RunSpec(
-        scan=scan,
-        run_id=run.run_id,
-        geometry=run.geometry,
-        variant=run.variant,
-        parameters=run.parameters,
-        molecule=molecule,
-        config=run.config,
-        neighbour=run.neighbour,
-        request={
-            "molecule": molecule.model_dump(mode="json"),
-            "preset": run.preset,
-            "overrides": run.overrides,
-            **({"share": run.share} if run.neighbour else {}),
-        },
-    )
+def _name(system: SystemFile, file: YamlFile) -> str:
+    """The scan's name: the one in the file, or the file's own."""
+    name = system.name or file.path.stem.lower()
+    if not re.match(NAME, name):
+        raise InputError(
+            f"{file.path}: the file's name {file.path.stem!r} cannot name its results; "
+            f"give a `name:` of the form {NAME}"
+        )
+    return name
 
 
 def check_bases(runs: Iterable[RunSpec], where: str) -> None:
-    """Check that the runs' basis sets exist for their elements; imports PySCF.
+    """Check that the runs' basis sets exist for their elements. Imports PySCF.
 
     Raises:
-        InputError: unknown basis set or element missing; the line begins with `where`.
+        InputError: A basis set is unknown or lacks an element; the line begins with `where`.
     """
     symbols: dict[tuple[str, str], set[str]] = {}
     for run in runs:

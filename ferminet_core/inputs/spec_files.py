@@ -16,7 +16,7 @@ from pathlib import Path
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.run_spec import RunSpec, canonical_json, load_spec, of_this_version
+from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
 from ferminet_core.inputs.scan import Scan, check_bases
 from ferminet_core.inputs.warm_starts import is_forest
 from ferminet_core.storage import files
@@ -252,7 +252,8 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     """The neighbour in a spec file, empty if the run has none; None if the file is missing, is
     damaged, or answers another request."""
     try:
-        spec = of_this_version(json.loads(path.read_text(encoding="utf-8")))
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        check_version(spec, str(path))
         stored = spec["request"]
         molecule = Molecule.model_validate(stored.pop("molecule"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

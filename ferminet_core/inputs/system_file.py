@@ -1,22 +1,34 @@
-"""What may stand in a system file (`systems/*.yaml`); the run table is made of it in `scan`."""
+"""Keys of a system file (`systems/*.yaml`), and the checks that need no geometry."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config, Section, Whole, setting_keys
-from ferminet_core.inputs.messages import Location, error_lines
-from ferminet_core.inputs.overrides import presets
+from ferminet_core.inputs.expressions import RESERVED
+from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
+from ferminet_core.inputs.overrides import check_preset, flatten, presets
 from ferminet_core.inputs.yaml_file import YamlFile
 
-# Of scans, runs, geometries and variants, which become names of files and folders.
+# Names of scans, runs, geometries and variants, which become names of files and folders.
 NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
 VARIANT_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
-# Of parameters and literature columns.
+# Names of parameters and literature columns.
 IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]*$"
 MAX_VALUES = 10_000
+# The variant without overrides. It adds nothing to the names of its runs.
+PLAIN_VARIANT = "base"
+# Columns of the scan table. No parameter may have one of these names.
+# fmt: off
+COLUMNS = frozenset({
+    "run_id", "geometry", "variant", "state", "energy_Eh", "error_Eh", "variance_Eh2", "tau",
+    "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt",
+    "n_samples", "wall_s", "node_h", "verdict", "neighbour",
+})
+# fmt: on
 
 Units = Literal["bohr", "angstrom"]
 _OVERRIDES = "Settings by nested or dotted key, such as `network.layers: 3`."
@@ -25,7 +37,7 @@ Atoms = Annotated[list[str], Field(min_length=1)]
 
 
 class ValueRange(Section):
-    """Evenly spaced values, both ends included."""
+    """Evenly spaced values that include both ends."""
 
     start: float = Field(description="First value.")
     stop: float = Field(description="Last value.")
@@ -35,7 +47,7 @@ class ValueRange(Section):
 class NamedGrid(Section):
     """Reference to one of `grids`."""
 
-    grid: str = Field(description="Its name.")
+    grid: str = Field(description="Name of the grid.")
 
 
 def _kind(value: object) -> str | None:
@@ -72,35 +84,37 @@ Grid = Annotated[
 
 
 class Geometry(Section):
-    """One geometry, or with parameters one family of them, of an explicit list."""
+    """One entry of an explicit list: a geometry, or a family of geometries with parameters."""
 
     name: str = Field(pattern=NAME, description="Name of the geometry, part of its runs' names.")
-    units: Units | None = Field(None, description="Units of its coordinates, if others than above.")
+    units: Units | None = Field(None, description="Units of its coordinates, if they differ.")
     atoms: Atoms | None = Field(None, description=_ATOMS)
-    xyz: str | None = Field(None, description="XYZ file, relative to this one.")
-    charge: Whole | None = Field(None, description="Total charge, if another than above.")
-    spin: Whole | None = Field(None, description="2S, if another than above.")
-    parameters: dict[str, Values] = Field({}, description="Its own values of parameters.")
+    xyz: str | None = Field(None, description="XYZ file, relative to the system file.")
+    charge: Whole | None = Field(None, description="Total charge, if it differs.")
+    spin: Whole | None = Field(None, description="2S, if it differs.")
+    parameters: dict[str, Values] = Field({}, description="Values of its own parameters.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
 class Case(Section):
-    """Settings for the geometries whose parameters fulfil a condition."""
+    """Settings for the geometries whose parameters meet a condition."""
 
     where: str = Field(description="Condition on the parameters, such as `R > 4`.")
-    charge: Whole | None = Field(None, description="Total charge, if another than above.")
-    spin: Whole | None = Field(None, description="2S, if another than above.")
+    charge: Whole | None = Field(None, description="Total charge, if it differs.")
+    spin: Whole | None = Field(None, description="2S, if it differs.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
 class WarmStart(Section):
-    """Anchors are computed in full; every other geometry starts from the wavefunction of its
+    """Anchors are computed in full. Every other geometry starts from the wavefunction of its
     nearest neighbour and takes a share of the iterations, down to the same learning rate."""
 
     anchors: list[str] = Field(
-        [], description="Geometries that are computed in full; default: the most central one."
+        [], description="Geometries that are computed in full. Default: the most central one."
     )
-    share: float = Field(0.2, gt=0, le=1, description="Of `optimise.iterations`, for the others.")
+    share: float = Field(
+        0.2, gt=0, le=1, description="Share of `optimise.iterations` that the others take."
+    )
 
 
 def _start_kind(value: object) -> str | None:
@@ -121,66 +135,70 @@ Start = Annotated[
 
 
 class Variant(Section):
-    """One way to compute every geometry; `base` is the plain way, without overrides."""
+    """One way to compute every geometry. `base` is the variant without overrides."""
 
-    name: str = Field(pattern=VARIANT_NAME, description="Part of its runs' names.")
-    warm_start: Start | None = Field(None, description="If another than above.")
+    name: str = Field(
+        pattern=VARIANT_NAME, description="Name of the variant, part of its runs' names."
+    )
+    warm_start: Start | None = Field(None, description="Start of its runs, if it differs.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
 class LiteratureSpec(Section):
-    """Published energies (hartree) to be set beside the scan; read by `summary` alone."""
+    """Published energies (hartree) to compare with the scan. Only `summary` reads them."""
 
     name: str = Field(pattern=IDENTIFIER, description="Column ref_<name>_Eh of the table.")
-    label: str = Field("", description="In the plot's legend.")
-    file: str = Field(min_length=1, description="CSV file, relative to this one.")
+    label: str = Field("", description="Label in the plot's legend.")
+    file: str = Field(min_length=1, description="CSV file, relative to the system file.")
     where: dict[str, str | float] = Field({}, description="Rows to keep: {column: value}.")
     match: dict[str, str] = Field(
-        min_length=1, description="Rows to runs: {column: parameter or `geometry`}."
+        min_length=1, description="How rows match runs: {column: parameter or `geometry`}."
     )
-    value: str = Field("value", description="Column of the energies, hartree.")
-    error: str | None = Field(None, description="Column of their errors, hartree.")
+    value: str = Field("value", description="Column of the energies (hartree).")
+    error: str | None = Field(None, description="Column of their errors (hartree).")
     kind: Literal["exact", "experiment", "method"] = Field(
-        description="exact, experiment or method; of the kind `exact` are bounds from below."
+        description="exact, experiment or method. Energies of kind `exact` are lower bounds."
     )
 
 
 class QuantitySpec(Section):
-    """An energy that follows from several runs; computed by `summary` alone."""
+    """An energy that follows from several runs. Only `summary` computes it."""
 
-    name: str = Field(pattern=IDENTIFIER, description="In the table of quantities.")
+    name: str = Field(pattern=IDENTIFIER, description="Name in the table of quantities.")
     of: dict[str, float] = Field(
         min_length=1, description="Factor of each geometry's energy, such as {li+: 1, li: -1}."
     )
-    published: float | None = Field(None, description="A measured value to compare with, hartree.")
+    published: float | None = Field(None, description="Measured value to compare with (hartree).")
 
 
 class CorrelationSpec(Section):
-    """Between which literature energies the correlation energy lies."""
+    """The literature energies between which the correlation energy lies."""
 
-    hartree_fock: str = Field(description="Name of the literature with Hartree-Fock limits.")
-    exact: str = Field(description="Name of the literature with exact energies.")
+    hartree_fock: str = Field(description="Literature entry with the Hartree-Fock limits.")
+    exact: str = Field(description="Literature entry with the exact energies.")
 
 
 class SystemFile(Section):
-    """A scan: which molecule, which geometries, with which settings."""
+    """A scan: the molecule, its geometries and their settings."""
 
-    name: str | None = Field(None, pattern=NAME, description="Default: the file's name.")
+    name: str | None = Field(
+        None, pattern=NAME, description="Name of the scan. Default: the file's name."
+    )
     title: str = Field("", description="Title of the plot.")
     units: Units | None = Field(None, description="Units of coordinates and lengths.")
     charge: Whole = Field(0, description="Total charge.")
     spin: Whole = Field(0, description="2S, up minus down electrons.")
     atoms: Atoms | None = Field(None, description=_ATOMS)
-    xyz: str | None = Field(None, description="XYZ file, relative to this one.")
+    xyz: str | None = Field(None, description="XYZ file, relative to the system file.")
     parameters: dict[str, Values] = Field({}, description="Values of the scan's parameters.")
     grids: dict[str, Grid] = Field({}, description="Named lists of values.")
     geometries: list[Geometry] = Field([], description="Explicit list of geometries.")
     preset: str | None = Field(None, description="Preset that the settings start from.")
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
-    cases: list[Case] = Field([], description="Settings for a part of the geometries.")
+    cases: list[Case] = Field([], description="Settings for some of the geometries.")
     variants: list[Variant] = Field([], description="Ways to compute every geometry.")
     warm_start: Start = Field("independent", description="Where optimisations start.")
-    seed: Whole | None = Field(None, ge=0, description="Short for the setting `seed`.")
+    seed: Whole | None = Field(None, ge=0, description="Same as the setting `seed`.")
     literature: list[LiteratureSpec] = Field([], description="Published energies to compare with.")
     quantities: list[QuantitySpec] = Field(
         [], description="Energies that follow from several runs."
@@ -189,16 +207,141 @@ class SystemFile(Section):
 
 
 def parse_system(file: YamlFile) -> SystemFile:
-    """The file's content in its model.
+    """The checked content of a system file, with overrides by dotted key and `seed` among them.
 
     Raises:
-        InputError: unknown keys, wrong types, bad names; one line for each problem.
+        InputError: Unknown keys, wrong types, bad names or unknown settings; one line for each
+            problem.
     """
     try:
-        return SystemFile.model_validate(file.data)
+        system = SystemFile.model_validate(file.data)
     except ValidationError as error:
         lines = [line for _, line in error_lines(error, _keys_at, file.where)]
         raise InputError("\n".join(lines)) from None
+    if system.preset is not None:
+        check_preset(system.preset, lambda: file.where(("preset",)))
+    _check_parameter_names(system, file)
+    _check_variants(system, file)
+    _check_literature(system, file)
+    return _flattened(system, file)
+
+
+def variant_suffix(variant: Variant) -> str:
+    """What a variant adds to the names of its runs; empty for the plain one."""
+    return "" if variant.name == PLAIN_VARIANT else variant.name
+
+
+def _flattened(system: SystemFile, file: YamlFile) -> SystemFile:
+    """The same content with all overrides by dotted key, and `seed` among them."""
+
+    def flat(overrides: dict[str, Any], *location: str | int) -> dict[str, Any]:
+        place = (*location, "overrides")
+        return flatten(overrides, lambda key: file.where((*place, *key.split("."))))
+
+    def each(key: str, entries: Sequence[Geometry | Case | Variant]) -> list[BaseModel]:
+        return [
+            entry.model_copy(update={"overrides": flat(entry.overrides, key, i)})
+            for i, entry in enumerate(entries)
+        ]
+
+    settings = flat(system.overrides)
+    if system.seed is not None:
+        if "seed" in settings:
+            raise InputError(f"{file.where(('seed',))}: also given in overrides; keep one")
+        settings["seed"] = system.seed
+    return system.model_copy(
+        update={
+            "overrides": settings,
+            "geometries": each("geometries", system.geometries),
+            "cases": each("cases", system.cases),
+            "variants": each("variants", system.variants),
+        }
+    )
+
+
+def _check_parameter_names(system: SystemFile, file: YamlFile) -> None:
+    """Parameter names are identifiers, not columns of the table, and differ not only in case."""
+    places: list[tuple[tuple[str | int, ...], Iterable[str]]] = [
+        (("parameters",), system.parameters),
+        *((("geometries", i, "parameters"), g.parameters) for i, g in enumerate(system.geometries)),
+    ]
+    seen: dict[str, str] = {}
+    for location, names in places:
+        for name in names:
+            problem = ""
+            if not re.match(IDENTIFIER, name):
+                problem = f"found {show(name)}; allowed: names of the form {IDENTIFIER}"
+            elif name in RESERVED or name in COLUMNS:
+                what = "a word of expressions" if name in RESERVED else "a column of the scan table"
+                problem = f"{name!r} is {what}; choose another name, such as 'R'"
+            elif (other := seen.setdefault(name.lower(), name)) != name:
+                problem = f"differs from {other!r} only in case; run names are lower case"
+            if problem:
+                raise InputError(f"{file.where((*location, name))}: {problem}")
+
+
+def _check_variants(system: SystemFile, file: YamlFile) -> None:
+    """Variants have different names, and the plain one has no overrides."""
+    names: set[str] = set()
+    for i, variant in enumerate(system.variants):
+        problem = ""
+        if variant.name in names:
+            problem = f"variant {variant.name!r} is given twice; rename one"
+        elif variant.name == PLAIN_VARIANT and variant.overrides:
+            problem = f"{PLAIN_VARIANT!r} is the variant without overrides; rename this one"
+        if problem:
+            raise InputError(f"{file.where(('variants', i, 'name'))}: {problem}")
+        names.add(variant.name)
+
+
+def _check_literature(system: SystemFile, file: YamlFile) -> None:
+    """Literature entries have different names, and all that names one or a parameter is right."""
+    names: set[str] = set()
+    known = {"geometry", *system.parameters}
+    known |= {p for geometry in system.geometries for p in geometry.parameters}
+    for i, entry in enumerate(system.literature):
+        if entry.name in names:
+            where = file.where(("literature", i, "name"))
+            raise InputError(f"{where}: literature {entry.name!r} is given twice; rename one")
+        names.add(entry.name)
+        for column, target in entry.match.items():
+            if target not in known:
+                where = file.where(("literature", i, "match", column))
+                raise InputError(
+                    f"{where}: unknown parameter {target!r}{did_you_mean(target, known)}"
+                )
+    if system.correlation is not None:
+        for key, name in system.correlation.model_dump().items():
+            if name not in names:
+                raise InputError(
+                    f"{file.where(('correlation', key))}: unknown literature "
+                    f"{name!r}{did_you_mean(name, names)}"
+                )
+
+
+def check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -> None:
+    """Check that quantities have different names and are made of the scan's geometries.
+
+    Args:
+        system: The content of the file.
+        file: The file, for error lines.
+        geometries: Names of all geometries of the scan.
+
+    Raises:
+        InputError: A name is given twice, or a geometry is unknown.
+    """
+    names: set[str] = set()
+    for i, quantity in enumerate(system.quantities):
+        if quantity.name in names:
+            where = file.where(("quantities", i, "name"))
+            raise InputError(f"{where}: quantity {quantity.name!r} is given twice; rename one")
+        names.add(quantity.name)
+        for geometry in quantity.of:
+            if geometry not in geometries:
+                raise InputError(
+                    f"{file.where(('quantities', i, 'of', geometry))}: unknown geometry "
+                    f"{geometry!r}{did_you_mean(geometry, geometries)}"
+                )
 
 
 def _keys_at(location: Location) -> Iterable[str]:

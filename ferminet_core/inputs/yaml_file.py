@@ -1,8 +1,8 @@
-"""YAML that means what it says, with the line of every key for error messages.
+"""YAML files without surprises, with the line of every key for error messages.
 
 `yaml.SafeLoader` builds plain data only, so a file cannot run code. Scalars follow YAML 1.2: `1e-3`
-is a number, `no` (nitric oxide) is text, `1:30` is no angle. A key that is given twice, or is
-no text, is an error.
+is a number, `no` (nitric oxide) is text, and `1:30` is not an angle. A key that is given twice or
+is not text is an error.
 """
 
 import re
@@ -25,7 +25,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()
         tag = getattr(event, "tag", None)
-        # A few lines of nested aliases unfold to gigabytes; a system file needs no tags.
+        # A few lines of nested aliases expand to gigabytes. A system file needs no tags.
         if tag or isinstance(event, yaml.AliasEvent):
             found = f"tags ({tag})" if tag else "aliases (*name)"
             raise yaml.constructor.ConstructorError(
@@ -43,7 +43,7 @@ class _Loader(yaml.SafeLoader):
                 )
             if key_node.tag != "tag:yaml.org,2002:str":
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is no text; put it in quotes", key_node.start_mark
+                    None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -68,7 +68,7 @@ for _tag, _pattern, _first in (
 
 @dataclass(frozen=True)
 class YamlFile:
-    """A file's content, and where in the file each part stands."""
+    """A file's content with the line of each part."""
 
     path: Path
     data: dict[Any, Any]
@@ -84,7 +84,7 @@ def read_yaml(path: Path) -> YamlFile:
     """Read a YAML file that holds a mapping.
 
     Raises:
-        InputError: unreadable, not YAML, a key given twice, or no mapping.
+        InputError: The file is unreadable, is not YAML, gives a key twice, or is not a mapping.
     """
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -93,13 +93,15 @@ def read_yaml(path: Path) -> YamlFile:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_neighbours(path)}") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: is a folder; give the system file, as systems/h2.yaml") from None
+        raise InputError(
+            f"{path}: is a folder; give the system file, such as systems/h2.yaml"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise InputError(f"{path}: cannot be read: {reason}") from None
     root, data = _load(text, str(path))
     if root is None:
-        raise InputError(f"{path}: is empty; see the other files in systems/ for what to write")
+        raise InputError(f"{path}: is empty; see the other files in systems/ for examples")
     if not isinstance(data, dict):
         raise InputError(f"{path}:1: found a {type(data).__name__}; allowed: a mapping of keys")
     return YamlFile(path, data, root)
@@ -109,7 +111,7 @@ def parse_value(text: str, where: str) -> Any:
     """The value of a YAML scalar or flow list, as given on the command line.
 
     Raises:
-        InputError: not YAML; the line begins with `where`.
+        InputError: The text is not YAML; the line begins with `where`.
     """
     return _load(text, where)[1]
 
@@ -137,7 +139,7 @@ def _neighbours(path: Path) -> str:
 
 
 def _line(node: yaml.Node, location: list[str | int]) -> int:
-    """Line (from 1) of the key at `location`, or of its nearest parent that is there.
+    """Line (from 1) of the key at `location`, or of its nearest parent in the file.
 
     A part of the location may be dotted in the file: `network.layers: 3`.
     """

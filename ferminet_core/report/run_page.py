@@ -1,7 +1,6 @@
 """The report on one run, read from the files of its finished stages."""
 
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import xarray as xr
 
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.errors import ArtefactError
-from ferminet_core.inputs.run_spec import RunSpec, flat_settings
+from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.report import run_charts
 from ferminet_core.report.charts import Chart
 from ferminet_core.report.density_charts import density_charts
@@ -107,9 +106,7 @@ def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
 
 
 def _settings(run: RunSpec, found: list[xr.Dataset]) -> dict[str, Any]:
-    """The settings that a run was made with: those that its last finished stage holds."""
-    planned = flat_settings(run.config, "inference")
+    """The settings that a run was made with: those in its last finished stage."""
     stored = [str(ds.attrs["spec"]) for ds in found if "spec" in ds.attrs]
-    if not stored:
-        return planned
-    return flat_settings(json.loads(stored[-1])["config"], "inference", defaults=planned)
+    made_with = parse_spec(stored[-1], f"results of run {run.run_id}") if stored else run
+    return flat_settings(made_with.config, "inference")

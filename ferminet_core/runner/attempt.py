@@ -1,9 +1,9 @@
-"""What one attempt at a stage leaves in its work folder and beside its artefact.
+"""Records of one attempt at a stage, in its work folder and next to its artefact.
 
-status.json, events.jsonl, broken.json, the provenance, and the finished artefact: first
-`result.zarr.zip` in the work folder, then, by the last rename of the stage, the output itself.
-Where the output is lost later, as when a workflow engine deletes what it does not trust, the same
-result is put in place again at once.
+These are status.json, events.jsonl, broken.json, the provenance and the finished artefact. The
+artefact is first `result.zarr.zip` in the work folder. The last rename of the stage makes it the
+output. If the output is lost later, for example because a workflow engine deletes it, the next
+start puts the same result in place again.
 """
 
 import contextlib
@@ -14,10 +14,9 @@ from types import TracebackType
 from typing import Any, Self
 
 import xarray as xr
-from pydantic import ValidationError
 
-from ferminet_core.errors import ArtefactError, BrokenRunError, ResumeError
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.errors import ArtefactError, BrokenRunError, InputError, ResumeError
+from ferminet_core.inputs.run_spec import parse_spec
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.progress import Reading, say
 from ferminet_core.runner.stopping import REQUEST
@@ -30,7 +29,7 @@ NO_READING = Reading(None, None, None)
 
 
 def identity(job: Job, parents: Mapping[str, xr.Dataset]) -> dict[str, Any]:
-    """What decides a stage's result: settings, code and parents, as hashes."""
+    """The hashes of all that decides a stage's result: settings, code and parents."""
     return {
         "stage_hash": job.spec.stage_hash(job.stage),
         "code_hash": provenance.code_hash(),
@@ -39,7 +38,7 @@ def identity(job: Job, parents: Mapping[str, xr.Dataset]) -> dict[str, Any]:
 
 
 def common_attributes(job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
-    """What every artefact and checkpoint says about where it comes from."""
+    """Attributes of every artefact and checkpoint that name its origin."""
     spec = job.spec
     return {
         "stage": job.stage,
@@ -56,16 +55,17 @@ def common_attributes(job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Record:
-    """The records of one attempt at a stage, whose lease is held; a context manager.
+    """The records of one attempt at a stage whose lease is held; a context manager.
 
-    An error that leaves the block is written down and goes on to the caller. A run that ended
-    broken would break again in the same way: an attempt with the same settings, code and parents
-    is refused, so that automatic retries are not spent on it.
+    An error that leaves the block is recorded and passed on to the caller. A calculation that
+    failed as `broken` would fail again in the same way. An attempt with the same settings, code and
+    parents is refused, so automatic retries do not repeat it.
 
     Attributes:
-        history: what happened before in this stage, one entry for each resume.
-        spent_s: seconds that earlier attempts put into what is continued.
-        broken_before: whether the last attempt ended broken, with other settings, code or parents.
+        history: One entry for each resume of this stage.
+        spent_s: Seconds that earlier attempts spent on the work that is continued.
+        broken_before: Whether the last attempt failed as broken with other settings, code or
+            parents.
     """
 
     def __init__(self, job: Job, known: Mapping[str, Any], lease: Lease) -> None:
@@ -104,12 +104,12 @@ class Record:
         self._end(state, str(error) or type(error).__name__)
 
     def abandon(self, reason: str) -> None:
-        """The process is about to end from outside the loop, with nothing unsaved."""
+        """Record that the process ends from outside the loop, with nothing unsaved."""
         self._end("resumable", reason)
         self.lease.release()
 
     def _end(self, state: str, reason: str) -> None:
-        # A full disk must not hide the error that is on its way.
+        # A full disk must not hide the error that ends the attempt.
         with contextlib.suppress(Exception):
             self._write_status(state, self._status.step, reason)
             self.event(state, reason=reason)
@@ -123,22 +123,22 @@ class Record:
         same = all(before.get(key) == value for key, value in self.identity.items())
         if same and not self.job.force:
             raise BrokenRunError(
-                f"{self.job.spec.run_id} {self.job.stage}: broke before with the same settings "
+                f"{self.job.spec.run_id} {self.job.stage}: failed before with the same settings "
                 f"and code ({before.get('reason')}); change them, or give --force to try again"
             )
         self.broken_before = not same
         self._broken.unlink()
 
     def _refuse_stopped(self) -> None:
-        """A request to stop holds for the workflow engine's retries, not for a new start."""
+        """Obey a request to stop in retries of the workflow engine, but not in a new start."""
         request = self.job.work / REQUEST
         if request.exists():
             if self.job.attempt > 1:
-                raise ResumeError("stopped on request; start the workflow anew to continue")
+                raise ResumeError("stopped on request; start the workflow again to continue")
             request.unlink(missing_ok=True)
 
     def tell(self, line: str) -> None:
-        """Say something to the user, and write it down."""
+        """Report something to the user, and record it."""
         say(f"{self.job.spec.run_id} {self.job.stage}: {line}")
         self.event("note", text=line)
 
@@ -147,19 +147,19 @@ class Record:
         append_event(self.job.work, name, stage=self.job.stage, **details)
 
     def wall_s(self) -> float:
-        """Seconds put into this stage, this attempt and those that it continues."""
+        """Seconds spent on this stage by this attempt and those that it continues."""
         return self.spent_s + time.monotonic() - self._start
 
     def begin(self, step: int, total: int) -> None:
-        """The loop starts now, after `step` of `total` steps."""
+        """Record that the loop starts after `step` of `total` steps."""
         self._status.total = total
         self._write_status("running", step)
 
     def heartbeat(self, step: int, total: int, reading: Reading) -> None:
-        """Write the status, unless it was written a moment ago.
+        """Write the status, at most once in `STATUS_INTERVAL`.
 
         Raises:
-            LockedError: the lease is lost.
+            LockedError: The lease is lost.
         """
         self._status.step, self._status.total = step, total
         if reading.energy is not None:
@@ -167,7 +167,7 @@ class Record:
         if time.monotonic() - self._last_write < STATUS_INTERVAL:
             return
         self.lease.check()
-        # Without room the status stays behind; a checkpoint without room ends the run.
+        # On a full disk the status falls behind. A checkpoint that does not fit ends the attempt.
         with contextlib.suppress(OSError):
             self._write_status("running", step)
 
@@ -176,8 +176,11 @@ class Record:
         self._last_write = time.monotonic()
 
     def finished_before(self) -> str | None:
-        """Put an earlier attempt's finished result in place, if it is of these settings and
-        parents; returns its digest, or None if there is none."""
+        """Put the finished result of an earlier attempt in place.
+
+        Returns:
+            Its digest; None if there is no result with these settings and parents.
+        """
         path = self.job.result_path
         if not path.exists():
             return None
@@ -185,7 +188,7 @@ class Record:
             attrs = artefacts.load(path).attrs
         except ArtefactError as error:
             kept = checkpoints.set_aside(path, self.job.aside)
-            self.tell(f"result left out, kept as {kept}: {error}")
+            self.tell(f"damaged result kept as {kept}: {error}")
             return None
         if not self._is_this_calculation(attrs):
             return None
@@ -197,20 +200,20 @@ class Record:
     def _is_this_calculation(self, attrs: Mapping[str, Any]) -> bool:
         """Whether a result has the settings, parents and seed of this job.
 
-        By the spec that it was made from, for the hash beside it covers the settings that there
-        were in the version that wrote it.
+        The spec that it was made from decides. The stored hash covers the settings of the version
+        that wrote it, which may have had others.
         """
         wanted = common_attributes(self.job, self.identity)
         if any(attrs.get(key) != wanted[key] for key in ("parents", "seed")):
             return False
         try:
-            made_from = RunSpec.model_validate_json(str(attrs.get("spec")))
-        except ValidationError:
+            made_from = parse_spec(str(attrs.get("spec")), str(self.job.result_path))
+        except InputError:
             return False
         return made_from.stage_hash(self.job.stage) == wanted["stage_hash"]
 
     def finish(self, ds: xr.Dataset, n_steps: int, extra: Mapping[str, Any]) -> str:
-        """Save the result, write the provenance, put the artefact in place; returns its digest."""
+        """Save the result, write the provenance and publish the artefact. Returns its digest."""
         ds = ds.assign_attrs(common_attributes(self.job, self.identity))
         digest = artefacts.save(ds, self.job.result_path, self.lease.check)
         facts = provenance.provenance(

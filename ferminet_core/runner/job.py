@@ -1,4 +1,4 @@
-"""One stage of one run, and where its files lie."""
+"""One stage of one run with the paths of its files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,11 +9,18 @@ from ferminet_core.inputs.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one run with the files it is handed.
+    """One stage of one run with its files.
 
-    force: try again what ended broken, unchanged; attempt: number of this try of the workflow
-    engine, which gives a stage that a user stopped no further one; wait: for another process that
-    works on the same stage, instead of stepping aside
+    Attributes:
+        stage: Name of the stage.
+        spec: The run.
+        out: The artefact to write.
+        work: Folder for status, events and checkpoints of the stage.
+        parents: Artefacts that the stage reads, by name of the parent.
+        force: Whether to try a failed calculation again although nothing changed.
+        attempt: Number of this attempt of the workflow engine. A stage that a user stopped is not
+            started a second time.
+        wait: Whether to wait for another process that works on the same stage, or to give way.
     """
 
     stage: str
@@ -35,7 +42,7 @@ class Job:
 
     @property
     def aside(self) -> Path:
-        """Where damaged and superseded files are kept."""
+        """Folder that keeps damaged and superseded files."""
         return self.work / "aside"
 
     @property

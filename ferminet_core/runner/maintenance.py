@@ -1,4 +1,4 @@
-"""What a user does to runs from outside: ask one to stop, forget stages, pack a finished scan."""
+"""Operations on runs from outside: stop running stages, reset stages, archive a scan."""
 
 import contextlib
 import hashlib
@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ferminet_core.errors import ArtefactError, InputError
-from ferminet_core.runner.status import CONVENTIONAL, STAGES, run_folders, run_states, stages_of
+from ferminet_core.inputs import stage_table
+from ferminet_core.runner.status import STAGES, run_folders, run_states, stages_of
 from ferminet_core.runner.stopping import REQUEST
 from ferminet_core.storage import artefacts, files, lease, provenance
 from ferminet_core.storage.lease import Lease
 
-# What an archive holds of a scan; work folders with their checkpoints stay outside.
+# Files of a scan in an archive. Work folders with their checkpoints are not archived.
 _ARCHIVED = (
     "spec/*.json",
     "spec/conventional/*.json",
@@ -31,13 +32,13 @@ _ARCHIVED = (
 
 
 def request_stop(path: Path) -> list[str]:
-    """Ask the running stages of a run, a scan or all scans to write a checkpoint and end.
+    """Ask the running stages of a run, a scan or all scans to write a checkpoint and stop.
 
     Returns:
-        A line for each stage that was asked.
+        A line for each of these stages.
 
     Raises:
-        InputError: nothing runs there.
+        InputError: No stage is running there.
     """
     asked = []
     for run in run_folders(path):
@@ -53,23 +54,25 @@ def request_stop(path: Path) -> list[str]:
 
 
 def reset(path: Path, stage: str) -> list[Path]:
-    """Forget a stage, or `all`, of a run or of a scan's runs: results, checkpoints and records.
+    """Delete results, checkpoints and records of a stage, or of `all`, in a run or a scan.
 
     Returns:
-        What was deleted.
+        The deleted files and folders.
 
     Raises:
-        InputError: no such run, scan or stage.
-        LockedError: a process works on one of them; nothing was deleted.
+        InputError: There is no such run, scan or stage.
+        LockedError: A process works on one of them. Nothing was deleted.
     """
-    known = (*STAGES, CONVENTIONAL)
+    known = tuple(entry.name for entry in stage_table.STAGES)
     if stage not in (*known, "all"):
         raise InputError(f"stage: found {stage!r}; allowed: {', '.join(known)}, all")
     runs = [path] if path.parent.name == "runs" and path.is_dir() else []
     if (path / "spec").is_dir():
         runs = run_folders(path)
     if not runs:
-        raise InputError(f"{path}: no folder of a scan or a run, such as results/h2/runs/r_1.4")
+        raise InputError(
+            f"{path}: not the folder of a scan or a run, such as results/h2/runs/r_1.4"
+        )
     deleted = []
     with contextlib.ExitStack() as held:
         for run in runs:
@@ -84,10 +87,10 @@ def reset(path: Path, stage: str) -> list[Path]:
 
 
 def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]:
-    """The files of a stage of a run, and the lease on them as long as `held` is open."""
+    """The files of a stage of a run, under a lease that lasts as long as `held` is open."""
     work = run / f"{stage}.work"
-    if work.is_dir():  # otherwise nobody works there, and a lease would leave an empty folder
-        held.enter_context(Lease(work).acquire(lambda: "end it first (stop)", lambda line: None))
+    if work.is_dir():  # otherwise no process works there, and a lease would make the folder
+        held.enter_context(Lease(work).acquire(lambda: "stop it first (stop)", lambda line: None))
     candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
     return [path for path in candidates if path.exists()]
 
@@ -96,22 +99,22 @@ def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:
     """Pack a finished scan into one tar file, with a manifest of sha256 sums, and verify it.
 
     Args:
-        scan: folder of the scan.
-        out: the file to write.
-        tell: told how far it is.
+        scan: Folder of the scan.
+        out: The file to write.
+        tell: Called with lines on the progress.
 
     Raises:
-        InputError: no scan, or one with unfinished runs.
-        ArtefactError: a damaged artefact, or the file cannot be written.
+        InputError: There is no scan, or it has unfinished runs.
+        ArtefactError: An artefact is damaged, or the file cannot be written.
     """
     runs = run_folders(scan)
     if not runs or not (scan / "spec").is_dir():
-        raise InputError(f"{scan}: no folder of a scan, such as results/h2")
+        raise InputError(f"{scan}: not the folder of a scan, such as results/h2")
     unfinished = [
         f"{state.run} ({state.stage}: {state.state})"
         for run in runs
         for state in run_states(run)
-        if state.stage in (STAGES[-1], CONVENTIONAL) and state.state != "done"
+        if state.stage not in STAGES[:-1] and state.state != "done"
     ]
     if unfinished:
         raise InputError(f"{scan}: not finished: {', '.join(unfinished)}")
@@ -142,7 +145,7 @@ def _sha256(path: Path) -> str:
 
 
 def _verify(path: Path, name: str, sums: Mapping[str, str]) -> None:
-    """See that an archive holds files with these sums."""
+    """Check that an archive holds files with these sums."""
     with tarfile.open(path) as tar:
         # The types of `file_digest` ask for more of a file than it uses.
         found = {
@@ -152,4 +155,6 @@ def _verify(path: Path, name: str, sums: Mapping[str, str]) -> None:
         }
     wrong = [key for key, value in sums.items() if found.get(f"{name}/{key}") != value]
     if wrong:
-        raise ArtefactError(f"{path}: does not hold what was put in: {', '.join(wrong[:3])}")
+        raise ArtefactError(
+            f"{path}: differs from the files that were packed: {', '.join(wrong[:3])}"
+        )

@@ -1,4 +1,4 @@
-"""How far a stage is: a bar on a terminal, plain lines at growing intervals anywhere else."""
+"""Progress of a stage: a bar on a terminal, plain lines at growing intervals elsewhere."""
 
 import contextlib
 import re
@@ -14,15 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from ferminet_core.units import format_duration
 
-FIRST_INTERVAL = 5.0  # seconds between the first lines; doubled after each, up to
+FIRST_INTERVAL = 5.0  # seconds between the first lines, doubled after each line up to
 LONGEST_INTERVAL = 60.0
 
 
 class Reading(NamedTuple):
-    """The latest block of steps in a few numbers; None where a stage does not report them."""
+    """Summary of the latest block of steps; None for numbers that a stage does not report."""
 
     energy: float | None  # hartree
-    error: float | None  # hartree, from the spread over walkers: blind to autocorrelation
+    error: float | None  # hartree, from the spread over walkers: ignores autocorrelation
     pmove: float | None
 
 
@@ -30,7 +30,7 @@ def read_stats(stats: Mapping[str, Any]) -> Reading:
     """Mean energy with its error, and mean acceptance, of a block of steps.
 
     Args:
-        stats: numbers or arrays over the block's steps; `energy_Eh`, `error_Eh`, `pmove` are read.
+        stats: Numbers or arrays over the block's steps. Reads `energy_Eh`, `error_Eh`, `pmove`.
     """
 
     def values(name: str) -> np.ndarray:
@@ -46,17 +46,16 @@ def read_stats(stats: Mapping[str, Any]) -> Reading:
 
 
 def say(line: str, stream: TextIO | None = None) -> None:
-    """Print a line (to standard error if None), whether anybody still reads it or not.
+    """Print a line (to standard error if `stream` is None), and ignore a closed stream.
 
-    Whoever reads may be gone, as after a Ctrl-C that ended the other end of a pipe; the calculation
-    has a checkpoint to write all the same.
+    A Ctrl-C may have ended the reader of a pipe. The calculation still has to write a checkpoint.
     """
     with contextlib.suppress(OSError):
         print(line, file=sys.stderr if stream is None else stream, flush=True)
 
 
 def format_reading(reading: Reading) -> str:
-    """Energy with error and acceptance as one short text; empty if there is neither."""
+    """Energy with error and acceptance as one short text; empty without both."""
     parts = []
     if reading.energy is not None:
         error = "" if reading.error is None else f" +- {reading.error:.4f}"
@@ -70,10 +69,10 @@ class StageProgress:
     """Shows a stage's progress; a context manager.
 
     Args:
-        stage: name of the stage.
-        run_id: which run, so that lines of runs side by side can be told apart.
-        total: number of steps; a stage may end before.
-        stream: where to write (standard error if None).
+        stage: Name of the stage.
+        run_id: The run, to distinguish the lines of simultaneous runs.
+        total: Number of steps. A stage may end earlier.
+        stream: Where to write (standard error if None).
     """
 
     def __init__(self, stage: str, run_id: str, total: int, stream: TextIO | None = None) -> None:
@@ -113,7 +112,7 @@ class StageProgress:
             self._bar.stop()
 
     def note(self, text: str) -> None:
-        """Tell something beside the progress; the same kind of thing is told once a minute."""
+        """Print a note between the progress lines, and each kind of note at most once a minute."""
         now = time.monotonic()
         kind = re.sub(r"[0-9.]+", "", text)
         if now - self._noted.get(kind, -LONGEST_INTERVAL) >= LONGEST_INTERVAL:
@@ -121,12 +120,12 @@ class StageProgress:
             self._write(text)
 
     def update(self, step: int, total: int, reading: Reading) -> None:
-        """Report `step` of `total` steps done. Lines are held back so that a log stays short."""
+        """Report that `step` of `total` steps are done, in few lines so that a log stays short."""
         now = time.monotonic()
         self.total = total
         if reading.energy is not None:
             self._reading = reading
-        # The first block contains the compilation: the rate is counted from its end.
+        # The first block contains the compilation, so the rate counts from its end.
         if self._first is None:
             self._first = (now, step)
         note = self._note(now, step)
@@ -138,7 +137,7 @@ class StageProgress:
             self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
     def finish(self, step: int) -> None:
-        """Report the end: how many steps, how long."""
+        """Report the number of steps and the elapsed time at the end."""
         elapsed = format_duration(time.monotonic() - self._started)
         text = format_reading(self._reading)
         self._write(f"done, {step} steps in {elapsed}{', ' + text if text else ''}")

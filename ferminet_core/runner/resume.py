@@ -1,8 +1,8 @@
-"""Where a stage goes on: its newest whole checkpoint, if that is of the same calculation.
+"""The point where a stage continues: its newest whole checkpoint of the same calculation.
 
-A run keeps the settings that it was made with. What a resume may change says `config.Resume`; any
-other difference is refused with the key and both values, so that no number is ever made of two
-calculations, and no calculation of many days is thrown away for a slip in a file.
+A run keeps its settings. `config.Resume` says which of them a resume may change. Any other
+difference is refused with the key and both values. So no number mixes two calculations, and a slip
+in a file does not discard a calculation of many days.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.run_spec import RunSpec, flat_settings
+from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.runner.attempt import Record
 from ferminet_core.runner.job import Job
 from ferminet_core.storage import checkpoints
@@ -21,13 +21,14 @@ from ferminet_core.storage.checkpoints import Checkpoint
 
 
 def starting_point(job: Job, record: Record) -> Checkpoint | None:
-    """The checkpoint to go on from; None for the beginning.
+    """The checkpoint to continue from; None for the beginning.
 
-    Fills `record.history` and `record.spent_s` from it. Checkpoints of an earlier version of the
-    stage's parents, and of settings that ended broken, are set aside.
+    Fills `record.history` and `record.spent_s` from it. Checkpoints from other results of the
+    parent stages, or with settings that failed as broken, are moved away and kept.
 
     Raises:
-        InputError: it belongs to another run, geometry, or to settings that may not change.
+        InputError: The checkpoint belongs to another run or geometry, or to settings that may not
+            change.
     """
     found = checkpoints.newest(job.checkpoints, job.aside, record.tell)
     before = found.attrs if found else _result_attributes(job)
@@ -35,10 +36,10 @@ def starting_point(job: Job, record: Record) -> Checkpoint | None:
         return None
     if reason := _superseded(job, record, before):
         _set_all_aside(job)
-        record.tell(f"starts over, {reason}; what was there is kept in {job.aside}")
+        record.tell(f"starts over because {reason}; the earlier files are kept in {job.aside}")
         return None
     if found is None:
-        record.tell("starts over: no checkpoint was kept that it could continue from")
+        record.tell("starts over: there is no checkpoint to continue from")
         _set_all_aside(job)
         return None
     changes = changed_settings(job, before)
@@ -58,7 +59,7 @@ def _described(changes: Mapping[str, Any]) -> str:
 
 
 def _result_attributes(job: Job) -> dict[str, Any] | None:
-    """Attributes of a finished result of other settings or parents."""
+    """Attributes of a finished result with other settings or parents."""
     try:
         return dict(load(job.result_path).attrs)
     except ArtefactError:
@@ -66,15 +67,15 @@ def _result_attributes(job: Job) -> dict[str, Any] | None:
 
 
 def _superseded(job: Job, record: Record, before: Mapping[str, Any]) -> str | None:
-    """Why earlier work no longer counts, if it is the run's own; None where it counts."""
+    """Why the run's earlier work does not count; None if it counts."""
     _refuse_foreign(job, before)
     if json.loads(str(before["parents"])) != record.identity["parents"]:
-        return "for it was made from other results of the stages before"
+        return "it was computed from other results of the parent stages"
     try:
         changed_settings(job, before)
     except InputError:
         if record.broken_before:
-            return "for it ended broken and its settings have changed"
+            return "it failed and its settings have changed"
         raise
     return None
 
@@ -89,12 +90,17 @@ def _refuse_foreign(job: Job, before: Mapping[str, Any]) -> None:
     for key, wanted in expected.items():
         if before.get(key) == wanted:
             continue
-        other = RunSpec.model_validate_json(str(before["spec"]))
+        other = _made_from(job, before)
         raise InputError(
-            f"{job.work}: {key}: what lies here was made by run {other.run_id!r} at "
-            f"{_geometry(other)}, stage {before.get('stage')!r}; needed is run {spec.run_id!r} at "
-            f"{_geometry(spec)}, stage {job.stage!r}{_remedy(job)}"
+            f"{job.work}: {key}: found files of run {other.run_id!r} at {_geometry(other)}, stage "
+            f"{before.get('stage')!r}; expected: run {spec.run_id!r} at {_geometry(spec)}, stage "
+            f"{job.stage!r}{_remedy(job)}"
         )
+
+
+def _made_from(job: Job, before: Mapping[str, Any]) -> RunSpec:
+    """The spec of earlier work, from its attributes."""
+    return parse_spec(str(before["spec"]), str(job.work))
 
 
 def _geometry(spec: RunSpec) -> str:
@@ -114,11 +120,10 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
     """The settings of a stage that differ from a checkpoint's and may: {key: (old, new)}.
 
     Raises:
-        InputError: one differs that may not, or in a way that it may not.
+        InputError: A setting differs that may not, or in a way that it may not.
     """
-    old_config = json.loads(str(before["spec"]))["config"]
     new = flat_settings(job.spec.config, job.stage)
-    old = flat_settings(old_config, job.stage, defaults=new)
+    old = flat_settings(_made_from(job, before).config, job.stage)
     changes = {}
     for key, value in new.items():
         if old[key] == value:
@@ -126,13 +131,13 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
         rule = resume_rules()[key]
         if rule is Resume.NO:
             raise InputError(
-                f"{job.work}: {key}: the work here was begun with {show(old[key])}, the spec asks "
+                f"{job.work}: {key}: the stage was started with {show(old[key])}, the spec asks "
                 f"for {show(value)}, and a resume cannot change it; set it back"
                 f"{_remedy(job)}"
             )
         if rule is Resume.GROW and value < old[key]:
             raise InputError(
-                f"{job.work}: {key}: the work here was begun with {show(old[key])}, the spec asks "
+                f"{job.work}: {key}: the stage was started with {show(old[key])}, the spec asks "
                 f"for {show(value)}; allowed: at least {show(old[key])}{_remedy(job)}"
             )
         changes[key] = (old[key], value)
@@ -140,7 +145,7 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
 
 
 def _set_all_aside(job: Job) -> None:
-    """Move the checkpoints and the result of the stage to where superseded files are kept."""
+    """Move the checkpoints and the result of the stage to the folder of superseded files."""
     for path in (*checkpoints.steps_in(job.checkpoints).values(), job.result_path):
         if path.exists():
             checkpoints.set_aside(path, job.aside)

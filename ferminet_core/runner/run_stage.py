@@ -1,8 +1,8 @@
-"""Drives one stage of one run: load its parents, loop over its steps, checkpoint, save.
+"""Runs one stage of one run: load its parents, loop over its steps, write checkpoints, save.
 
-A stage itself opens no file (`ferminet_core.stages.base`); all reading and writing is here, so that
-the same stages run from a shell, from a test and on many nodes. Where several ranks run a stage,
-all go through here side by side, and rank 0 alone reads and writes.
+A stage itself opens no file (`ferminet_core.stages.base`). All reading and writing is here, so the
+same stages run from a shell, from a test and on many nodes. If several ranks run a stage, all of
+them execute this module, and only rank 0 reads and writes.
 """
 
 import json
@@ -17,6 +17,7 @@ import xarray as xr
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.inputs.config import CheckpointConfig
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.stage_table import declared
 from ferminet_core.parallel import distributed
 from ferminet_core.parallel.jax_setup import CompileLog, process_age
 from ferminet_core.runner import resume
@@ -29,25 +30,25 @@ from ferminet_core.storage import artefacts, checkpoints
 from ferminet_core.storage.checkpoints import Checkpoint
 from ferminet_core.storage.lease import Lease
 
-# Checkpoints by time are at least so many times further apart than one takes: 2 % of the run.
+# Ratio of the shortest time between checkpoints to the time that one takes: 2 % of the run.
 SAVE_RATIO = 50.0
-# The parent of a warm start: another run's optimisation.
+# Name of a warm start's parent, the optimisation of another run.
 NEIGHBOUR = "neighbour"
 
 Parents = Mapping[str, xr.Dataset]
 
 
 def load_parents(job: Job) -> dict[str, xr.Dataset]:
-    """Load the artefacts that `job` builds upon, and see that they belong to its molecule.
+    """Load the artefacts that a job reads, and check that they belong to its molecule.
 
     Raises:
-        InputError: another stage's artefact, or another molecule's.
-        ArtefactError: a missing or damaged file.
+        InputError: An artefact belongs to another stage or another molecule.
+        ArtefactError: A file is missing or damaged.
     """
     loaded = {}
     for name, path in job.parents.items():
         ds = artefacts.load(path)
-        stage = "optimise" if name == NEIGHBOUR else name
+        stage = declared(job.stage).neighbour if name == NEIGHBOUR else name
         if ds.attrs.get("stage") != stage:
             found = ds.attrs.get("stage")
             raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {stage!r}")
@@ -67,7 +68,7 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
 
 
 class Saver:
-    """Writes checkpoints of one loop when they are due; on rank 0."""
+    """Writes the checkpoints of one loop, on rank 0."""
 
     def __init__(self, job: Job, record: Record, layout: Mapping[str, Any]) -> None:
         self._job, self._record = job, record
@@ -78,7 +79,7 @@ class Saver:
         self.n_saves, self.total_s = 0, 0.0
 
     def due(self, steps: int) -> bool:
-        """Whether a checkpoint should be written `steps` steps after the last one."""
+        """Whether a checkpoint is due `steps` steps after the last one."""
         every = self._config.every_steps
         if every is not None and steps >= every:
             return True
@@ -86,7 +87,7 @@ class Saver:
         return time.monotonic() - self._last_time >= apart
 
     def save(self, step: int, leaves: Mapping[str, np.ndarray], series: Series) -> None:
-        """Write a checkpoint of a state's arrays and the series, then delete those not kept."""
+        """Write a checkpoint of a state's arrays and the series, then delete old ones."""
         began = time.monotonic()
         volatile = {
             "wall_s": self._record.wall_s(),
@@ -107,9 +108,10 @@ class Saver:
 
 
 class Logbook:
-    """What rank 0 keeps of a loop while it runs: series, status, checkpoints, progress.
+    """Series, status, checkpoints and progress of a running loop, on rank 0.
 
-    progress: a context manager, shown while it is open
+    Attributes:
+        progress: Context manager that shows the progress while it is open.
     """
 
     def __init__(
@@ -122,10 +124,10 @@ class Logbook:
         self._first_step_s = 0.0
 
     def add(self, done: Step) -> None:
-        """Take down a block of steps.
+        """Record a block of steps.
 
         Raises:
-            LockedError: the lease is lost.
+            LockedError: The lease is lost.
         """
         self._first_step_s = self._first_step_s or process_age()
         self._recorder.add(done.stats)
@@ -137,7 +139,7 @@ class Logbook:
         self._record.heartbeat(done.step, self._stage.total, reading)
 
     def due(self, steps: int) -> bool:
-        """Whether a checkpoint is due, `steps` steps after the last one."""
+        """Whether a checkpoint is due `steps` steps after the last one."""
         return self._saver.due(steps)
 
     def save(self, step: int, leaves: Mapping[str, np.ndarray]) -> None:
@@ -145,11 +147,11 @@ class Logbook:
         self._saver.save(step, leaves, self._recorder.series())
 
     def finish(self, step: int, state: Any, log: CompileLog) -> str:
-        """Save the stage's result and its provenance; returns the digest."""
+        """Save the stage's result and its provenance. Returns the digest."""
         self.progress.finish(step)
         ds = self._stage.result(state, self._recorder.series())
         extra = {
-            "first_step_s": round(self._first_step_s, 3),  # 0 where no step was left to be made
+            "first_step_s": round(self._first_step_s, 3),  # 0 if no step was left
             "n_checkpoints": self._saver.n_saves,
             "checkpoints_s": round(self._saver.total_s, 3),
             "jax": log.summary(),
@@ -159,12 +161,12 @@ class Logbook:
 
 
 def _first_state(stage: Stage, job: Job, start: Checkpoint | None) -> Any:
-    """The state to go on from: a checkpoint's, or the stage's first.
+    """The state to continue from: that of a checkpoint, or the stage's first.
 
     Raises:
-        InputError: the checkpoint is of another network.
+        InputError: The checkpoint holds another network.
     """
-    from ferminet_core.stages.datasets import restore_state  # not for the reference: JAX
+    from ferminet_core.stages.datasets import restore_state  # loads JAX, which reference avoids
 
     state = stage.initial()
     if start is None:
@@ -181,18 +183,20 @@ def drive(
     """Run a stage's loop to its end.
 
     Args:
-        state: where it goes on; begun_at: the step of the checkpoint that this comes from, None if
-        it comes from none.
-        logbook: on rank 0 alone.
+        stage: The stage.
+        state: The state to continue from.
+        begun_at: Step of the checkpoint that holds this state; None without a checkpoint.
+        stop: When to stop early.
+        logbook: The records, on rank 0 only.
 
     Returns:
-        The last state, whose arrays are whole and on the host, and the number of steps.
+        The last state, with whole arrays on the host, and the number of steps.
 
     Raises:
-        ResumeError: asked to end early; all is in a checkpoint.
+        ResumeError: The loop was asked to stop early, and has written a checkpoint.
     """
     from ferminet_core.parallel.mesh import fetch
-    from ferminet_core.stages.datasets import state_leaves  # not for the reference: JAX
+    from ferminet_core.stages.datasets import state_leaves  # loads JAX, which reference avoids
 
     ranks = distributed.ranks()
 
@@ -202,7 +206,7 @@ def drive(
         stop.saved(time.monotonic() - began)
         return step
 
-    # Before the first step too: the first compilation may be long.
+    # Also before the first step, because the first compilation may be long.
     step = saved = save(0, state) if begun_at is None else begun_at
     for done in stage.steps(state):
         step, state = done.step, done.state
@@ -220,10 +224,10 @@ def drive(
 
 
 def _take_lease(job: Job, stop: Stop, stack: ExitStack) -> Lease:
-    """The lease on the job's work folder, held until the stack unwinds."""
+    """Take the lease on the job's work folder until the stack unwinds."""
 
     def give_up() -> str | None:
-        return stop.due() if job.wait else "stepping aside (--no-wait)"
+        return stop.due() if job.wait else "not waiting (--no-wait)"
 
     lease = Lease(job.work)
     where = f"{job.spec.run_id} {job.stage}"
@@ -232,7 +236,7 @@ def _take_lease(job: Job, stop: Stop, stack: ExitStack) -> Lease:
 
 
 def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Record:
-    """Take the lease and begin the records, both until the stack unwinds."""
+    """Take the lease and start the records, both until the stack unwinds."""
     lease = _take_lease(job, stop, stack)
     record = stack.enter_context(Record(job, identity(job, parents), lease))
     stop.on_abandon = record.abandon
@@ -241,8 +245,11 @@ def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Re
 
 
 class Beginning(NamedTuple):
-    """What rank 0 reads for all ranks: the stage's parents, the checkpoint to go on from, and the
-    digest of a result that was there already."""
+    """What rank 0 reads for all ranks.
+
+    parents: datasets of the parents; start: the checkpoint to continue from
+    digest: digest of a result that is finished already
+    """
 
     parents: dict[str, xr.Dataset]
     start: Checkpoint | None
@@ -252,15 +259,18 @@ class Beginning(NamedTuple):
 def run_loop(
     job: Job, make: Callable[[RunSpec, Parents], Stage], log: CompileLog, stop: Stop
 ) -> str:
-    """Run an iterative stage from its parents to its artefact; returns the digest.
+    """Run an iterative stage from its parents to its artefact.
 
-    Called by all ranks. Rank 0 holds the lease, reads, writes and talks to the user.
+    All ranks call this. Rank 0 holds the lease, reads, writes and reports to the user.
 
     Args:
-        job: the stage, its run and its files.
-        make: builds the stage from the spec and the loaded parents.
-        log: what JAX compiles meanwhile, for the provenance.
-        stop: when to end early.
+        job: The stage, its run and its files.
+        make: Builds the stage from the spec and the loaded parents.
+        log: Compilations by JAX, for the provenance.
+        stop: When to stop early.
+
+    Returns:
+        The digest of the artefact.
     """
     ranks = distributed.ranks()
     with ExitStack() as stack:
@@ -287,7 +297,7 @@ def run_loop(
             record.begin(start.step if start else 0, stage.total)
             logbook = Logbook(stage, job, record, layout, series)
             stack.enter_context(logbook.progress)
-        with _lost_rank_told(job):
+        with _lost_rank_reported(job):
             state = _first_state(stage, job, start)
             state, step = drive(stage, state, start.step if start else None, stop, logbook)
         digest = ranks.on_root(lambda: logbook.finish(step, state, log) if logbook else "")
@@ -297,8 +307,8 @@ def run_loop(
 
 
 @contextmanager
-def _lost_rank_told(job: Job) -> Iterator[None]:
-    """A collective that fails because a rank is gone is no fault of this one."""
+def _lost_rank_reported(job: Job) -> Iterator[None]:
+    """Report a collective that fails because another rank has stopped; this one can resume."""
     import jax
 
     try:
@@ -308,14 +318,17 @@ def _lost_rank_told(job: Job) -> Iterator[None]:
             raise
         where = f"{job.spec.run_id} {job.stage}"
         raise ResumeError(
-            f"{where}: another rank is gone ({str(error).splitlines()[0]}); continues from the "
+            f"{where}: another rank has stopped ({str(error).splitlines()[0]}); continues from the "
             "last checkpoint when run again"
         ) from error
 
 
 def run_once(job: Job, compute: Callable[[RunSpec], xr.Dataset], stop: Stop) -> str:
-    """Run a stage that is one call and has no parents (reference, conventional energies); returns
-    the digest."""
+    """Run a stage that is one call without parents (reference, conventional energies).
+
+    Returns:
+        The digest of the artefact.
+    """
     with ExitStack() as stack:
         record = _open_record(job, {}, stop, stack)
         if digest := record.finished_before():

@@ -1,4 +1,4 @@
-"""Where the stages of a run stand, from the files they leave; reads only, and disturbs nothing."""
+"""The states of a run's stages, from their files. Reads only, and disturbs no running stage."""
 
 import contextlib
 import time
@@ -6,24 +6,29 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ferminet_core.inputs import stage_table
 from ferminet_core.inputs.spec_files import conventional_spec
 from ferminet_core.storage import files, lease
 from ferminet_core.storage.checkpoints import steps_in
 
-# Each needs the one before; a run is done with the last.
-STAGES = ("reference", "pretrain", "optimise", "inference")
-# Beside these, in runs that ask for it.
-CONVENTIONAL = "conventional"
+# The chain. A run is finished when the last stage is done.
+STAGES = tuple(entry.name for entry in stage_table.chain())
+# The stage next to the chain, in runs that ask for it.
+(CONVENTIONAL,) = (entry.name for entry in stage_table.STAGES if not entry.chain)
 
 
 class StageState(NamedTuple):
     """One stage of one run.
 
-    state: waiting, running, resumable (a start goes on from a checkpoint), failed, broken (refused
-    until settings or code change), or done; step, total: iterations; energy_Eh, error_Eh: of the
-    latest block, hartree; rate: iterations per second; left_s: seconds to the end at that rate;
-    checkpoint_age_s: since the last checkpoint; holder: which process works on it; reason: why it
-    last stopped; verdict: on the run, beside its finished inference
+    state: waiting, running, resumable (the next start continues from a checkpoint), failed, broken
+    (failed in a way that would repeat: refused until settings or code change), or done
+    step, total: iterations, or records of inference
+    energy_Eh, error_Eh: of the latest block, hartree
+    rate: steps per second; left_s: seconds to the end at that rate
+    checkpoint_age_s: seconds since the last checkpoint
+    holder: the process that works on the stage
+    reason: why the stage last stopped
+    verdict: verdict on the run, for a finished inference
     """
 
     run: str
@@ -43,7 +48,12 @@ class StageState(NamedTuple):
 
 
 def stage_state(run: Path, stage: str) -> StageState:
-    """The state of a stage of the run whose folder is `run`."""
+    """The state of a stage of a run.
+
+    Args:
+        run: Folder of the run.
+        stage: Name of the stage.
+    """
     work = run / f"{stage}.work"
     status = files.read_json(work / "status.json") or {}
     holder = lease.holder_of(work)
@@ -55,7 +65,7 @@ def stage_state(run: Path, stage: str) -> StageState:
         left = max(0, total - step) / rate
     reason = str(status.get("reason") or "")
     if state == "resumable" and status.get("state") == "running":
-        reason = f"ended without a word, last seen {status.get('heartbeat')}"
+        reason = f"stopped without a message, last seen {status.get('heartbeat')}"
     return StageState(
         run=run.name,
         stage=stage,
@@ -87,7 +97,7 @@ def _state(artefact: Path, status: dict[str, Any], held: bool, has_checkpoint: b
 
 
 def _checkpoint_age(work: Path) -> float | None:
-    """Seconds since the newest checkpoint was written; None if there is none."""
+    """Seconds since the newest checkpoint was written; None without a checkpoint."""
     for path in reversed(steps_in(work / "ckpt").values()):
         with contextlib.suppress(OSError):
             return max(0.0, time.time() - path.stat().st_mtime)
@@ -95,8 +105,8 @@ def _checkpoint_age(work: Path) -> float | None:
 
 
 def stages_of(run: Path) -> tuple[str, ...]:
-    """The stages of the run whose folder is `run`, with the conventional energies last if it asks
-    for any."""
+    """The stages of the run with this folder. Conventional energies come last, if it asks for
+    them."""
     asked = conventional_spec(run.parent.parent, run.name).exists()
     return (*STAGES, CONVENTIONAL) if asked else STAGES
 
@@ -107,9 +117,9 @@ def run_states(run: Path) -> list[StageState]:
 
 
 def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[StageState]]:
-    """The states by run, and beside a finished inference what the scan's summary says of it.
+    """The states by run, with the verdicts of the scans' summaries on finished inferences.
 
-    A summary that is older than the result knows nothing of it.
+    A summary that is older than the result does not count.
     """
     summaries: dict[Path, tuple[float, Mapping[str, Any]]] = {}
     found = {}
@@ -130,7 +140,7 @@ def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[St
 
 
 def _summary_verdicts(path: Path) -> tuple[float, Mapping[str, Any]]:
-    """When a summary was written, and its verdicts by run; none without a summary."""
+    """When a summary was written, and its verdicts by run; no verdicts without a summary."""
     derived = files.read_json(path)
     if derived is None:
         return 0.0, {}
@@ -140,7 +150,7 @@ def _summary_verdicts(path: Path) -> tuple[float, Mapping[str, Any]]:
 def run_folders(path: Path) -> list[Path]:
     """The folders of all runs in a results folder, a scan's folder, or a run's own.
 
-    In a scan's folder these are the runs of its table, begun or not.
+    In a scan's folder these are all runs of its table, started or not.
     """
     path = Path(path)
     if (path / "runs").is_dir() or (path / "spec").is_dir():

@@ -1,10 +1,10 @@
-"""When to end early: signals, the wall-time limit, and a user's request.
+"""Early stops: signals, the wall-time limit, and a user's request.
 
-SIGTERM, SIGINT and SIGUSR1 (which Slurm sends ahead of the limit with `--signal=USR1@60`) ask the
-loop to end after the present block. Python runs a signal's handler only between two bytecodes of
-the main thread, which for a long compilation means minutes. The interpreter's wake-up descriptor is
-written at once, though, so a thread listens to that: where nothing is unsaved it ends the process
-itself, since all that is lost is the compilation.
+SIGTERM, SIGINT and SIGUSR1 (which Slurm sends before the limit with `--signal=USR1@60`) ask the
+loop to stop after the current block. Python runs a signal handler only between two bytecodes of
+the main thread, which can take minutes during a compilation. The interpreter writes to its wake-up
+descriptor at once, so a thread listens to that. If nothing is unsaved, the thread ends the process
+itself, because only the compilation is lost.
 """
 
 import contextlib
@@ -23,20 +23,21 @@ from typing import Self
 from ferminet_core.errors import ExitCode, InputError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-REQUEST = "stop.json"  # in the work folder: `python -m ferminet_core stop` asks to end
-# A terminal's Ctrl-C and the batch system's signals may arrive several times: within so many
-# seconds they are one request, after that a second one, which is obeyed at once.
+REQUEST = "stop.json"  # in the work folder, written by `python -m ferminet_core stop`
+# A terminal's Ctrl-C and the batch system's signals may arrive several times. Within this number of
+# seconds they are one request. Later they are a second request, which is obeyed at once.
 SECOND_SIGNAL_S = 2.0
-# With nothing unsaved the loop is given so long, and two blocks, to come to the end of a block.
+# With nothing unsaved the loop has this time (seconds) and two blocks to reach the end of a block.
 PATIENCE_S = 2.0
 MARGIN_S = 15.0  # before the wall-time limit, on top of measured times
 
 
 def parse_wall_time(text: str) -> float:
-    """Seconds of a wall time in Slurm's ways: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM, D-HH:MM:SS.
+    """Seconds of a wall time in Slurm's formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM,
+    D-HH:MM:SS.
 
     Raises:
-        InputError: anything else.
+        InputError: The text has another format.
     """
     match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
     if not match:
@@ -55,7 +56,7 @@ def parse_wall_time(text: str) -> float:
 
 
 def slurm_seconds_left() -> float | None:
-    """Seconds until Slurm ends this job; None outside one, or where the limit is not known."""
+    """Seconds until Slurm ends this job; None outside a job, or if the limit is unknown."""
     if end := os.environ.get("SLURM_JOB_END_TIME", ""):
         with contextlib.suppress(ValueError):
             return float(end) - time.time()
@@ -71,11 +72,11 @@ def slurm_seconds_left() -> float | None:
 
 
 class Stop:
-    """Why and when a loop should end; a context manager around all of a process's work.
+    """Why and when a loop should stop; a context manager around all of a process's work.
 
     Attributes:
-        unsaved: whether there is work that a checkpoint does not hold yet.
-        on_abandon: called before the thread ends the process, with the reason; must be quick.
+        unsaved: Whether there is work that no checkpoint holds yet.
+        on_abandon: Called with the reason before the thread ends the process; must be quick.
     """
 
     def __init__(self, wall_time_s: float | None = None) -> None:
@@ -83,7 +84,7 @@ class Stop:
         self._deadline = None if wall_time_s is None else self._began + wall_time_s
         self._reason: str | None = None
         self._asked_at: float | None = None  # time of the first signal
-        self._heard = False  # the loop knows
+        self._heard = False  # whether the loop knows
         self._longest_block = self._longest_save = 0.0
         self._last_block: float | None = None  # before the first, which compiles
         self._request: Path | None = None
@@ -107,17 +108,16 @@ class Stop:
 
     @staticmethod
     def _ignore(number: int, frame: FrameType | None) -> None:
-        """The thread has been told already."""
+        """The thread hears the signal from the wake-up descriptor."""
 
-    # --- what the loop asks and tells -------------------------------------------------------------
+    # --- called by the loop -----------------------------------------------------------------------
 
     def watch_request(self, work: Path) -> None:
-        """Look out for a user's request in this work folder from now on."""
+        """Watch for a user's request in this work folder from now on."""
         self._request = Path(work) / REQUEST
 
     def block_done(self) -> None:
-        """The loop has come to the end of a block; its length counts for the wall-time limit,
-        unless it is the first one."""
+        """Note the end of a block. Its length counts for the wall-time limit, except the first."""
         now = time.monotonic()
         if self._last_block is not None:
             self._longest_block = max(self._longest_block, now - self._last_block)
@@ -125,14 +125,14 @@ class Stop:
         self.unsaved = True
 
     def saved(self, seconds: float) -> None:
-        """A checkpoint was written, which took so long."""
+        """Note that a checkpoint was written in this time."""
         self._longest_save = max(self._longest_save, seconds)
         if self._last_block is not None:
             self._last_block = time.monotonic()
         self.unsaved = False
 
     def due(self) -> str | None:
-        """Why the loop should end now, or None."""
+        """Why the loop should stop now, or None."""
         if self._reason is None:
             if self._deadline is not None:
                 needed = 2 * (self._longest_block + self._longest_save) + MARGIN_S
@@ -177,7 +177,7 @@ class Stop:
             self._abandon(f"received {number.name} again")
 
     def _abandon(self, reason: str) -> None:
-        """End the process from this thread, whatever the main one is doing."""
+        """End the process from this thread, whatever the main thread does."""
         try:
             self.on_abandon(reason)
         finally:

@@ -1,4 +1,4 @@
-"""What a stage leaves in its work folder while it runs: `status.json` and `events.jsonl`."""
+"""Files that a running stage writes to its work folder: `status.json` and `events.jsonl`."""
 
 import contextlib
 import json
@@ -16,7 +16,7 @@ STATUS_SCHEMA = 1
 
 
 class StatusWriter:
-    """Keeps `<work>/status.json` up to date: one small JSON object, replaced whole.
+    """Keeps `<work>/status.json` up to date. It is one small JSON object, always replaced whole.
 
     Fields: schema, state (running, resumable, done, failed, broken), stage, step, total, energy_Eh,
     error_Eh, rate (steps per second since this process started), host, jobid, pid, heartbeat
@@ -30,7 +30,7 @@ class StatusWriter:
         self._guard = guard
         self.path.parent.mkdir(parents=True, exist_ok=True)
         previous = read_json(self.path)
-        # A status that is not "done" was left by an earlier attempt at this stage.
+        # A status other than "done" comes from an earlier attempt at this stage.
         unfinished = previous is not None and previous.get("state") != "done"
         self.restarts = int(previous.get("restarts") or 0) + 1 if previous and unfinished else 0
         self._fixed = {
@@ -54,7 +54,7 @@ class StatusWriter:
         error: float | None = None,
         reason: str = "",
     ) -> None:
-        """Write the present state; `energy` and `error` in hartree."""
+        """Write the current state; `energy` and `error` in hartree."""
         if self._first_step is None:
             self._first_step = step
         elapsed = time.monotonic() - self._started
@@ -80,13 +80,13 @@ def append_event(work: Path, event: str, **details: Any) -> None:
     record = {"time": utc_now(), "event": event, "host": socket.gethostname(), "pid": os.getpid()}
     line = json.dumps(plain({**record, **details}), allow_nan=False) + "\n"
     Path(work).mkdir(parents=True, exist_ok=True)
-    # One write in append mode: lines of several processes do not mix.
+    # One write in append mode, so lines of several processes do not mix.
     with open(Path(work) / "events.jsonl", "ab", buffering=0) as file:
         file.write(line.encode())
 
 
 def read_events(work: Path) -> list[dict[str, Any]]:
-    """The events of `append_event`, in order; a line that was cut short is left out."""
+    """The events of `append_event` in order, without lines that were cut short."""
     found = []
     with contextlib.suppress(OSError):
         for line in (Path(work) / "events.jsonl").read_text(encoding="utf-8").splitlines():

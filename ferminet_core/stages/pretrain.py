@@ -75,7 +75,7 @@ class Check(NamedTuple):
 
 
 def target_matrices(
-    reference: orbitals.Reference,
+    reference: orbitals.Determinants,
     electrons: jax.Array,
     nuclei: jax.Array,
     spins: networks.Spins,
@@ -162,7 +162,7 @@ class Pretrain:
         # A single determinant of the network can only be one of the two of a broken reference.
         self.dataset = reference.isel(determinant=slice(0, self.config.network.determinants))
         self.e_hf = float(reference.attrs["e_hf"])
-        found = orbitals.Reference.from_dataset(self.dataset)
+        found = orbitals.Determinants.from_dataset(self.dataset)
         if self.spins[0] == self.spins[1] and found.mo_up.shape[0] == 1:
             # A scan passes from one determinant to two where the spin symmetry breaks. Storing the
             # one twice changes no number, and one executable serves both sides.
@@ -175,7 +175,7 @@ class Pretrain:
     # --- per device -------------------------------------------------------------------------------
 
     def _sample(
-        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+        self, state: State, reference: orbitals.Determinants, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, jax.Array]:
         """Move both halves of the walkers and adapt their widths."""
         moves, target = self.config.pretrain.steps, self.config.mcmc.target_acceptance
@@ -197,7 +197,7 @@ class Pretrain:
         return state._replace(reference=hf, network=net, widths=widths), pmove
 
     def _iteration(
-        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+        self, state: State, reference: orbitals.Determinants, nuclei: Nuclei, key: jax.Array
     ) -> tuple[State, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
         state, pmove = self._sample(state, reference, nuclei, key)
@@ -231,7 +231,7 @@ class Pretrain:
         return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
 
     def _check(
-        self, state: State, reference: orbitals.Reference, nuclei: Nuclei, key: jax.Array
+        self, state: State, reference: orbitals.Determinants, nuclei: Nuclei, key: jax.Array
     ) -> Check:
         """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed.
 
@@ -353,7 +353,7 @@ class Pretrain:
 
         def block(
             state: State,
-            reference: orbitals.Reference,
+            reference: orbitals.Determinants,
             nuclei: Nuclei,
             key: jax.Array,
             count: jax.Array,

@@ -1,10 +1,10 @@
 """Artefacts: one `xarray.Dataset` in one zip file holding a Zarr v3 group.
 
-A file is written under a temporary name and renamed, so it is either absent, old or whole.
-Zarr reads a missing chunk as fill values without a word; the root attribute `digest` therefore
-covers all names, types, shapes, values and attributes, and `load` verifies it. Nothing is ever
-pickled. Saving the same dataset twice gives the same bytes (with the same versions of zarr and
-its codecs), and always the same digest.
+A file is written under a temporary name and renamed, so it is either absent, old or whole. Zarr
+silently reads a missing chunk as fill values. Therefore the root attribute `digest` covers all
+names, types, shapes, values and attributes, and `load` verifies it. Nothing is pickled. Saving the
+same dataset twice gives the same bytes with the same versions of zarr and its codecs, and always
+the same digest.
 
 `open_dataset` opens a file without reading its arrays. Without this package, in two steps, since
 Zarr 3 takes a path for a folder:
@@ -40,7 +40,7 @@ _FORMAT = "format_version"
 _COORDINATES = "coordinates"
 # Equal data gives equal bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
-# What Python's zip reader raises on files that are cut short or have flipped bits.
+# Exceptions of Python's zip reader for files that are cut short or have flipped bits.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -56,14 +56,14 @@ _ZIP_ERRORS = (
 def save(ds: xr.Dataset, path: Path, guard: Callable[[], None] = lambda: None) -> str:
     """Write `ds` to `path` atomically and return its digest (sha256, hex).
 
-    The attributes `digest` and `format_version` are set here, whatever `ds` has under these
-    names. Numbers, booleans and strings can be stored; attributes may be anything JSON can hold.
-    `guard` is called right before the rename that puts the file in place.
+    This function sets the attributes `digest` and `format_version`, whatever `ds` has under these
+    names. Variables may hold numbers, booleans and strings. Attributes may be anything that JSON
+    can hold. `guard` is called right before the rename that puts the file in place.
 
     Raises:
-        TypeError: an object, time or other unsupported dtype, or an attribute JSON cannot hold.
-        ValueError: a variable name that cannot be a path component.
-        ArtefactError: the file cannot be written (permissions, disk full).
+        TypeError: A dtype is not supported (object, time), or JSON cannot hold an attribute.
+        ValueError: A variable name cannot be a path component.
+        ArtefactError: The file cannot be written (permissions, full disk).
     """
     path = Path(path)
     arrays = {_checked_name(name): _plain_array(name, var) for name, var in ds.variables.items()}
@@ -112,17 +112,16 @@ def save(ds: xr.Dataset, path: Path, guard: Callable[[], None] = lambda: None) -
 
 
 def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
-    """Read an artefact into memory: whole, with its digest verified, or some of its variables.
+    """Read an artefact into memory: all of it, with a verified digest, or some variables.
 
     Args:
-        path: the file.
-        only: the variables to read beside the attributes. The digest covers all variables and is
-            not verified then; the zip's own checksums are.
+        path: The file.
+        only: Variables to read in addition to the attributes. The digest covers all variables, so
+            only the zip's own checksums are verified then.
 
     Raises:
-        ArtefactError: the file is missing, cut short, damaged, incomplete, or not one of this
-            package's artefacts of a known format version, or lacks a variable; one line that names
-            the file.
+        ArtefactError: The file is missing, cut short, damaged or incomplete, is not an artefact of
+            this package with a known format version, or lacks a variable. One line names the file.
     """
     path = Path(path)
     wanted = None if only is None else set(only)
@@ -188,7 +187,7 @@ def _open_group(
     try:
         group = zarr.open_group(store=MemoryStore(members), mode="r", zarr_format=3)
         attributes = dict(group.attrs)
-        # By name: the group's own listing warns of strays, which the digest settles anyway.
+        # By name, because the group's own listing warns of extra files. The digest finds those.
         names = sorted(key.removesuffix("/zarr.json") for key in members if "/zarr.json" in key)
         stored = {name: _open_array(group, name) for name in names}
     except (ValueError, KeyError, TypeError) as error:
@@ -206,7 +205,7 @@ def digest(path: Path) -> str:
     """The verified digest (sha256, hex) of an artefact's arrays and attributes.
 
     Raises:
-        ArtefactError: as `load`.
+        ArtefactError: As `load`.
     """
     return str(load(path).attrs[_DIGEST])
 
@@ -225,7 +224,7 @@ def _plain_array(name: Hashable, variable: xr.Variable) -> np.ndarray:
     if array.dtype.kind == "T" or (
         array.dtype.kind == "O" and array.size and all(isinstance(v, str) for v in array.flat)
     ):
-        # Text from pandas arrives as objects; stored, and read back, as fixed-width strings.
+        # Text from pandas arrives as objects. It is stored and read back as fixed-width strings.
         array = _fixed_width(array)
     if array.dtype.kind not in "biufcU":
         raise TypeError(f"variable {name!r}: dtype {array.dtype} cannot be stored")
@@ -233,7 +232,7 @@ def _plain_array(name: Hashable, variable: xr.Variable) -> np.ndarray:
 
 
 def _open_array(group: zarr.Group, name: str) -> zarr.Array:
-    """An array of the group; a nested group is nothing this package writes."""
+    """An array of the group. This package never writes a nested group."""
     array = group[name]
     if not isinstance(array, zarr.Array):
         raise TypeError(f"{name} is a group, not an array")
@@ -274,7 +273,7 @@ def _content_digest(
     for name in sorted(arrays):
         array = arrays[name]
         is_text = array.dtype.kind == "U"
-        # The width of the longest string is a property of memory, not of the content.
+        # The width of the longest string is a property of the memory, not of the content.
         dtype = "str" if is_text else array.dtype.newbyteorder("<").str
         header = [name, dtype, list(dims[name]), list(array.shape), variable_attributes[name]]
         sha.update(_canonical(header))
@@ -302,8 +301,8 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
-    """The files inside the zip, each checked against its CRC: all, or those of the group itself and
-    of the arrays wanted."""
+    """The files inside the zip, each checked against its CRC: all, or only those of the group
+    itself and of the wanted arrays."""
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
     make = default_buffer_prototype().buffer.from_bytes

@@ -1,9 +1,10 @@
-"""Checkpoints: all that a loop needs to go on, one file each, in `<stage>.work/ckpt/`.
+"""Checkpoints: all that a loop needs to continue, one file each, in `<stage>.work/ckpt/`.
 
-A checkpoint is an artefact (`store`): no pickle, one digest over everything, put in place by one
-rename. It holds the state's arrays ("state.<path>"), the series so far ("series.<name>"), and as
-attributes the whole spec, the parents' digests, the seed, and how the loop was parted over devices,
-chunks and blocks. Random numbers are functions of seed, step and walker, so they need no more.
+A checkpoint is an artefact (`artefacts`): not a pickle, with one digest over everything, and put in
+place by one rename. It holds the state's arrays ("state.<path>") and the series so far
+("series.<name>"). Its attributes are the whole spec, the parents' digests, the seed, and the
+division of the loop into devices, chunks and blocks. Random numbers are functions of seed, step and
+walker, so a checkpoint stores no state of a generator.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ Tell = Callable[[str], None]
 
 
 class Checkpoint(NamedTuple):
-    """step: iterations done; leaves: the state's arrays by path; series; attrs: what it is of."""
+    """step: steps done; leaves: arrays of the state by path; series: by name; attrs: its origin."""
 
     step: int
     leaves: dict[str, np.ndarray]
@@ -51,10 +52,18 @@ def save(
     attrs: Mapping[str, Any],
     guard: Callable[[], None],
 ) -> Path:
-    """Write a checkpoint; older ones are left alone (`prune`). `guard` as in `store.save`.
+    """Write a checkpoint. Older ones stay (see `prune`).
+
+    Args:
+        folder: Folder of the checkpoints.
+        step: Steps done.
+        leaves: Arrays of the state by path.
+        series: Series so far, by name.
+        attrs: Origin of the checkpoint.
+        guard: As in `artefacts.save`.
 
     Raises:
-        ArtefactError: it cannot be written; the older ones stay as they are.
+        ArtefactError: The checkpoint cannot be written. Older ones are unchanged.
     """
     variables = {f"state.{name}": array for name, array in leaves.items()}
     variables |= {f"series.{name}": array for name, array in series.items()}
@@ -66,7 +75,7 @@ def save(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ArtefactError(f"{folder}: cannot be made: {error.strerror or error}") from error
+        raise ArtefactError(f"{folder}: cannot be created: {error.strerror or error}") from error
     artefacts.save(ds, path, guard)
     return path
 
@@ -75,7 +84,7 @@ def load(path: Path) -> Checkpoint:
     """Read and verify a checkpoint.
 
     Raises:
-        ArtefactError: missing, damaged, of another format version, or no checkpoint.
+        ArtefactError: The file is missing, damaged, of another format version, or not a checkpoint.
     """
     ds = artefacts.load(path)
     step = ds.attrs.get("step")
@@ -91,18 +100,18 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path, aside: Path, tell: Tell) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones are named and moved to `aside`."""
+    """The newest whole checkpoint. Damaged ones are reported and moved to the folder `aside`."""
     for path in reversed(steps_in(folder).values()):
         try:
             return load(path)
         except ArtefactError as error:
             kept = set_aside(path, aside)
-            tell(f"checkpoint left out, kept as {kept}: {error}")
+            tell(f"damaged checkpoint kept as {kept}: {error}")
     return None
 
 
 def set_aside(path: Path, aside: Path) -> Path:
-    """Move a file to a folder under a name that is free there; returns its new path."""
+    """Move a file to the folder `aside` under a free name. Returns its new path."""
     aside.mkdir(parents=True, exist_ok=True)
     target = next(p for p in _numbered(aside / path.name) if not p.exists())
     path.rename(target)
@@ -118,7 +127,7 @@ def _numbered(path: Path) -> Iterator[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints; what cannot be deleted stays."""
+    """Delete all but the newest `keep` checkpoints. Files that cannot be deleted stay."""
     for path in list(steps_in(folder).values())[: -keep or None]:
         with contextlib.suppress(OSError):
             path.unlink()

@@ -17,21 +17,21 @@ def no_guard() -> None:
 
 @contextlib.contextmanager
 def atomic_file(path: Path, guard: Callable[[], None] = no_guard) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its place when the block ends.
+    """Open a temporary file next to `path` that replaces it when the block ends.
 
-    The file is flushed to disk before the rename and the folder after it, so that a crash
-    at any moment leaves either the old or the new file, whole. On an exception the old file
-    stays and the temporary one is removed.
+    The file is flushed to disk before the rename and the folder after it, so a crash at any moment
+    leaves either the old or the new file, whole. On an exception the old file stays and the
+    temporary one is removed.
 
     Args:
-        path: the file.
-        guard: called right before the rename; what it raises prevents that.
+        path: The file.
+        guard: Called right before the rename. An exception from it prevents the rename.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: The folder cannot be written, or the disk is full.
     """
     path = Path(path)
-    # Made with open() rather than mkstemp(), whose 0600 mode would shut out a project's group.
+    # open() rather than mkstemp(), whose mode 0600 would exclude a project's group.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
     try:
         with open(temporary, "xb") as file:
@@ -43,17 +43,17 @@ def atomic_file(path: Path, guard: Callable[[], None] = no_guard) -> Iterator[Bi
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # a full disk does not say what it was full for
+            error.filename = str(path)  # the error of a full disk names no file
         raise
     _fsync_folder(path.parent)
 
 
 def remove_temporary(folder: Path, name: str = "") -> None:
-    """Delete what writes by `atomic_file` that were cut short have left in a folder.
+    """Delete the temporary files of interrupted writes by `atomic_file` in a folder.
 
     Args:
-        folder: where the lease on what is written there is held.
-        name: of the file that was written; any if empty.
+        folder: Folder whose lease this process holds.
+        name: Name of the written file; empty for all files.
     """
     for path in Path(folder).glob(f".{name}*.tmp"):
         with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ def _fsync_folder(folder: Path) -> None:
 def plain(value: Any) -> Any:
     """`value` with array scalars as Python numbers and non-finite numbers as None.
 
-    JSON has no NaN; `null` is what every reader of these files understands.
+    JSON has no NaN. Every reader of these files understands `null`.
     """
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -88,12 +88,12 @@ def plain(value: Any) -> Any:
 
 
 def publish(source: Path, target: Path, guard: Callable[[], None] = no_guard) -> None:
-    """Put a finished file in another place as well, by one rename, with the time of now.
+    """Put a finished file in a second place by one rename, with the present time.
 
-    Both are one file on the disk where the file system knows hard links, and a copy elsewhere.
+    Both are one file on the disk if the file system has hard links, and copies otherwise.
 
     Raises:
-        OSError: as `atomic_file`.
+        OSError: As `atomic_file`.
     """
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.tmp")
     try:
@@ -103,7 +103,7 @@ def publish(source: Path, target: Path, guard: Callable[[], None] = no_guard) ->
             shutil.copyfile(source, temporary)
             with open(temporary, "rb") as file:
                 os.fsync(file.fileno())
-        # Snakemake repeats what is older than its input.
+        # Snakemake repeats jobs whose output is older than their input.
         os.utime(temporary)
         guard()
         os.replace(temporary, target)
@@ -114,14 +114,14 @@ def publish(source: Path, target: Path, guard: Callable[[], None] = no_guard) ->
 
 
 def write_json(path: Path, data: Mapping[str, Any], guard: Callable[[], None] = no_guard) -> None:
-    """Write `data` as indented JSON with one rename; non-finite numbers become null."""
+    """Write `data` as indented JSON with one rename. Non-finite numbers become null."""
     text = json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
     with atomic_file(path, guard) as file:
         file.write(text.encode())
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, or None where it is missing or not a whole JSON object."""
+    """The object in a JSON file; None if the file is missing or not a whole JSON object."""
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,11 +1,11 @@
 """A lease on a stage's work folder: one process at a time, also across nodes.
 
-`lock.json` names the holder: host, process, its start, batch job and a token that is never used
-again. The holder renews the file's time stamp; one that stands still for `EXPIRY_S` seconds on the
-clock of whoever watches it belongs to a process that is gone (clocks of different nodes are never
-compared). On the holder's own machine its process is looked up, and a dead one's lease ends at
-once. Before each rename that publishes something the holder checks that the token is still its own,
-so that a process that was suspended past its lease changes nothing any more.
+`lock.json` names the holder: host, process, its start, batch job and a token that is used only
+once. The holder renews the file's time stamp. If the stamp does not change for `EXPIRY_S` seconds
+on the clock of an observer, the holder is dead (clocks of different nodes are never compared). On
+the holder's own machine the observer looks up the process, and the lease of a dead process ends at
+once. Before each rename that publishes a file, the holder checks that the token is still its own.
+So a process that was suspended past its lease changes nothing.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ EXPIRY_S = 60.0
 _POLL_S = 0.5
 NAME = "lock.json"
 
-# Asked while waiting for another's lease; returns a reason to give up, or None to go on.
+# Called while waiting for another's lease; returns a reason to give up, or None to continue.
 GiveUp = Callable[[], str | None]
 
 
@@ -38,7 +38,7 @@ def _read(path: Path) -> str:
 
 
 def _machine() -> str:
-    """One boot of one machine, seen from one container: where process numbers mean the same."""
+    """One boot of one machine, seen from one container, where process numbers are unique."""
     namespace = ""
     with contextlib.suppress(OSError):
         namespace = os.readlink("/proc/self/ns/pid")
@@ -46,16 +46,16 @@ def _machine() -> str:
 
 
 def describe(holder: Mapping[str, Any]) -> str:
-    """The holder of a lease for a line of text."""
+    """The holder of a lease as text."""
     job = f", job {holder['jobid']}" if holder.get("jobid") else ""
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}{job}"
     return f"{who}, since {holder.get('started', '?')}"
 
 
 def holder_of(work: Path) -> dict[str, Any] | None:
-    """Who holds the lease on a work folder now, as far as a look can tell; None for nobody.
+    """The present holder of the lease on a work folder, from one look; None without a holder.
 
-    Of a holder on another machine the time stamp is compared with this machine's clock.
+    For a holder on another machine the time stamp is compared with this machine's clock.
     """
     path = Path(work) / NAME
     holder = files.read_json(path)
@@ -71,7 +71,7 @@ def holder_of(work: Path) -> dict[str, Any] | None:
 
 
 def _alive(holder: Mapping[str, Any]) -> bool | None:
-    """Whether the holder's process runs; None where this machine cannot know."""
+    """Whether the holder's process runs; None if this machine cannot know."""
     ticks, machine = holder.get("ticks"), _machine()
     if ticks is None or not machine or holder.get("machine") != machine:
         return None
@@ -87,18 +87,18 @@ class Lease:
         self._end = threading.Event()
 
     def acquire(self, give_up: GiveUp, tell: Callable[[str], None]) -> Self:
-        """Take the lease, waiting while another process holds it.
+        """Take the lease, and wait while another process holds it.
 
         Args:
-            give_up: asked several times a second; a reason ends the waiting.
-            tell: told once whom is waited for.
+            give_up: Called several times a second. A reason ends the waiting.
+            tell: Called once with a line that names the holder.
 
         Raises:
-            LockedError: another holds it, and `give_up` gave a reason.
-            OSError: the folder cannot be written.
+            LockedError: Another process holds it, and `give_up` returned a reason.
+            OSError: The folder cannot be written.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        told = False
+        reported = False
         seen: tuple[str, int] | None = None
         since = time.monotonic()
         while not self._create():
@@ -112,9 +112,9 @@ class Lease:
                 continue
             if reason := give_up():
                 raise LockedError(f"{self.path.parent}: held by {describe(holder)}; {reason}")
-            if not told:
-                tell(f"waiting for {describe(holder)}, which works on this")
-                told = True
+            if not reported:
+                tell(f"waiting for {describe(holder)}, which works on this stage")
+                reported = True
             self._end.wait(_POLL_S)
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
@@ -131,20 +131,20 @@ class Lease:
         self.release()
 
     def check(self) -> None:
-        """See that the lease is still held.
+        """Check that the lease is still held.
 
         Raises:
-            LockedError: another process has taken it over.
+            LockedError: Another process has taken it over.
         """
         holder = files.read_json(self.path) or {}
         if holder.get("token") != self.token:
             raise LockedError(
                 f"{self.path.parent}: taken over by {describe(holder)} while this process was "
-                "suspended or cut off; nothing more is written here"
+                "suspended or cut off; this process writes nothing more here"
             )
 
     def release(self) -> None:
-        """Give the lease back, if it is still held."""
+        """Release the lease, if it is still held."""
         self._end.set()
         with contextlib.suppress(LockedError, OSError):
             self.check()
@@ -157,7 +157,7 @@ class Lease:
             return "", 0
 
     def _create(self) -> bool:
-        """Make the file with its content unless there is one."""
+        """Create the file with its content; False if it exists already."""
         if self.path.exists():
             return False
         temporary = self.path.with_name(f".{NAME}.{self.token[:12]}.tmp")
@@ -175,10 +175,10 @@ class Lease:
             },
         )
         try:
-            # A hard link appears whole or not at all, and fails where the name is taken.
+            # A hard link appears whole or not at all, and fails if the name is taken.
             os.link(temporary, self.path)
         except (FileExistsError, FileNotFoundError):
-            # Taken, or the holder of just now has cleared the temporary file away: try again.
+            # The name is taken, or the last holder has removed the temporary file: try again.
             return False
         except OSError:
             return self._create_without_links(temporary)
@@ -187,7 +187,7 @@ class Lease:
         return True
 
     def _create_without_links(self, temporary: Path) -> bool:
-        """The same on file systems that know no hard links; readers may see an empty file."""
+        """The same on file systems without hard links, where readers may see an empty file."""
         content = temporary.read_bytes()
         try:
             with open(self.path, "xb") as file:
@@ -197,7 +197,7 @@ class Lease:
         return True
 
     def _remove_dead(self, token: str) -> None:
-        """Move a dead holder's file away, unless somebody else did and now holds the lease."""
+        """Remove a dead holder's file, unless another process did so and now holds the lease."""
         moved = self.path.with_name(f".{NAME}.{secrets.token_hex(6)}.tmp")
         try:
             self.path.rename(moved)
@@ -205,7 +205,7 @@ class Lease:
             return
         found = str((files.read_json(moved) or {}).get("token", ""))
         if found != token:
-            # Not the dead one's: put it back, unless the name is taken by now, which its holder
+            # This file has another holder, so put it back. If the name is taken by now, that holder
             # finds out before its next rename.
             with contextlib.suppress(OSError):
                 os.link(moved, self.path)
@@ -213,7 +213,7 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._end.wait(RENEW_S):
-            # A time stamp needs no room on a full disk.
+            # A time stamp needs no space on a full disk.
             with contextlib.suppress(OSError, LockedError):
                 self.check()
                 os.utime(self.path)

@@ -1,6 +1,6 @@
-"""How an artefact was made: code hash, commit, versions, host and process.
+"""Provenance of an artefact: code hash, commit, versions, host and process.
 
-Nothing here is part of an artefact's deterministic content; it lies beside it in
+None of this belongs to an artefact's deterministic content. It is stored next to the artefact in
 `<stage>.provenance.json`.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 PROVENANCE_SCHEMA = 1
-# Of the whole package, not of this room.
+# Folder of the whole package, not of this room.
 PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 # File types that decide what a stage computes; caches and editor backups do not.
 _SOURCE_SUFFIXES = frozenset({".py", ".yaml"})
@@ -42,10 +42,13 @@ def utc_now() -> str:
 
 
 def process_start(pid: int) -> int | None:
-    """When the system started a process, in clock ticks since boot; None where it is not there, has
-    ended (a zombie, whom nobody has asked for its exit code), or where there is no /proc."""
+    """Start of a process in clock ticks since boot.
+
+    None if the process does not exist or has ended (a zombie, whose exit code nobody has read), or
+    if the system has no /proc.
+    """
     try:
-        # The name in field 2 may hold spaces; field 3 is the state, field 22 the start.
+        # The name in field 2 may contain spaces. Field 3 is the state, field 22 the start.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else int(fields[19])
     except (OSError, IndexError, ValueError):
@@ -53,7 +56,7 @@ def process_start(pid: int) -> int | None:
 
 
 def job_id() -> str:
-    """The batch system's name for this job; empty outside one."""
+    """The batch system's name of this job; empty outside a job."""
     for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"):
         if value := os.environ.get(variable):
             return value
@@ -73,9 +76,9 @@ def code_hash(folder: Path = PACKAGE_FOLDER) -> str:
 
 
 def git_commit(folder: Path = PACKAGE_FOLDER) -> str:
-    """The commit the sources were checked out at, with "+" after it if they were changed.
+    """The commit of the checked-out sources, followed by "+" if they were changed.
 
-    Empty where there is no git or the package is installed outside a checkout.
+    Empty without git, or if the package is installed outside a checkout.
     """
 
     def git(*arguments: str) -> str:
@@ -84,7 +87,7 @@ def git_commit(folder: Path = PACKAGE_FOLDER) -> str:
         return done.stdout.strip()
 
     try:
-        # Fails where the package lies inside somebody else's checkout, as in a site's environment.
+        # Fails if the package lies inside another project's checkout, as in a site's environment.
         git("ls-files", "--error-unmatch", "__init__.py")
         commit = git("rev-parse", "HEAD")
         return commit + ("+" if git("status", "--porcelain", "--", ".") else "")
@@ -93,7 +96,7 @@ def git_commit(folder: Path = PACKAGE_FOLDER) -> str:
 
 
 def package_versions() -> dict[str, str]:
-    """Installed versions of the packages that results depend on; empty where not installed."""
+    """Installed versions of the packages that results depend on; empty if not installed."""
     versions = {}
     for name in _VERSIONED_PACKAGES:
         try:
@@ -115,14 +118,14 @@ def cpu_name() -> str:
 def provenance(
     stage: str, started: str, wall_s: float, restarts: int = 0, reason: str = "done"
 ) -> dict[str, Any]:
-    """What is worth knowing about how an artefact was made, and varies from host to host.
+    """The circumstances of an artefact's computation, which vary from host to host.
 
     Args:
-        stage: name of the stage.
-        started: UTC time the process started the stage (`utc_now()`).
-        wall_s: seconds spent in the stage by this process.
-        restarts: how often the stage had been started before.
-        reason: why it ended.
+        stage: Name of the stage.
+        started: UTC time at which the process started the stage (`utc_now()`).
+        wall_s: Seconds that this process spent in the stage.
+        restarts: Number of earlier starts of the stage.
+        reason: Why the stage ended.
     """
     return {
         "schema": PROVENANCE_SCHEMA,

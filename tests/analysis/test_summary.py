@@ -328,7 +328,7 @@ def test_quantities_and_correlation_energy_of_several_runs(tmp_path: Path) -> No
     [
         ("li+: 1,", "lit: 1,", "of.lit: unknown geometry 'lit'"),
         ("exact: exact}", "exact: exacto}", "correlation.exact: unknown literature 'exacto'"),
-        ("name: twice", "name: ip", "quantity 'ip' is there twice"),
+        ("name: twice", "name: ip", "quantity 'ip' is given twice"),
     ],
 )
 def test_quantities_of_what_is_not_there_are_refused(
@@ -374,7 +374,7 @@ def test_a_half_finished_scan_from_its_files(scan: Scan, tmp_path: Path) -> None
     ]
     assert table[2.0]["verdict"] == "optimise: NaN in the energy"
     assert table[2.5]["verdict"] == "optimise: step 40 of 100"
-    assert table[3.0]["verdict"].startswith("optimise: ended without a word, last seen 20")
+    assert table[3.0]["verdict"].startswith("optimise: stopped without a message, last seen 20")
     assert "damaged or cut short" in table[4.0]["verdict"]
     assert table[1.4]["energy_Eh"] == pytest.approx(morse(1.4), abs=1e-15)
     assert table[1.4]["wall_s"] == 36.0

@@ -14,7 +14,7 @@ from pyscf import gto, lib, scf
 
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.chemistry.gaussian_basis import build_mole
-from ferminet_core.chemistry.hartree_fock import solve, spin_squared
+from ferminet_core.chemistry.hartree_fock import determinant_spin_squared, solve
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.inputs.basis_sets import basis_label, check_basis, dunning
 from ferminet_core.inputs.config import ReferenceConfig
@@ -249,9 +249,9 @@ def test_threads_are_given_back() -> None:
 def test_spin_squared_of_two_orbitals_is_their_overlap_s() -> None:
     # Orthogonal orbitals of opposite spin: half triplet; equal ones: singlet.
     overlap, orbital = np.eye(2), np.asarray([[1.0], [0.0]])
-    assert spin_squared(orbital, orbital, overlap) == pytest.approx(0.0)
-    assert spin_squared(orbital, orbital[::-1], overlap) == pytest.approx(1.0)
-    assert spin_squared(np.eye(2), np.zeros((2, 0)), overlap) == pytest.approx(2.0)
+    assert determinant_spin_squared(orbital, orbital, overlap) == pytest.approx(0.0)
+    assert determinant_spin_squared(orbital, orbital[::-1], overlap) == pytest.approx(1.0)
+    assert determinant_spin_squared(np.eye(2), np.zeros((2, 0)), overlap) == pytest.approx(2.0)
 
 
 def test_spins_alternate_along_chains_and_rings() -> None:

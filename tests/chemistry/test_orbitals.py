@@ -14,7 +14,7 @@ from ferminet_core.chemistry.gaussian_basis import build_mole, shell_variables
 from ferminet_core.chemistry.hartree_fock import solve
 from ferminet_core.chemistry.orbitals import (
     Basis,
-    Reference,
+    Determinants,
     Shells,
     angular_matrix,
     atomic_orbitals,
@@ -140,7 +140,7 @@ def stretched_hydrogen() -> tuple[Molecule, xr.Dataset]:
 def test_molecular_orbitals_are_pyscf_s(symbol: str, spin: int) -> None:
     molecule = Molecule(symbols=(symbol,), positions=((0.1, -0.2, 0.3),), spin=spin)
     dataset = solve(molecule, ReferenceConfig(basis="cc-pvdz"))
-    reference = Reference.from_dataset(dataset)
+    reference = Determinants.from_dataset(dataset)
     electrons = np.random.default_rng(1).normal(size=(5, molecule.n_electrons, 3))
     nuclei = np.asarray(molecule.positions)
     ao = build_mole(molecule, "cc-pvdz").eval_gto("GTOval", electrons.reshape(-1, 3))
@@ -161,7 +161,7 @@ def test_molecular_orbitals_are_pyscf_s(symbol: str, spin: int) -> None:
 
 def test_two_determinants_add_their_densities() -> None:
     molecule, dataset = stretched_hydrogen()
-    reference = Reference.from_dataset(dataset)
+    reference = Determinants.from_dataset(dataset)
     assert reference.mo_up.shape == (2, 2, 1)
     electrons = 3.0 * np.random.default_rng(2).normal(size=(6, 2, 3))
     nuclei = np.asarray(molecule.positions)
@@ -179,7 +179,7 @@ def test_two_determinants_add_their_densities() -> None:
 
 def test_same_spin_exchange_changes_the_sign_alone() -> None:
     molecule = Molecule(symbols=("N",), positions=((0.0, 0.0, 0.0),), spin=3)
-    reference = Reference.from_dataset(solve(molecule, ReferenceConfig(basis="cc-pvdz")))
+    reference = Determinants.from_dataset(solve(molecule, ReferenceConfig(basis="cc-pvdz")))
     electrons = np.random.default_rng(4).normal(size=(7, 3))
     nuclei = np.zeros((1, 3))
     sign, log = hf_wavefunction(reference, electrons, nuclei)
@@ -193,7 +193,7 @@ def test_same_spin_exchange_changes_the_sign_alone() -> None:
 
 def test_log_density_stays_finite_where_determinants_underflow_in_float32() -> None:
     molecule, dataset = stretched_hydrogen()
-    reference = Reference.from_dataset(dataset)
+    reference = Determinants.from_dataset(dataset)
     electrons = np.asarray([[0.0, 9.0, -2.5], [0.0, 9.0, 2.5]])
     nuclei = np.asarray(molecule.positions)
     exact = log_abs_hf(reference, electrons, nuclei)

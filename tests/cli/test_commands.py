@@ -8,11 +8,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from helpers.stages import SYSTEM, Oscillator, command, failing, job_for, run
 
+from ferminet_core.cli.commands import app
 from ferminet_core.errors import ArtefactError, BrokenRunError, InputError
 from ferminet_core.inputs.run_spec import RunSpec, load_spec
 from ferminet_core.inputs.scan import load_scan
@@ -97,7 +100,7 @@ def test_a_broken_run_is_refused_until_something_changes(
     assert status is not None
     assert (status["state"], status["reason"]) == ("broken", "energy is not finite")
     assert not job.out.exists()
-    with pytest.raises(BrokenRunError, match="broke before"):
+    with pytest.raises(BrokenRunError, match="failed before"):
         run(job, Oscillator())
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     run(job, Oscillator())
@@ -200,6 +203,53 @@ def test_check_prints_every_setting(system_file: Path) -> None:
 def test_check_prints_the_schema() -> None:
     schema = json.loads(command("check", "--schema").stdout)
     assert "atoms" in json.dumps(schema)
+
+
+SHARED = {"--out", "--work", "--wall-time", "--force", "--attempt", "--wait", "--no-wait"}
+ON_RANKS = {"--devices", "--ranks", "--gpus"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "own"),
+    [
+        ("reference", set()),
+        ("conventional", {"--devices"}),
+        ("pretrain", {"--reference", "--neighbour", *ON_RANKS}),
+        ("optimise", {"--pretrain", *ON_RANKS}),
+        ("inference", {"--optimise", "--reference", *ON_RANKS}),
+    ],
+)
+def test_options_of_the_stage_commands(stage: str, own: set[str]) -> None:
+    """Job scripts and workflow rules use these names."""
+    group: Any = typer.main.get_command(app)
+    spec, *options = group.commands[stage].params
+    assert spec.opts == ["spec"]
+    names = {name for option in options for name in (*option.opts, *option.secondary_opts)}
+    assert names == SHARED | own
+    assert all(option.help for option in (spec, *options))
+
+
+def test_a_warm_start_needs_the_neighbour_that_its_spec_names(
+    spec: RunSpec, tmp_path: Path
+) -> None:
+    path = tmp_path / "spec.json"
+    files_of_the_job: list[str | Path] = [
+        "--reference",
+        tmp_path / "r",
+        "--out",
+        tmp_path / "o",
+        "--work",
+        tmp_path,
+    ]
+    path.write_text(spec.model_dump_json())
+    done = command("pretrain", path, *files_of_the_job, "--neighbour", tmp_path / "n")
+    assert done.returncode == 2
+    assert "needs none" in done.stderr
+    path.write_text(spec.model_copy(update={"neighbour": "r_2"}).model_dump_json())
+    done = command("pretrain", path, *files_of_the_job)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --neighbour: found None; ")
+    assert "needs the optimisation of 'r_2'" in done.stderr
 
 
 def test_every_command_has_help() -> None:

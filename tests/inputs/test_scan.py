@@ -458,8 +458,8 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2 + "cases: [{were: R > 1}]\n", "cases\\[0\\].were: unknown key; did you mean 'where'"),
         (H2 + "cases: [{spin: 0}]\n", "cases\\[0\\].where: is missing"),
         (H2 + "<<: {a: 1}\n", "<<: unknown key"),
-        (H2 + "1: 2\n", ":9: key '1' is no text"),
-        (H2 + "? [a]\n: 2\n", ":9: key .* is no text"),
+        (H2 + "1: 2\n", ":9: key '1' is not text"),
+        (H2 + "? [a]\n: 2\n", ":9: key .* is not text"),
         (H2 + "cases: [3]\n", "cases\\[0\\]: found 3"),
         (H2 + "charge: one\n", "charge: found 'one'; allowed: a valid integer"),
         (H2 + "charge: true\n", "charge: found True; allowed: a valid integer"),
@@ -492,7 +492,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2.replace("0 -R/2", "0 -S/2"), "unknown parameter 'S'.*parameters: R"),
         (H2.replace("0 -R/2", "0 sqrt(-R)"), "atoms\\[0\\]: .*no finite real value"),
         (H2.replace("0 -R/2", "0 1/(R-1.4)"), "'1/\\(R-1.4\\)': has no finite real value"),
-        (H2 + "xyz: a.xyz\n", "xyz: `atoms` is there, too"),
+        (H2 + "xyz: a.xyz\n", "xyz: `atoms` is given as well"),
         # molecules
         (H2 + "spin: 1\n", "geometry r_1: spin: found 1 .*; did you mean 0. allowed: 0, 2"),
         (H2 + "charge: 2\n", "geometry r_1: charge: found 2, which leaves 0 electrons"),
@@ -506,7 +506,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2.replace("[1.0, 1.4, 5]", "{start: 1, stop: 2, num: 1e9}"), "num: found 1000000000; al"),
         (H2.replace("[1.0, 1.4, 5]", "{start: 1, stop: 2}"), "parameters.R.num: is missing"),
         (H2.replace("[1.0, 1.4, 5]", "{start: 1, stp: 2, num: 3}"), "stp: unknown key.*'stop'"),
-        (H2.replace("[1.0, 1.4, 5]", "{start: 1, stop: 1, num: 3}"), "1 is there twice"),
+        (H2.replace("[1.0, 1.4, 5]", "{start: 1, stop: 1, num: 3}"), "1 is given twice"),
         (H2.replace("[1.0, 1.4, 5]", "{grid: x}"), "unknown grid 'x'; grids: none"),
         (H2.replace("[1.0, 1.4, 5]", "{grid: bond}") + "grids: {bonds: [1]}\n", "mean 'bonds'"),
         (H2.replace("[1.0, 1.4, 5]", "{grid: x}") + "grids: {x: []}\n", "grids.x: empty grid"),
@@ -516,8 +516,8 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2.replace("[1.0, 1.4, 5]", "[1, .nan]"), "R\\[1\\]: found nan; allowed: a finite number"),
         (H2.replace("[1.0, 1.4, 5]", "[1, .inf]"), "R\\[1\\]: found inf; allowed: a finite number"),
         (H2.replace("[1.0, 1.4, 5]", "[1, true]"), "R\\[1\\]: found True; allowed: a valid number"),
-        (H2.replace("[1.0, 1.4, 5]", "[1, 1.0]"), "R: 1 is there twice \\(to 10 digits\\)"),
-        (H2.replace("[1.0, 1.4, 5]", "[1.4, 1.40000000001]"), "R: 1.4 is there twice"),
+        (H2.replace("[1.0, 1.4, 5]", "[1, 1.0]"), "R: 1 is given twice \\(to 10 digits\\)"),
+        (H2.replace("[1.0, 1.4, 5]", "[1.4, 1.40000000001]"), "R: 1.4 is given twice"),
         (H2 + "  S: [1]\n", ":9: mapping values are not allowed"),
         (H2.replace("  R:", "  S: [1, 2]\n  R:"), "parameters.S: no coordinate and no case uses"),
         (H2.replace("  R:", "  r: [1, 2]\n  R:"), "parameters.R: differs from 'r' only in case"),
@@ -534,7 +534,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (H2 + "cases: [{where: R > 1, overrides: {x: 1}}]\n", "cases\\[0\\].overrides.x: unknown"),
         (H2 + "cases: [{where: R > 4, spin: 1}]\n", "geometry r_5: spin: found 1"),
         # names
-        (VARIED % ("adam", "adam"), "variants\\[1\\].name: variant 'adam' is there twice"),
+        (VARIED % ("adam", "adam"), "variants\\[1\\].name: variant 'adam' is given twice"),
         (VARIED % ("Adam", "b"), "variants\\[0\\].name: found 'Adam'; allowed: names of the form"),
         (VARIED % ("a+b", "b"), "variants\\[0\\].name: found 'a\\+b'; allowed: names"),
         (H2 + "variants: [{name: base, overrides: {seed: 1}}]\n", "'base' is the variant without"),
@@ -566,7 +566,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         ),
         (
             H2 + "literature:\n" + 2 * "  - {name: e, file: x, match: {x: R}, kind: exact}\n",
-            ":11: literature\\[1\\].name: literature 'e' is there twice",
+            ":11: literature\\[1\\].name: literature 'e' is given twice",
         ),
     ],
 )
@@ -810,7 +810,7 @@ def test_newer_defaults_do_not_change_old_runs(
     assert load_spec(tmp_path / "results/h2/spec/r_1.json").config.mcmc.walkers == 48
 
 
-def test_older_specs_lack_keys_and_load(load: Load, tmp_path: Path) -> None:
+def test_settings_that_a_spec_lacks_have_their_defaults(load: Load, tmp_path: Path) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
     stored = json.loads(path.read_text())
@@ -827,28 +827,18 @@ def test_older_specs_lack_keys_and_load(load: Load, tmp_path: Path) -> None:
     assert path.stat().st_mtime_ns == before
 
 
-def test_specs_of_version_1_had_conventional_energies_in_the_reference(
-    load: Load, tmp_path: Path
-) -> None:
+def test_specs_of_another_version_are_refused_and_kept(load: Load, tmp_path: Path) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
-    stored = json.loads(path.read_text())
-    stored["schema_version"] = 1
-    stored["config"]["reference"]["correlated"] = ["uccsd(t)", "fci"]
-    stored["request"]["overrides"]["reference.correlated"] = ["uccsd(t)", "fci"]
-    path.write_text(json.dumps(stored))
-    os.utime(path, ns=(OLD, OLD))
-    spec = load_spec(path)
-    assert spec == scan.runs[0]
-    assert spec.stage_hash("inference") == scan.runs[0].stage_hash("inference")
-    # Nothing is computed again, not even where the system file says the same in today's words.
-    write_specs(scan, tmp_path)
-    write_specs(load(H2 + "overrides: {conventional.methods: [uccsd(t), fci]}\n"), tmp_path)
-    assert path.stat().st_mtime_ns == OLD
-    stored["schema_version"] = 2
-    path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"config\.reference\.correlated: unknown key"):
-        load_spec(path)
+    for version in (1, 3):
+        other = json.dumps({**json.loads(path.read_text()), "schema_version": version})
+        path.write_text(other)
+        refusal = f"{path}: schema_version: found {version}; supported: 2; write results to another"
+        with pytest.raises(InputError, match=re.escape(refusal)):
+            load_spec(path)
+        with pytest.raises(InputError, match=re.escape(refusal)):
+            write_specs(scan, tmp_path)
+        assert path.read_text() == other
 
 
 def test_conventional_energies_have_spec_files_of_their_own(load: Load, tmp_path: Path) -> None:
@@ -902,7 +892,7 @@ def test_last_digits_of_positions_do_not_matter(load: Load, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"request": {"molecule": 3}}'])
-def test_damaged_specs_are_written_anew(load: Load, tmp_path: Path, damage: str) -> None:
+def test_damaged_specs_are_written_again(load: Load, tmp_path: Path, damage: str) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]
     path.write_text(damage)
@@ -917,9 +907,6 @@ def test_specs_that_cannot_be_read(load: Load, tmp_path: Path) -> None:
         load_spec(tmp_path / "none.json")
     path = write_specs(load(H2), tmp_path)[0]
     stored = json.loads(path.read_text())
-    path.write_text(json.dumps({**stored, "schema_version": 3}))
-    with pytest.raises(InputError, match="schema_version: found 3; allowed: at most 2"):
-        load_spec(path)
     stored["config"]["network"]["future"] = 1
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"config\.network\.future: unknown key"):

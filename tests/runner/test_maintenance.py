@@ -85,7 +85,7 @@ def test_the_table_names_every_run_and_writes_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
     assert rows[1][:5] == ["h2", "r_1.4", "optimise", "resumable", "40/40"]
-    assert "ended without a word, last seen" in done.stdout
+    assert "stopped without a message, last seen" in done.stdout
     assert rows[2] == ["h2", "r_2", "waiting"]
     (entry,) = [
         stage
@@ -148,7 +148,7 @@ def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> 
     assert [path.name for path in job.out.parent.iterdir()] == ["pretrain.zarr.zip"]
     with pytest.raises(InputError, match="stage: found 'optimize'; allowed: reference"):
         maintenance.reset(job.out.parent, "optimize")
-    with pytest.raises(InputError, match="no folder of a scan or a run"):
+    with pytest.raises(InputError, match="not the folder of a scan or a run"):
         maintenance.reset(tmp_path, "optimise")
 
 

@@ -41,7 +41,7 @@ def solve(molecule: Molecule) -> xr.Dataset:
 @pytest.mark.parametrize("molecule", [STRETCHED, LITHIUM])
 def test_targets_are_the_reference_s_determinants(form: str, molecule: Molecule) -> None:
     solved = solve(molecule)
-    reference = orbitals.Reference.from_dataset(solved)
+    reference = orbitals.Determinants.from_dataset(solved)
     nuclei = jnp.asarray(molecule.positions)
     spins = molecule.electrons
     electrons = jax.random.normal(jax.random.key(0), (5, sum(spins), 3))

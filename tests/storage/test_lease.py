@@ -64,7 +64,7 @@ def test_a_live_holder_is_waited_for_and_a_killed_one_is_not(tmp_path: Path) -> 
     assert not taken.wait(1.5)
     assert told == [
         f"waiting for {lease.describe(json.loads((tmp_path / lease.NAME).read_text()))}"
-        ", which works on this"
+        ", which works on this stage"
     ]
     child.send_signal(signal.SIGKILL)
     child.wait()

@@ -13,7 +13,7 @@ import pytest
 
 from ferminet_core.analysis.statistics import reblock
 from ferminet_core.chemistry import hartree_fock
-from ferminet_core.chemistry.orbitals import Reference, hf_wavefunction
+from ferminet_core.chemistry.orbitals import Determinants, hf_wavefunction
 from ferminet_core.chemistry.start_walkers import start_walkers
 from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
@@ -34,7 +34,7 @@ class Measured(NamedTuple):
 def measure(molecule: Molecule, config: ReferenceConfig) -> tuple[Measured, dict]:
     """Sample |psi_HF|^2 of the first determinant."""
     solved = hartree_fock.solve(molecule, config)
-    reference = Reference.from_dataset(solved)
+    reference = Determinants.from_dataset(solved)
     nuclei = Nuclei(jnp.asarray(molecule.positions), jnp.asarray(molecule.charges))
 
     def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,0 +1,181 @@
+"""One command for each stage of the stage table, with shared options.
+
+The commands import heavy modules (JAX, PySCF) only when they run: `--help` answers at once, and the
+process's share of the machine is settled before JAX reads it.
+"""
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ferminet_core.cli import options
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.run_spec import RunSpec, load_spec
+from ferminet_core.inputs.stage_table import STAGES, StageEntry
+from ferminet_core.parallel import distributed
+
+if TYPE_CHECKING:
+    from xarray import Dataset
+
+    from ferminet_core.runner.job import Job
+    from ferminet_core.runner.run_stage import Parents
+    from ferminet_core.runner.stopping import Stop
+    from ferminet_core.stages.base import Stage
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command of every stage."""
+    for entry in STAGES:
+        app.command(entry.name, help=entry.help)(_command(entry))
+
+
+def _command(entry: StageEntry) -> Any:
+    """The function behind a stage's command; typer reads its options from the signature."""
+
+    def run(**given: Any) -> None:
+        _run(entry, **given)
+
+    signature = inspect.Signature(list(_parameters(entry)))
+    setattr(run, "__signature__", signature)  # noqa: B010  (a function's type does not declare it)
+    return run
+
+
+def _parameters(entry: StageEntry) -> Iterator[inspect.Parameter]:
+    """The arguments and options of a stage's command."""
+
+    def parameter(name: str, kind: Any, default: Any = inspect.Parameter.empty) -> Any:
+        return inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
+        )
+
+    folder = "spec" if entry.chain else f"spec/{entry.name}"
+    spec_help = f"Spec file of the run, {folder}/RUN.json in the scan's folder."
+    yield parameter("spec", Annotated[Path, typer.Argument(help=spec_help)])
+    for parent in entry.parents:
+        parent_help = f"Artefact of the stage {parent} of the same run."
+        yield parameter(parent, Annotated[Path, typer.Option(help=parent_help)])
+    yield parameter("out", options.OutFile)
+    yield parameter("work", options.WorkFolder)
+    if entry.neighbour:
+        yield parameter("neighbour", options.NeighbourFile, None)
+    if entry.cores:
+        yield parameter("devices", options.Cores, None)
+    if entry.ranks:
+        yield parameter("ranks", options.RankCount, None)
+        yield parameter("gpus", options.GpuCount, 0)
+    yield parameter("wall_time", options.WallTime, None)
+    yield parameter("force", options.Force, False)
+    yield parameter("attempt", options.Attempt, 1)
+    yield parameter("wait", options.Wait, True)
+
+
+def _run(
+    entry: StageEntry,
+    *,
+    spec: Path,
+    out: Path,
+    work: Path,
+    wall_time: str | None,
+    force: bool,
+    attempt: int,
+    wait: bool,
+    neighbour: Path | None = None,
+    devices: int | None = None,
+    ranks: int | None = 1,
+    gpus: int = 0,
+    **parents: Path,
+) -> None:
+    """Run a stage with the values of its options; options that it lacks have their defaults."""
+    from ferminet_core.runner.job import Job
+
+    with _stop(wall_time, ranks) as stop:
+        run = load_spec(spec)
+        if bool(run.neighbour and entry.neighbour) != bool(neighbour):
+            wanted = f"the optimisation of {run.neighbour!r}" if run.neighbour else "none"
+            raise InputError(f"--neighbour: found {neighbour}; the spec {spec} needs {wanted}")
+        files = {name: parents[name] for name in entry.parents}
+        if neighbour:
+            files["neighbour"] = neighbour
+        job = Job(entry.name, run, out, work, files, force, attempt, wait)
+        if entry.ranks:
+            _run_loop(entry, job, devices, gpus, stop)
+        else:
+            _run_once(entry, job, devices, stop)
+
+
+def _imported(path: str) -> Any:
+    """What `module:name` names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") -> None:
+    """Run a stage that is one call of PySCF."""
+    from ferminet_core.parallel.jax_setup import available_cores, prepare_process
+
+    prepare_process(devices=1)
+    from ferminet_core.runner import run_stage
+
+    def compute(run: RunSpec) -> "Dataset":
+        solve = _imported(entry.computed_by)
+        found: Dataset = solve(run, cores or available_cores()) if entry.cores else solve(run)
+        return found
+
+    run_stage.run_once(job, compute, stop)
+
+
+def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, stop: "Stop") -> None:
+    """Settle the process's share of the machine and JAX's settings, then run the stage."""
+    from ferminet_core.parallel.jax_setup import (
+        available_cores,
+        configure_jax,
+        prepare_process,
+        usable_devices,
+    )
+
+    config = job.spec.config
+    wanted = devices or available_cores()
+    ranks = distributed.ranks()
+    prepare_process(usable_devices(wanted, max(1, config.mcmc.walkers // 2 // ranks.size)))
+    if gpus:
+        _claim_gpus(gpus, ranks.size, stop)
+    ranks.connect_jax()
+    log = configure_jax(config.runtime.precision)
+    from ferminet_core.runner import run_stage
+
+    def make(run: RunSpec, parents: "Parents") -> "Stage":
+        warm = run_stage.NEIGHBOUR in parents
+        stage = _imported(entry.from_neighbour if warm else entry.computed_by)
+        made: Stage = stage(run, *parents.values())
+        return made
+
+    run_stage.run_loop(job, make, log, stop)
+    ranks.close()
+
+
+def _stop(wall_time: str | None, ranks: int | None) -> "Stop":
+    """Find the other ranks and listen for signals. Rank 0 knows the wall-time limit as well."""
+    from ferminet_core.runner.stopping import Stop, parse_wall_time, slurm_seconds_left
+
+    limit = None if wall_time is None else parse_wall_time(wall_time)
+    if not distributed.start(ranks).is_root:
+        return Stop()  # the ranks stop together, so one of them asks the batch system
+    return Stop(slurm_seconds_left() if limit is None else limit)
+
+
+def _claim_gpus(count: int, ranks: int, stop: "Stop") -> None:
+    """Take this number of the node's GPUs for this process.
+
+    Raises:
+        InputError: There are several ranks, which share the GPUs among themselves.
+    """
+    if ranks > 1:
+        raise InputError(f"--gpus: found {count} with {ranks} ranks; allowed: for one process only")
+    from ferminet_core.parallel.gpus import claim
+    from ferminet_core.runner.progress import say
+
+    claim(count, stop.due, say)

@@ -1,0 +1,390 @@
+"""The geometries of a scan: atoms with expressions as coordinates, times parameter values."""
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ferminet_core.errors import InputError
+from ferminet_core.inputs.expressions import Expression, parse_condition, parse_number
+from ferminet_core.inputs.messages import did_you_mean, show
+from ferminet_core.inputs.molecule import Molecule, Position, check_element
+from ferminet_core.inputs.system_file import (
+    Case,
+    Geometry,
+    Grid,
+    NamedGrid,
+    SystemFile,
+    ValueRange,
+    Values,
+)
+from ferminet_core.inputs.yaml_file import YamlFile
+from ferminet_core.units import ANGSTROM_IN_BOHR
+
+MAX_RUNS = 10_000
+# Digits that name a value. Two values that agree in them are the same value.
+_DIGITS = 10
+
+# Returns the beginning of an error line: file, line and key. Only an error needs the line.
+Where = Callable[[], str]
+
+FACTORS: Mapping[str, float] = {"bohr": 1.0, "angstrom": ANGSTROM_IN_BOHR}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One geometry of the scan.
+
+    name: the geometry's name; parameters: its values of the scan's parameters; overrides: the
+    settings that the file gives for this geometry, by dotted key
+    """
+
+    name: str
+    parameters: dict[str, float]
+    molecule: Molecule
+    overrides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Atom:
+    """An element and three expressions; `where` returns the beginning of its error lines."""
+
+    symbol: str
+    coordinates: tuple[Expression, Expression, Expression]
+    where: Where
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Parameters that the coordinates use."""
+        return frozenset().union(*(c.names for c in self.coordinates))
+
+    def position(self, parameters: Mapping[str, float], units: str) -> Position:
+        """Position in bohr.
+
+        Raises:
+            InputError: A coordinate has no finite value.
+        """
+        try:
+            x, y, z = (c.number(parameters) * FACTORS[units] for c in self.coordinates)
+        except InputError as error:
+            raise InputError(f"{self.where()}: {error}") from None
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class _Family:
+    """A geometry whose parameters are still open; `index` is its place in the file's list."""
+
+    index: int | None
+    name: str
+    atoms: list[_Atom]
+    units: str
+    charge: int
+    spin: int
+    values: dict[str, list[float]]
+    overrides: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Condition:
+    """The parsed condition of a case; `where` returns the beginning of its error lines."""
+
+    expression: Expression
+    where: Where
+    case: Case
+
+    def holds(self, parameters: Mapping[str, float]) -> bool:
+        """Whether the case applies to a geometry with these parameters."""
+        if not self.expression.names <= set(parameters):
+            return False
+        try:
+            return self.expression.holds(parameters)
+        except InputError as error:
+            raise InputError(f"{self.where()}: {error}") from None
+
+
+def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
+    """Every geometry of the scan: families in the file's order, the last parameter fastest.
+
+    Args:
+        system: The checked content of the file.
+        file: The file, for error lines.
+        name: Name of a single geometry without parameters.
+
+    Raises:
+        InputError: No geometry, wrong coordinates, an impossible molecule, an unused parameter or
+            too many runs.
+    """
+    families = _families(system, file, name)
+    conditions = _conditions(system, file, families)
+    _check_used(system, file, families, conditions)
+    found: list[Point] = []
+    for family in families:
+        for values in itertools.product(*family.values.values()):
+            if (len(found) + 1) * max(1, len(system.variants)) > MAX_RUNS:
+                raise InputError(f"{file.path}: more than {MAX_RUNS} runs; split the scan")
+            parameters = dict(zip(family.values, values, strict=True))
+            found.append(_point(family, parameters, conditions, file.path))
+    return found
+
+
+def _point(
+    family: _Family, parameters: dict[str, float], conditions: list[_Condition], path: Path
+) -> Point:
+    charge, spin = family.charge, family.spin
+    overrides = dict(family.overrides)
+    for condition in conditions:
+        if condition.holds(parameters):
+            case = condition.case
+            charge = charge if case.charge is None else case.charge
+            spin = spin if case.spin is None else case.spin
+            overrides.update(case.overrides)
+    values = "_".join(f"{name}_{value_text(value)}" for name, value in parameters.items())
+    name = "_".join(filter(None, (family.name, values))).lower()
+    molecule = Molecule.make(
+        symbols=tuple(atom.symbol for atom in family.atoms),
+        positions=tuple(atom.position(parameters, family.units) for atom in family.atoms),
+        charge=charge,
+        spin=spin,
+        where=f"{path}: geometry {name}",
+    )
+    return Point(name, parameters, molecule, overrides)
+
+
+# --- families and conditions -------------------------------------------------------------------
+
+
+def _families(system: SystemFile, file: YamlFile, name: str) -> list[_Family]:
+    """The top level's geometry, if it has one, and those of the list."""
+    common = _parameters(system, file, system.parameters, ())
+    families = []
+    if system.atoms is not None or system.xyz is not None:
+        families.append(
+            _Family(
+                index=None,
+                name="" if common else name,
+                atoms=_atoms(system, file, (), common),
+                units=_units(system.units, file, ()),
+                charge=system.charge,
+                spin=system.spin,
+                values=common,
+                overrides={},
+            )
+        )
+    for i, geometry in enumerate(system.geometries):
+        families.append(_listed_family(i, geometry, common, system, file))
+    if not families:
+        raise InputError(f"{file.path}: no geometry; give `atoms`, `xyz` or `geometries`")
+    return families
+
+
+def _listed_family(
+    i: int,
+    geometry: Geometry,
+    common: Mapping[str, list[float]],
+    system: SystemFile,
+    file: YamlFile,
+) -> _Family:
+    location = ("geometries", i)
+    if geometry.atoms is None and geometry.xyz is None:
+        raise InputError(f"{file.where(location)}: no coordinates; give `atoms` or `xyz`")
+    own = _parameters(system, file, geometry.parameters, location)
+    atoms = _atoms(geometry, file, location, {**common, **own})
+    used = _used_names(atoms)
+    values = {p: v for p, v in common.items() if p in used and p not in own}
+    return _Family(
+        index=i,
+        name=geometry.name,
+        atoms=atoms,
+        units=_units(geometry.units or system.units, file, location),
+        charge=system.charge if geometry.charge is None else geometry.charge,
+        spin=system.spin if geometry.spin is None else geometry.spin,
+        values={**values, **own},
+        overrides=geometry.overrides,
+    )
+
+
+def _parameters(
+    system: SystemFile,
+    file: YamlFile,
+    given: Mapping[str, Values],
+    location: tuple[str | int, ...],
+) -> dict[str, list[float]]:
+    return {
+        name: _values(value, system, file, (*location, "parameters", name))
+        for name, value in given.items()
+    }
+
+
+def _units(units: str | None, file: YamlFile, location: tuple[str | int, ...]) -> str:
+    if units is None:
+        raise InputError(
+            f"{file.where((*location, 'units'))}: is missing, and there are coordinates; "
+            "allowed: bohr, angstrom"
+        )
+    return units
+
+
+def _conditions(system: SystemFile, file: YamlFile, families: list[_Family]) -> list[_Condition]:
+    known = {name for family in families for name in family.values}
+    conditions = []
+    for i, case in enumerate(system.cases):
+        where = partial(file.where, ("cases", i, "where"))
+        try:
+            expression = parse_condition(case.where, known)
+        except InputError as error:
+            raise InputError(f"{where()}: {error}") from None
+        conditions.append(_Condition(expression, where, case))
+    return conditions
+
+
+def _check_used(
+    system: SystemFile, file: YamlFile, families: list[_Family], conditions: list[_Condition]
+) -> None:
+    """A parameter that nothing uses would compute the same run many times over."""
+    in_cases = frozenset().union(*(condition.expression.names for condition in conditions))
+    for family in families:
+        used = _used_names(family.atoms) | in_cases
+        for name, values in family.values.items():
+            if name not in used and (len(values) > 1 or family.index is None):
+                place = () if family.index is None else ("geometries", family.index)
+                raise InputError(
+                    f"{file.where((*place, 'parameters', name))}: no coordinate and no case uses "
+                    "this parameter"
+                )
+    unused = [p for p in system.parameters if not any(p in f.values for f in families)]
+    if unused:
+        raise InputError(
+            f"{file.where(('parameters', unused[0]))}: no geometry uses this parameter"
+        )
+
+
+def _used_names(atoms: Sequence[_Atom]) -> frozenset[str]:
+    """Parameters that the coordinates of any atom use."""
+    return frozenset().union(*(atom.names for atom in atoms))
+
+
+# --- atoms ---------------------------------------------------------------------------------------
+
+
+def _atoms(
+    source: SystemFile | Geometry,
+    file: YamlFile,
+    location: tuple[str | int, ...],
+    parameters: Collection[str],
+) -> list[_Atom]:
+    if source.atoms is not None and source.xyz is not None:
+        raise InputError(f"{file.where((*location, 'xyz'))}: `atoms` is given as well; keep one")
+    if source.xyz is not None:
+        return list(_read_xyz(file.path.parent / source.xyz, file.where((*location, "xyz"))))
+    return [
+        _atom(line, partial(file.where, (*location, "atoms", i)), parameters)
+        for i, line in enumerate(source.atoms or [])
+    ]
+
+
+def _atom(line: str, where: Where, parameters: Collection[str]) -> _Atom:
+    """An atom from `El x y z`. An expression may contain spaces within parentheses only."""
+    parts = _split(line)
+    if len(parts) != 4:
+        raise InputError(
+            f"{where()}: found {show(line)}; allowed: an element and three coordinates without "
+            "spaces inside, such as 'N 0 0 -R/2'"
+        )
+    try:
+        check_element(parts[0])
+        x, y, z = (parse_number(text, parameters) for text in parts[1:])
+    except (ValueError, InputError) as error:
+        raise InputError(f"{where()}: {error}") from None
+    return _Atom(parts[0], (x, y, z), where)
+
+
+def _split(line: str) -> list[str]:
+    """Words of a line; spaces within parentheses do not separate."""
+    words, depth = [""], 0
+    for character in line.strip():
+        depth += (character == "(") - (character == ")")
+        if character.isspace() and depth <= 0:
+            words.append("")
+        else:
+            words[-1] += character
+    return [word for word in words if word]
+
+
+def _read_xyz(path: Path, where: str) -> Iterator[_Atom]:
+    """Atoms of an XYZ file: their number, a comment, one `El x y z` per line.
+
+    Coordinates are numbers. Further columns are ignored.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{where}: {path} cannot be read: {reason}") from None
+    count = lines[0].strip() if lines else ""
+    if not count.isdecimal() or int(count) < 1:
+        raise InputError(
+            f"{where}: {path}:1: found {show(count)}; allowed: the number of atoms (XYZ format)"
+        )
+    rows = lines[2 : 2 + int(count)]
+    rest = [row for row in lines[2 + int(count) :] if row.strip()]
+    if len(rows) < int(count) or rest:
+        found = sum(bool(row.strip()) for row in lines[2:])
+        raise InputError(
+            f"{where}: {path}: found {found} atoms; the first line says {count} "
+            "(one geometry per file)"
+        )
+    for i, row in enumerate(rows, start=3):
+        yield _xyz_atom(row, f"{where}: {path}:{i}")
+
+
+def _xyz_atom(row: str, where: str) -> _Atom:
+    words = row.split()
+    if len(words) < 4:
+        raise InputError(f"{where}: found {show(row)}; allowed: an element and three coordinates")
+    for word in words[1:4]:
+        try:
+            finite = math.isfinite(float(word))
+        except ValueError:
+            finite = False
+        if not finite:
+            raise InputError(f"{where}: found {show(word)}; allowed: a finite number")
+    return _atom(" ".join(words[:4]), lambda: where, ())
+
+
+# --- values of parameters ------------------------------------------------------------------------
+
+
+def _values(
+    given: Values | Grid, system: SystemFile, file: YamlFile, location: tuple[str | int, ...]
+) -> list[float]:
+    """The values of a parameter, rounded to the digits that name them."""
+    if isinstance(given, NamedGrid):
+        if given.grid not in system.grids:
+            hint = did_you_mean(given.grid, system.grids, "grids")
+            raise InputError(f"{file.where(location)}: unknown grid {given.grid!r}{hint}")
+        return _values(system.grids[given.grid], system, file, ("grids", given.grid))
+    if isinstance(given, ValueRange):
+        step = (given.stop - given.start) / (given.num - 1)
+        numbers = [given.start + i * step for i in range(given.num - 1)] + [given.stop]
+    else:
+        numbers = given if isinstance(given, list) else [given]
+    if not numbers:
+        raise InputError(f"{file.where(location)}: empty grid; give at least one value")
+    values = [float(value_text(number)) for number in numbers]
+    doubled = [value for value, count in Counter(values).items() if count > 1]
+    if doubled:
+        raise InputError(
+            f"{file.where(location)}: {value_text(doubled[0])} is given twice (to {_DIGITS} "
+            "digits); keep one"
+        )
+    return values
+
+
+def value_text(value: float) -> str:
+    """A value in a run's name: 1.4, 90, -0.5, 1e-05."""
+    return f"{value + 0.0:.{_DIGITS}g}".replace("e+", "e")
