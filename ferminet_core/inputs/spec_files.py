@@ -92,9 +92,9 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
     ]
     # The table depends on the list of runs. It is also renewed when energies are no longer wanted,
     # and when another system file describes the scan.
-    names = [run.run_id for run in scan.runs]
-    if _listed(folder) != names or obsolete or taken_over:
-        texts[RUN_LIST] = "\n".join(names) + "\n"
+    run_ids = [run.run_id for run in scan.runs]
+    if _listed(folder) != run_ids or obsolete or taken_over:
+        texts[RUN_LIST] = "\n".join(run_ids) + "\n"
     return Changes(
         texts=texts,
         obsolete=tuple(str(path.relative_to(folder)) for path in obsolete),
