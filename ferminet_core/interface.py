@@ -221,7 +221,7 @@ class ComputedRun(Run):
         return "done"
 
     @cached_property
-    def verdict(self) -> str:  # type: ignore[override]
+    def verdict(self) -> str:
         """See `Run.verdict`."""
         optimise = self.dataset("optimise")
         outcome = summary.RunOutcome(
@@ -403,13 +403,7 @@ class ScanResults:
             for name in columns
         }
         empty = {name: [] if name in texts else [""] for name in columns}
-        return pd.read_csv(
-            path,
-            dtype=types,
-            keep_default_na=False,
-            na_values=empty,
-            float_precision="round_trip",
-        )
+        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)
 
     def _check_summarised(self, path: Path) -> None:
         if not path.is_file():

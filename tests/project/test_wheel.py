@@ -39,6 +39,11 @@ class Installed(NamedTuple):
         )
 
 
+def _python(module: str, *arguments: str | Path) -> None:
+    command = [sys.executable, "-m", module, *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     """The wheel in an environment of its own, with the dependencies of the running one."""
@@ -48,14 +53,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     shutil.copytree(ROOT / "ferminet_core", source / "ferminet_core", ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", here, source]
-    subprocess.run([*pip, *build], check=True, capture_output=True)
+    _python("pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", here, source)
     (wheel,) = here.glob("*.whl")
-    venv = [sys.executable, "-m", "venv", "--without-pip", environment]
-    subprocess.run(venv, check=True, capture_output=True)
-    install = ["--python", environment / "bin/python", "install", "--no-deps", "--no-index", wheel]
-    subprocess.run([*pip, *install], check=True, capture_output=True)
+    _python("venv", "--without-pip", environment)
+    interpreter = environment / "bin/python"
+    _python("pip", "--python", interpreter, "install", "--no-deps", "--no-index", wheel)
     # A folder named in a .pth file comes after the environment's own, and the .pth files in it,
     # such as that of an editable installation, are not read.
     (packages,) = environment.glob("lib/python*/site-packages")
