@@ -6,5 +6,6 @@ run = ferminet_core.run(molecule, config)
 print(f"E = {run.energy:.4f} +- {run.error:.4f} hartree, {run.verdict}")
 
 psi = run.wavefunction()
-electrons = psi.sample(moves=100)  # (walker, electron, xyz), bohr
-print(f"<E_L> = {psi.local_energy(electrons).mean():.4f} hartree")
+electrons = psi.sample(moves=100)  # (walker, electron, xyz), bohr, from |psi|^2
+energies = psi.local_energy(electrons)  # (walker,), hartree
+log_psi = psi.log_psi(electrons)  # (walker,)

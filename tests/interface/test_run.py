@@ -10,6 +10,8 @@ import ferminet_core
 from ferminet_core.analysis.estimates import SERIES, Conditions, figures
 from ferminet_core.stages.pretrain import Pretrain
 
+pytestmark = pytest.mark.slow
+
 STAGES = ["reference", "pretrain", "optimise", "inference"]
 
 
