@@ -25,11 +25,8 @@ def test_a_molecule_and_settings_are_those_of_a_system_file(tmp_path: Path) -> N
 
 def test_units() -> None:
     atoms = ["H 0 0 0", "H 0 0 1"]
-    in_bohr, in_angstrom = (
-        ferminet_core.molecule(atoms, units=units).positions[1] for units in ("bohr", "angstrom")
-    )
-    assert in_bohr == (0, 0, 1)
-    assert in_angstrom == (0, 0, ANGSTROM_IN_BOHR)
+    found = [ferminet_core.molecule(atoms, units=units) for units in ("bohr", "angstrom")]
+    assert [m.positions[1] for m in found] == [(0, 0, 1), (0, 0, ANGSTROM_IN_BOHR)]
 
 
 def test_an_xyz_file(tmp_path: Path) -> None:
