@@ -1,10 +1,17 @@
-"""Entry point of `python -m ferminet_core`: turns errors into one line and an exit code."""
+"""Entry point of `python -m ferminet_core` and `ferminet-core`: errors become a line and a code."""
 
 import os
 import sys
 import traceback
+from pathlib import Path
 
 from ferminet_core.errors import ExitCode, FermiNetError, ResumeError
+
+
+def program_name() -> str:
+    """How this process was called, for usage and error messages."""
+    name = Path(sys.argv[0]).name
+    return "python -m ferminet_core" if name == "__main__.py" else name
 
 
 def main() -> int:
@@ -13,7 +20,7 @@ def main() -> int:
     from ferminet_core.parallel import distributed
 
     try:
-        app(prog_name="python -m ferminet_core")
+        app(prog_name=program_name())
     except ResumeError as error:  # no failure, so without the word
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:

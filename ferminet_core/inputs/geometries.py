@@ -50,7 +50,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class _Atom:
+class Atom:
     """An element and three expressions; `where` returns the beginning of its error lines."""
 
     symbol: str
@@ -81,7 +81,7 @@ class _Family:
 
     index: int | None
     name: str
-    atoms: list[_Atom]
+    atoms: list[Atom]
     units: str
     charge: int
     spin: int
@@ -263,7 +263,7 @@ def _check_used(
         )
 
 
-def _used_names(atoms: Sequence[_Atom]) -> frozenset[str]:
+def _used_names(atoms: Sequence[Atom]) -> frozenset[str]:
     """Parameters that the coordinates of any atom use."""
     return frozenset().union(*(atom.names for atom in atoms))
 
@@ -276,18 +276,18 @@ def _atoms(
     file: YamlFile,
     location: tuple[str | int, ...],
     parameters: Collection[str],
-) -> list[_Atom]:
+) -> list[Atom]:
     if source.atoms is not None and source.xyz is not None:
         raise InputError(f"{file.where((*location, 'xyz'))}: `atoms` is given as well; keep one")
     if source.xyz is not None:
-        return list(_read_xyz(file.path.parent / source.xyz, file.where((*location, "xyz"))))
+        return list(read_xyz(file.path.parent / source.xyz, file.where((*location, "xyz"))))
     return [
-        _atom(line, partial(file.where, (*location, "atoms", i)), parameters)
+        parse_atom(line, partial(file.where, (*location, "atoms", i)), parameters)
         for i, line in enumerate(source.atoms or [])
     ]
 
 
-def _atom(line: str, where: Where, parameters: Collection[str]) -> _Atom:
+def parse_atom(line: str, where: Where, parameters: Collection[str]) -> Atom:
     """An atom from `El x y z`. An expression may contain spaces within parentheses only."""
     parts = _split(line)
     if len(parts) != 4:
@@ -300,7 +300,7 @@ def _atom(line: str, where: Where, parameters: Collection[str]) -> _Atom:
         x, y, z = (parse_number(text, parameters) for text in parts[1:])
     except (ValueError, InputError) as error:
         raise InputError(f"{where()}: {error}") from None
-    return _Atom(parts[0], (x, y, z), where)
+    return Atom(parts[0], (x, y, z), where)
 
 
 def _split(line: str) -> list[str]:
@@ -315,7 +315,7 @@ def _split(line: str) -> list[str]:
     return [word for word in words if word]
 
 
-def _read_xyz(path: Path, where: str) -> Iterator[_Atom]:
+def read_xyz(path: Path, where: str) -> Iterator[Atom]:
     """Atoms of an XYZ file: their number, a comment, one `El x y z` per line.
 
     Coordinates are numbers. Further columns are ignored.
@@ -342,7 +342,7 @@ def _read_xyz(path: Path, where: str) -> Iterator[_Atom]:
         yield _xyz_atom(row, f"{where}: {path}:{i}")
 
 
-def _xyz_atom(row: str, where: str) -> _Atom:
+def _xyz_atom(row: str, where: str) -> Atom:
     words = row.split()
     if len(words) < 4:
         raise InputError(f"{where}: found {show(row)}; allowed: an element and three coordinates")
@@ -353,7 +353,7 @@ def _xyz_atom(row: str, where: str) -> _Atom:
             finite = False
         if not finite:
             raise InputError(f"{where}: found {show(word)}; allowed: a finite number")
-    return _atom(" ".join(words[:4]), lambda: where, ())
+    return parse_atom(" ".join(words[:4]), lambda: where, ())
 
 
 # --- values of parameters ------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The interface of an iterative stage: a generator of states and series that opens no file."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -100,10 +100,15 @@ class Recorder:
         return {name: blocks[0] for name, blocks in self._blocks.items()}
 
 
-def run(stage: Stage) -> tuple[Any, Series]:
-    """Run a whole stage in memory: the last state and the series."""
+def run(stage: Stage, on_step: Callable[[Step], None] = lambda step: None) -> tuple[Any, Series]:
+    """Run a whole stage in memory; `on_step` is called with each step.
+
+    Returns:
+        The last state and the series.
+    """
     state, recorder = stage.initial(), Recorder()
     for step in stage.steps(state):
         state = step.state
         recorder.add(step.stats)
+        on_step(step)
     return state, recorder.series()

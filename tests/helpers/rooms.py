@@ -15,5 +15,6 @@ ROOMS = (
     "runner",
     "planning",
     "report",
+    "interface",
     "cli",
 )

@@ -69,6 +69,19 @@ def test_jax_and_kfac_are_exactly_these() -> None:
     assert extras["cuda13"] == ["jax[cuda13]==0.9.1"]
 
 
+def test_one_pin_is_a_nightly_and_distrax_still_asks_for_it() -> None:
+    """The line in pyproject.toml says why; it can go once this fails."""
+    nightly = [r.name for r in locked() if next(iter(r.specifier)).prereleases]
+    assert nightly == ["tfp-nightly"]
+    (asked,) = [line for line in project()["dependencies"] if line.startswith("tfp-nightly")]
+    assert (
+        Requirement(asked).specifier
+        == next(r for r in locked() if r.name == "tfp-nightly").specifier
+    )
+    requires = importlib.metadata.requires("distrax") or []
+    assert "tfp-nightly" in {canonicalize_name(Requirement(line).name) for line in requires}
+
+
 def test_every_pin_has_hashes() -> None:
     entries = re.split(r"^(?=[a-z0-9])", LOCK, flags=re.MULTILINE | re.IGNORECASE)[1:]
     assert len(entries) == len(locked()) > 100
