@@ -136,6 +136,15 @@ def test_reference_pages_name_everything(site: dict[Path, Page]) -> None:
         assert "None" not in reference  # as of a missing description
 
 
+def test_settings_that_a_resume_may_change_are_listed(site: dict[Path, Page]) -> None:
+    text = page(site, "resuming.html").text
+    for key, rule in config.resume_rules().items():
+        row = re.search(rf"{re.escape(key)}\s+(yes[^\n]*|may grow)", text)
+        assert (row is not None) == (rule is not config.Resume.NO), key
+        if row is not None:
+            assert row[1].strip() == rule.value, key
+
+
 def sources() -> Iterator[tuple[str, str]]:
     """Pages, README and contributing guide by name; lines that end in a backslash are joined."""
     for path in (*PAGES, README, CONTRIBUTING):

@@ -11,8 +11,6 @@ from helpers.paths import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from ferminet_core.inputs.config import Resume, resume_rules
-
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 PYTHONS = ("3.11", "3.12", "3.13")
 
@@ -125,10 +123,3 @@ def test_python_versions_agree() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert "(3, 11) <= sys.version_info[:2] <= (3, 13)" in makefile
     assert makefile.count("--python-version 3.11") == 2
-
-
-def test_the_readme_says_which_settings_a_resume_may_change() -> None:
-    text = (ROOT / "README.md").read_text()
-    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| ([a-z() ]+) \|$", text, re.MULTILINE))
-    changeable = {k: rule.value for k, rule in resume_rules().items() if rule is not Resume.NO}
-    assert rows == changeable
