@@ -52,9 +52,9 @@ class Workflow:
             command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
         )
 
-    def jobs(self, **config: str) -> dict[str, int]:
-        """Number of jobs of each rule that a run would start now."""
-        done = self.snakemake("--dry-run", config=config)
+    def jobs(self, *targets: str, **config: str) -> dict[str, int]:
+        """Number of jobs of each rule that a run would start now, for the whole scan or files."""
+        done = self.snakemake("--dry-run", *targets, config=config)
         assert done.returncode == 0, done.stderr
         output = done.stdout + done.stderr
         if "Nothing to be done" in output:
