@@ -30,7 +30,7 @@ def test_jax_is_the_version_that_is_patched() -> None:
 def test_jax_still_writes_executables_straight_to_their_names() -> None:
     assert "      cache_path.write_bytes(val)\n" in source(lru_cache)
     # The replacement has no eviction: it is for a cache without a limit of its size.
-    assert jax.config.read("jax_compilation_cache_max_size") == -1
+    assert jax.config.values["jax_compilation_cache_max_size"] == -1
 
 
 def test_an_executable_has_its_name_only_once_it_is_whole(
