@@ -71,7 +71,7 @@ def test_snakemake_and_its_jobs_killed_then_started_again(tmp_path: Path) -> Non
     try:
         until(lambda: len(steps_in(work / "ckpt")) > 1)
         started.end()
-        assert list((tmp_path / "workdir" / ".snakemake" / "locks").iterdir())
+        assert list((tmp_path / "workdir" / ".snakemake" / "locks").iterdir()) == []
         # A killed process is gone a moment later.
         until(lambda: status.stage_state(run, "optimise").state == "resumable")
         reached = max(steps_in(work / "ckpt"))
