@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from ferminet_core.interface import Progress as Progress
     from ferminet_core.interface import Run as Run
     from ferminet_core.interface import ScanResults as ScanResults
-    from ferminet_core.interface import Wavefunction as Wavefunction
     from ferminet_core.interface import configuration as configuration
     from ferminet_core.interface import molecule as molecule
     from ferminet_core.interface import open_results as open
     from ferminet_core.interface import run as run
+    from ferminet_core.stages.frozen import Wavefunction as Wavefunction
 
 __version__ = "0.1.0"
 
@@ -60,9 +60,10 @@ _HOMES = {
     "Config": "ferminet_core.inputs.config",
     "Molecule": "ferminet_core.inputs.molecule",
     "load_system": "ferminet_core.inputs.scan:load_scan",
+    "Wavefunction": "ferminet_core.stages.frozen",
     "open": "ferminet_core.interface:open_results",
     **dict.fromkeys(
-        ("Progress", "Run", "ScanResults", "Wavefunction", "configuration", "molecule", "run"),
+        ("Progress", "Run", "ScanResults", "configuration", "molecule", "run"),
         "ferminet_core.interface",
     ),
 }

@@ -7,13 +7,11 @@ The variables that choose them (`CUDA_VISIBLE_DEVICES`, `XLA_FLAGS`) and the fol
 (`JAX_COMPILATION_CACHE_DIR`) must be set before JAX is loaded.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -32,6 +30,7 @@ from ferminet_core.storage import artefacts
 
 if TYPE_CHECKING:
     from ferminet_core.stages.base import Stage, Step
+    from ferminet_core.stages.frozen import Wavefunction
 
 # Of runs that were computed in memory, in the place of a scan's name.
 IN_MEMORY = "in memory"
@@ -169,6 +168,8 @@ class Run:
         Raises:
             InputError: The optimisation has not finished.
         """
+        from ferminet_core.stages.frozen import Wavefunction
+
         return Wavefunction(self.spec, self.dataset("optimise"))
 
 
@@ -253,110 +254,6 @@ class ComputedRun(Run):
 def _check_stage(stage: str, known: Sequence[str], run: str) -> None:
     if stage not in known:
         raise InputError(f"{run}: found no stage {stage!r}{did_you_mean(stage, known)}")
-
-
-class Wavefunction:
-    """psi of one run with fixed parameters.
-
-    Electrons are arrays (..., electron, 3) in bohr, spin up first. Results are NumPy arrays in the
-    precision of the run (`runtime.precision`).
-
-    walkers: (walker, electron, 3), bohr, where the optimisation left them; they sample |psi|^2
-    """
-
-    def __init__(self, spec: RunSpec, optimised: xr.Dataset) -> None:
-        """Take the parameters from the result of an optimisation.
-
-        Args:
-            spec: The run that was optimised.
-            optimised: Result of its stage "optimise".
-
-        Raises:
-            InputError: It holds another network than the spec's.
-        """
-        import jax
-
-        from ferminet_core.stages import datasets
-        from ferminet_core.vmc import hamiltonian, mcmc
-        from ferminet_core.wavefunction import networks
-
-        self.spec, spins = spec, spec.molecule.electrons
-        self._dtype = np.dtype(spec.config.runtime.precision)
-        self.walkers: np.ndarray = optimised["walkers"].to_numpy().astype(self._dtype)
-        self._width = float(optimised.attrs["mcmc_width"])
-        with _jax_set(spec.config):
-            self._params = datasets.params(optimised, spec, self._dtype)
-            self._nuclei = datasets.nuclei(spec.molecule, self._dtype)
-        chunk = datasets.chunk_size(spec.config, spins)
-        self._psi = jax.jit(lambda p, x, nuclei: networks.apply(p, x, nuclei.positions, spins))
-        self._local_energy = jax.jit(
-            lambda p, x, nuclei: hamiltonian.local_energy(p, x, nuclei, spins, chunk)
-        )
-
-        def moved(params: Any, x: Any, nuclei: Any, key: Any, moves: int) -> Any:
-            log_psi = networks.log_psi(params, nuclei.positions, spins)
-            kernel = mcmc.make_kernel(log_psi, nuclei, spins, moves)
-            width = jax.numpy.asarray(self._width, self._dtype)
-            return kernel(key, mcmc.walkers(x), width)[0].electrons
-
-        self._moved = jax.jit(moved, static_argnums=4)
-
-    def sign_log_psi(self, electrons: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sign of psi and log|psi|, (...) each, for electrons (..., electron, 3), bohr.
-
-        Raises:
-            InputError: The electrons have another shape.
-        """
-        with _jax_set(self.spec.config):
-            sign, log = self._psi(self._params, self._checked(electrons), self._nuclei)
-            return np.asarray(sign), np.asarray(log)
-
-    def log_psi(self, electrons: np.ndarray) -> np.ndarray:
-        """log|psi| (...); see `sign_log_psi`."""
-        return self.sign_log_psi(electrons)[1]
-
-    def local_energy(self, electrons: np.ndarray) -> np.ndarray:
-        """(H psi) / psi, (...), hartree, for electrons (..., electron, 3), bohr.
-
-        Raises:
-            InputError: The electrons have another shape.
-        """
-        x = self._checked(electrons)
-        with _jax_set(self.spec.config):
-            energies = self._local_energy(self._params, x.reshape(-1, *x.shape[-2:]), self._nuclei)
-            return np.asarray(energies).reshape(x.shape[:-2])
-
-    def sample(
-        self, moves: int = 100, seed: int = 0, start: np.ndarray | None = None
-    ) -> np.ndarray:
-        """Walkers after Metropolis moves in |psi|^2, with the width that the optimisation reached.
-
-        Args:
-            moves: Moves of every walker.
-            seed: Of the random numbers.
-            start: (walker, electron, 3), bohr; `walkers` if None.
-
-        Returns:
-            (walker, electron, 3), bohr.
-
-        Raises:
-            InputError: `start` has another shape.
-        """
-        import jax
-
-        x = self._checked(self.walkers if start is None else start)
-        if x.ndim != 3:
-            raise InputError(f"start: found shape {x.shape}, allowed: (walker, electron, 3)")
-        with _jax_set(self.spec.config):
-            key = jax.random.key(seed)
-            return np.asarray(self._moved(self._params, x, self._nuclei, key, moves))
-
-    def _checked(self, electrons: np.ndarray) -> np.ndarray:
-        x = np.asarray(electrons, self._dtype)
-        n = self.spec.molecule.n_electrons
-        if x.shape[-2:] != (n, 3):
-            raise InputError(f"electrons: found shape {x.shape}, allowed: (..., {n}, 3)")
-        return x
 
 
 class ScanResults:
@@ -451,6 +348,7 @@ def run(
     """
     from ferminet_core.chemistry import reference
     from ferminet_core.stages import base, inference, optimise, pretrain
+    from ferminet_core.stages.frozen import precision_of
 
     spec = RunSpec(scan=IN_MEMORY, run_id=name, geometry=name, molecule=molecule, config=config)
     found: dict[str, xr.Dataset] = {}
@@ -462,7 +360,7 @@ def run(
 
         found[stage.name] = stage.result(*base.run(stage, report)).assign_attrs(stage=stage.name)
 
-    with _jax_set(config):
+    with precision_of(config):
         found["reference"] = reference.run(spec)
         if progress:
             progress(Progress("reference", 1, 1, float(found["reference"].attrs["e_hf"]), None))
@@ -477,14 +375,3 @@ def _progress(stage: "Stage", done: "Step") -> Progress:
 
     reading = read_stats(done.stats)
     return Progress(stage.name, done.step, stage.total, reading.energy, reading.error)
-
-
-@contextmanager
-def _jax_set(config: Config) -> Iterator[None]:
-    """JAX with the precision of a run, for the length of a call."""
-    import jax
-
-    double = config.runtime.precision == "float64"
-    # "highest", or float32 products run with a 10-bit mantissa (TF32) on NVIDIA GPUs.
-    with jax.enable_x64(double), jax.default_matmul_precision("highest"):
-        yield

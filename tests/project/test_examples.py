@@ -38,8 +38,14 @@ def output_of(name: str, *arguments: Path, here: Path, cache: Path) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["h2_in_twenty_lines.py", "readme_example.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("h2_in_twenty_lines.py", marks=pytest.mark.slow),
+        # The same calculation again; its other calls are those of tests/interface.
+        pytest.param("readme_example.py", marks=pytest.mark.campaign),
+    ],
+)
 def test_a_molecule_in_code(name: str, tmp_path: Path, compiled: Path) -> None:
     """The energy lies above the exact one, within its error, and below Hartree-Fock (-1.1336)."""
     printed = output_of(name, here=tmp_path, cache=compiled)
