@@ -10,9 +10,9 @@ import pandas as pd
 import xarray as xr
 
 from ferminet_core.analysis.literature import PublishedEnergies
-from ferminet_core.analysis.scan_table import Column, Kind
 from ferminet_core.inputs.basis_sets import basis_label
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.scan_columns import Column, Kind
 
 
 def scan_dataset(

@@ -25,6 +25,7 @@ from ferminet_core.analysis.verdict import Verdict, judge
 from ferminet_core.inputs.basis_sets import basis_label
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.scan_columns import Column
 
 SCHEMA_VERSION = 1
 # An energy further below an exact one is not noise: the variational principle forbids it.
@@ -53,7 +54,7 @@ class Summary(NamedTuple):
     title: str
     parameter: str | None  # the numeric parameter, if there is exactly one
     parameter_unit: str  # bohr, angstrom, or empty where it is not the shortest bond's length
-    columns: list[scan_table.Column]  # of table and dataset
+    columns: list[Column]  # of table and dataset
     table: pd.DataFrame  # the columns of scan.csv; missing values are NA
     dataset: xr.Dataset  # dimension run
     derived: dict[str, Any]  # JSON: bond length, frequency, dissociation energy, ...

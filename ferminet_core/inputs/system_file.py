@@ -11,6 +11,7 @@ from ferminet_core.inputs.config import Config, Section, Whole, setting_keys
 from ferminet_core.inputs.expressions import RESERVED
 from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
 from ferminet_core.inputs.overrides import check_preset, flatten, presets
+from ferminet_core.inputs.scan_columns import COLUMNS
 from ferminet_core.inputs.yaml_file import YamlFile
 
 # Names of scans, runs, geometries and variants, which become names of files and folders.
@@ -21,14 +22,6 @@ IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]*$"
 MAX_VALUES = 10_000
 # The variant without overrides. It adds nothing to the names of its runs.
 PLAIN_VARIANT = "base"
-# Columns of the scan table. No parameter may have one of these names.
-# fmt: off
-COLUMNS = frozenset({
-    "run_id", "geometry", "variant", "state", "energy_Eh", "error_Eh", "variance_Eh2", "tau",
-    "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt",
-    "n_samples", "wall_s", "node_h", "verdict", "neighbour",
-})
-# fmt: on
 
 Units = Literal["bohr", "angstrom"]
 _OVERRIDES = "Settings by nested or dotted key, such as `network.layers: 3`."
@@ -265,13 +258,14 @@ def _check_parameter_names(system: SystemFile, file: YamlFile) -> None:
         (("parameters",), system.parameters),
         *((("geometries", i, "parameters"), g.parameters) for i, g in enumerate(system.geometries)),
     ]
+    columns = {column.name for column in COLUMNS}
     seen: dict[str, str] = {}
     for location, names in places:
         for name in names:
             problem = ""
             if not re.match(IDENTIFIER, name):
                 problem = f"found {show(name)}; allowed: names of the form {IDENTIFIER}"
-            elif name in RESERVED or name in COLUMNS:
+            elif name in RESERVED or name in columns:
                 what = "a word of expressions" if name in RESERVED else "a column of the scan table"
                 problem = f"{name!r} is {what}; choose another name, such as 'R'"
             elif (other := seen.setdefault(name.lower(), name)) != name:

@@ -7,8 +7,9 @@ import pandas as pd
 
 from ferminet_core import units
 from ferminet_core.analysis.literature import PublishedEnergies
-from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.scan_columns import MILLI
 
 CHEMICAL_ACCURACY = MILLI * units.CHEMICAL_ACCURACY  # mEh
 # The palette of Okabe and Ito, which every kind of colour vision can tell apart. The first list is

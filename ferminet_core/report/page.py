@@ -16,9 +16,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from ferminet_core.analysis.scan_table import MILLI
 from ferminet_core.analysis.summary import Summary
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import tables
 from ferminet_core.report.chart_data import done_of_total
 from ferminet_core.report.charts import Chart, Figure, Table, plus_minus

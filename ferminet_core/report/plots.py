@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.optimiser_comparison import Trace, curve
-from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report.chart_data import (
     CHEMICAL_ACCURACY,
     DENSE,

@@ -10,8 +10,8 @@ import xarray as xr
 
 from ferminet_core.analysis import variance_extrapolation
 from ferminet_core.analysis.literature import PublishedEnergies
-from ferminet_core.analysis.scan_table import MILLI
 from ferminet_core.analysis.statistics import MIN_BLOCKS, reblock
+from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report.chart_data import HF_COLOUR, PUBLISHED_COLOURS, RUN_COLOURS
 from ferminet_core.report.charts import (
     INK,

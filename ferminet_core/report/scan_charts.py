@@ -10,8 +10,9 @@ import pandas as pd
 from ferminet_core import units
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.potential_curve import Estimate
-from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report.chart_data import (
     DENSE,
     HF_COLOUR,

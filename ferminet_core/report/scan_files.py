@@ -6,10 +6,11 @@ from pathlib import Path
 import pandas as pd
 
 from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_known
-from ferminet_core.analysis.scan_table import MILLI, measured
+from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import ArtefactError, RecomputeError
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import page, plots
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.storage import artefacts, files

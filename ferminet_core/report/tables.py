@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.scan_table import MILLI, Column
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.scan_columns import MILLI, Column
 from ferminet_core.report.chart_data import primary_published, short_label
 from ferminet_core.report.charts import Cell, Heading, Number, Table, full, plus_minus, rounded
 from ferminet_core.report.run_page import RunPage

@@ -10,9 +10,9 @@ from helpers.paths import ROOT
 from helpers.scans import inference_attributes, make_scan, morse, write_literature
 from pandas.api.types import is_string_dtype
 
-from ferminet_core.analysis.scan_table import COLUMNS, Kind
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.scan_columns import COLUMNS, Kind
 
 
 @pytest.fixture
@@ -62,9 +62,8 @@ def test_attributes_of_the_dataset_are_those_of_the_columns(summary: Summary) ->
     assert units == {"energy_Eh": "hartree", "R": "bohr", "dipole_x": "e bohr"}
 
 
-@pytest.mark.parametrize("name", [column.name for column in COLUMNS if column.in_table])
+@pytest.mark.parametrize("name", [column.name for column in COLUMNS])
 def test_no_parameter_may_have_the_name_of_a_column(tmp_path: Path, name: str) -> None:
-    """The inputs cannot import the table, so they list the names again."""
     text = f"units: bohr\natoms: [H 0 0 0, H 0 0 {name}]\nparameters: {{{name}: [1.4]}}\n"
     with pytest.raises(InputError, match=f"{name}.* is a column of the scan table"):
         make_scan(tmp_path, text)
