@@ -13,6 +13,7 @@ class ExitCode(enum.IntEnum):
     meaning: str
 
     def __new__(cls, value: int, meaning: str) -> "ExitCode":
+        """A member with its number as the value."""
         code = int.__new__(cls, value)
         code._value_ = value
         code.meaning = meaning

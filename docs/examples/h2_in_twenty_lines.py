@@ -10,6 +10,7 @@ EXACT = -1.174476
 
 
 def show(progress: ferminet_core.Progress) -> None:
+    """Print the stage, its iterations and the energy."""
     energy = "" if progress.energy is None else f"{progress.energy:10.4f} hartree"
     print(f"{progress.stage:>9} {progress.step:5d} of {progress.total:5d} {energy}", flush=True)
 

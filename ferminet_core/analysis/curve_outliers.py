@@ -52,7 +52,8 @@ def deviations(
 
     Args:
         parameter: (points,), all different, in any unit and order.
-        energy, error: (points,) hartree, finite.
+        energy: (points,), hartree, finite.
+        error: (points,), standard errors of the energies, hartree, finite.
 
     Returns:
         One entry for each point, in the given order. It is None for the two outermost points at

@@ -29,8 +29,12 @@ class LineDensity(NamedTuple):
 
 
 class PlaneDensity(NamedTuple):
-    """edges: along the first and the second axis, bohr; density: (first, second), electrons per
-    bohr squared."""
+    """A density over the plane of two axes.
+
+    Attributes:
+        edges: along the first and the second axis, bohr.
+        density: (first, second), electrons per bohr squared.
+    """
 
     edges: tuple[np.ndarray, np.ndarray]
     density: np.ndarray

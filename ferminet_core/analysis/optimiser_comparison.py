@@ -40,7 +40,8 @@ def curve(energies: np.ndarray, reference: float) -> Curve:
     One walker near a node can dominate the mean of an iteration, but not the median of several.
 
     Args:
-        energies: (step,), hartree; reference: the exact energy, or the best known, hartree.
+        energies: (step,), hartree.
+        reference: the exact energy, or the best known, hartree.
     """
     n = len(energies)
     count = max(2, round(_PER_DECADE * np.log10(max(n, 10) / _SHORTEST)))
@@ -59,12 +60,14 @@ def steps_to(found: Curve, error: float) -> int | None:
 
 
 def best_known(done: pd.DataFrame, published: Sequence[PublishedEnergies]) -> dict[str, float]:
-    """The energy that errors are relative to, hartree, by geometry.
+    """The energy by geometry that errors are relative to, hartree.
 
-    It is a published one, exact before others, or else the lowest of the geometry's own inferences.
+    It is a published energy, and an exact one is preferred. A geometry without a published energy
+    takes the lowest energy of its own inferences.
 
     Args:
         done: finished rows of the scan table.
+        published: tables of published energies, whose columns are in `done`.
     """
     ordered = sorted(published, key=lambda entry: entry.kind != "exact")
     found = {}
@@ -82,6 +85,7 @@ def advantages(traces: Sequence[Trace], references: Mapping[str, float]) -> pd.D
     """Iterations and seconds to each of `TARGETS`, for geometries with several variants.
 
     Args:
+        traces: the optimisations of all runs.
         references: energy by geometry, hartree.
 
     Returns:

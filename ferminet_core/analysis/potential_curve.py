@@ -200,8 +200,10 @@ class _WindowFit(NamedTuple):
 
 
 def _windows(n_points: int, lowest: int) -> list[tuple[slice, int]]:
-    """Every window with neighbours on both sides of the lowest point, with every degree it can
-    determine."""
+    """All windows with neighbours on both sides of the lowest point.
+
+    Each window comes with every degree that it can determine.
+    """
     return [
         (slice(first, last + 1), degree)
         for first in range(lowest)
@@ -249,6 +251,8 @@ def _polynomial_minimum(
 
     Args:
         coefficients: (degree + 1, polynomials), lowest power first.
+        low: the lower end of the interval.
+        high: the upper end of the interval.
 
     Returns:
         Three arrays (polynomials,); NaN where the lowest point is an end of the interval.

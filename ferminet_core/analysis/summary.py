@@ -245,8 +245,10 @@ def _row(
 
 
 def _parameter_unit(scan: Scan, parameter: str | None) -> str:
-    """The parameter's unit where it is the shortest bond's length, as of a diatomic or a chain with
-    even spacings; empty otherwise."""
+    """The unit of a parameter that is the length of the shortest bond; empty for any other.
+
+    Examples are the parameter of a diatomic and that of a chain with even spacings.
+    """
     if parameter is None:
         return ""
     runs = [run for run in scan.runs if parameter in run.parameters]

@@ -38,8 +38,13 @@ class ExtrapolationRefusedError(Exception):
 
 
 class Blocks(NamedTuple):
-    """Blocks of an optimisation, each (blocks,): energy and its standard error (hartree), variance
-    of the local energy (hartree squared)."""
+    """Blocks of an optimisation, each array (blocks,).
+
+    Attributes:
+        energy: hartree.
+        error: standard error of the energy, hartree.
+        variance: of the local energy, hartree squared.
+    """
 
     energy: np.ndarray
     error: np.ndarray

@@ -142,8 +142,11 @@ def _limit(
     smaller: Mapping[str, MethodEnergy],
     larger: Mapping[str, MethodEnergy],
 ) -> MethodEnergy:
-    """A method's energy at the basis-set limit, from its energies in `basis` and the next larger
-    set of the same family. Its correlation energy is relative to its own Hartree-Fock."""
+    """The energy of a method at the basis-set limit.
+
+    It follows from the energies in `basis` and in the next larger set of the same family. The
+    correlation energy is relative to the method's own Hartree-Fock.
+    """
     place = dunning(basis)
     if place is None:
         raise ValueError(f"{basis}: not one of Dunning's sets")  # the settings exclude this

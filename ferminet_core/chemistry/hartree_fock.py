@@ -265,8 +265,11 @@ def _unrestricted_guesses(
 
 
 def all_solutions(mole: gto.Mole, unrestricted: bool) -> list[Solution]:
-    """All solutions that were tried: the restricted one (RHF, or ROHF for an open shell), then UHF
-    from several guesses if `unrestricted` is set."""
+    """All solutions that were tried.
+
+    The first is the restricted one: RHF, or ROHF for an open shell. If `unrestricted` is set, UHF
+    from several guesses follows.
+    """
     restricted = _solve_once(mole, "rhf" if mole.spin == 0 else "rohf", "minao")
     solutions = [restricted]
     if unrestricted:
@@ -317,6 +320,7 @@ def _choose(solutions: list[Solution], method: str, system: str) -> tuple[Soluti
 
 
 def half_power(overlap: np.ndarray) -> np.ndarray:
+    """The square root (ao, ao) of an overlap matrix (ao, ao)."""
     values, vectors = np.linalg.eigh(overlap)
     return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
@@ -337,7 +341,8 @@ def fix_degenerate(
 
     Args:
         coefficients: (ao, orbital), by rising energy among those of one label.
-        energies: hartree; labels: orbitals of different labels are never mixed.
+        energies: (orbital,), hartree.
+        labels: (orbital,); orbitals of different labels are never mixed.
         half: the overlap matrix to the power 1/2.
         width: neighbours less than this apart, in hartree, are degenerate.
     """

@@ -1,5 +1,8 @@
-"""Output of `plan`: operations, memory, volumes, time and node-hours of a scan, and the resources
-to request from a batch system."""
+"""Output of `plan`: the predicted cost of a scan, and the resources to request.
+
+The cost consists of operations, memory, volumes, time and node-hours. The resources are those to
+request from a batch system.
+"""
 
 import json
 import math

@@ -52,8 +52,11 @@ def _looks(
 
 
 def _present(stages: list[StageState]) -> StageState:
-    """The current stage of a run: the last one that has started, or the next one if that is done.
-    Conventional energies come after all others."""
+    """The current stage of a run.
+
+    It is the last stage that has started, or the next one if that is done. Conventional energies
+    come after all others.
+    """
     chain = [stage for stage in stages if stage.stage in STAGES]
     last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
     finished = chain[last].state == "done" and last + 1 < len(chain)

@@ -47,8 +47,11 @@ def limit_name(smaller: str, larger: str) -> str:
 
 
 def basis_label(name: str) -> str:
-    """The printed name of a set: "cc-pVTZ" for "ccpvtz", "CBS(T,Q)" for the limit from two sets.
-    Names outside Dunning's families do not change."""
+    """The printed name of a basis set.
+
+    It is "cc-pVTZ" for "ccpvtz", and "CBS(T,Q)" for the limit from two sets. Names outside
+    Dunning's families do not change.
+    """
     match = _DUNNING.fullmatch(plain(name))
     if not match:
         return name.upper() if name.startswith("cbs(") else name

@@ -46,8 +46,10 @@ class RunSpec(BaseModel):
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def stage_hash(self, stage: str) -> str:
-        """SHA-256 (hex) over the molecule and all settings that decide the results of a stage and
-        its parents."""
+        """SHA-256 (hex) of all that decides the results of a stage and its parents.
+
+        It covers the molecule and the settings that decide these results.
+        """
         settings = flat_settings(self.config, stage)
         rules = resume_rules()
         content = {
@@ -130,4 +132,5 @@ def check_version(content: object, where: str) -> None:
 
 
 def canonical_json(content: object) -> str:
+    """JSON without spaces and with sorted keys: equal content gives equal text."""
     return json.dumps(content, sort_keys=True, separators=(",", ":"))

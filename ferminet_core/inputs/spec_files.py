@@ -180,15 +180,20 @@ def _owner(folder: Path) -> str | None:
 
 
 def _system_path(scan: Scan) -> str:
-    """The path of a scan's system file: relative inside the working directory, so that a project
-    can be moved as a whole, and absolute elsewhere."""
+    """The path of a scan's system file.
+
+    It is relative inside the working directory, so that a project can be moved as a whole.
+    Elsewhere it is absolute.
+    """
     relative = os.path.relpath(scan.path)
     return os.path.abspath(scan.path) if relative.startswith(os.pardir) else relative
 
 
 def _part(run: RunSpec, conventional: bool) -> RunSpec:
-    """The content of one of a run's two spec files: with the settings of the conventional energies,
-    or with those of all other stages."""
+    """The content of one of a run's two spec files.
+
+    One file holds the settings of the conventional energies, the other those of all other stages.
+    """
     section = "conventional"
     config = Config(**{k: v for k, v in run.config if (k == section) is conventional})
     overrides = {
@@ -249,8 +254,10 @@ def load_run(scan: Path, run_id: str) -> RunSpec:
 
 
 def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
-    """The neighbour in a spec file, empty if the run has none; None if the file is missing, is
-    damaged, or answers another request."""
+    """The neighbour in a spec file; empty if the run has none.
+
+    It is None if the file is missing, is damaged, or answers another request.
+    """
     try:
         spec = json.loads(path.read_text(encoding="utf-8"))
         check_version(spec, str(path))

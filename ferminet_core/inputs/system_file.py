@@ -99,8 +99,11 @@ class Case(Section):
 
 
 class WarmStart(Section):
-    """Anchors are computed in full. Every other geometry starts from the wavefunction of its
-    nearest neighbour and takes a share of the iterations, down to the same learning rate."""
+    """Warm starts of the geometries of a scan from their neighbours.
+
+    Anchors are computed in full. Every other geometry starts from the wavefunction of its
+    nearest neighbour and takes a share of the iterations, down to the same learning rate.
+    """
 
     anchors: list[str] = Field(
         [], description="Geometries that are computed in full. Default: the most central one."

@@ -110,11 +110,13 @@ class CompileLog:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def on_duration(self, event: str, duration_secs: float, **_: str | int) -> None:
+        """Count a compilation and its seconds. JAX calls this after each timed event."""
         if event == _COMPILE_EVENT:
             self.compile_s += duration_secs
             self.n_compiled += 1
 
     def on_event(self, event: str, **_: str | int) -> None:
+        """Count a hit or a miss of the compilation cache. JAX calls this at each event."""
         self.cache_hits += event == _HIT_EVENT
         self.cache_misses += event == _MISS_EVENT
 

@@ -43,12 +43,12 @@ def keep_executables_whole() -> None:
 
 
 def key_executables_by_device_kind() -> None:
-    """Leave the topology of the devices out of JAX's cache keys (JAX 0.9.1,
-    `cache_key._hash_accelerator_config`).
+    """Leave the topology of the devices out of JAX's cache keys.
 
-    The topology of CPUs differs from rank to rank, and only rank 0 keeps what it compiles: all
-    other ranks would compile at every start. The name of the cache folder holds what the topology
-    says of processors. For CPUs only.
+    This replaces `cache_key._hash_accelerator_config` of JAX 0.9.1. The topology of CPUs differs
+    from rank to rank, and only rank 0 keeps its compiled programs. All other ranks would therefore
+    compile at every start. The name of the cache folder holds the part of the topology that
+    describes the processors. For CPUs only.
     """
     from jax._src import cache_key
 

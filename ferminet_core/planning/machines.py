@@ -84,8 +84,13 @@ def _gpu(
     """A GPU by the numbers of its data sheet.
 
     Args:
+        name: the name in `GPUS`.
         flops: of float32 outside tensor cores: this package asks for full precision in products
             (`jax_setup.configure_jax`), and tensor cores would round their factors to TF32.
+        memory: bytes/s that its memory moves.
+        capacity: bytes of memory.
+        link: bytes/s to the other GPUs of a node, each way.
+        far_link: bytes/s to the GPUs of another node, each way.
     """
     rates = Rates(
         product=PRODUCT_EFFICIENCY * flops,
@@ -116,6 +121,8 @@ def kernel_seconds(rates: Rates, kernel: Kernel, itemsize: int) -> float:
     """Seconds of a kernel; double precision takes twice as long as single.
 
     Args:
+        rates: of the device
+        kernel: its operations and numbers
         itemsize: bytes of a number
     """
     scale = itemsize / SINGLE
@@ -162,6 +169,8 @@ def collective_seconds(machine: Machine, layout: Layout, messages: Iterable[floa
     that each wait for a message (docs/clusters.md).
 
     Args:
+        machine: the device and its links
+        layout: nodes, and devices on each
         messages: bytes of each average
     """
     n = layout.devices

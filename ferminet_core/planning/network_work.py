@@ -35,6 +35,8 @@ def forward(net: Network, w: float, kept: bool = False) -> Work:
     """log|psi| of w walkers (`networks.apply`).
 
     Args:
+        net: sizes of the network
+        w: walkers
         kept: whether the outputs of all layers are written for a backward pass; otherwise the last
             output of the pairs is only averaged
     """

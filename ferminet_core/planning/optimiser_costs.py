@@ -101,8 +101,10 @@ def _factors(net: Network) -> list[tuple[int, int]]:
 
 
 def solves(net: Network) -> Work:
-    """The gradient divided by KFAC's factors (`kfac.times_inverse`): n^3/3 for a Cholesky
-    decomposition, 2 n^2 for each right-hand side."""
+    """The gradient divided by KFAC's factors (`kfac.times_inverse`).
+
+    A Cholesky decomposition takes n^3/3 operations, and each right-hand side 2 n^2.
+    """
     return [
         Kernel("inverse", n**3 / 3 + 2 * n**2 * sides, 2.0 * n * (n + sides))
         for n, sides in _factors(net)
@@ -156,8 +158,10 @@ class KfacCost:
 
 
 def spring_update(net: Network, walkers: int, devices: int) -> Work:
-    """SPRING's system of all walkers, each device with its part of the parameters
-    (`spring.natural_step`)."""
+    """SPRING's system of all walkers (`spring.natural_step`).
+
+    Each device holds its part of the parameters.
+    """
     own, n = net.parameters / devices, walkers
     return [
         sweep(4 * n * own, 4 * n * own),

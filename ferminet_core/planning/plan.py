@@ -212,8 +212,11 @@ class ScanPlan(NamedTuple):
 
     @property
     def volume(self) -> int:
-        """Bytes of all runs' files: samples, twice where the last checkpoint is kept, and the last
-        checkpoint of the optimisation."""
+        """Bytes of all runs' files.
+
+        Samples are stored once. Where the last checkpoints are kept, the one of the inference holds
+        the samples a second time, and the one of the optimisation is added.
+        """
         return sum(
             run.samples
             + run.spec.config.checkpoint.keep_finished * (run.samples + run.checkpoint[1])
@@ -244,6 +247,7 @@ def suggested_nodes(scaling: Mapping[int, float], iterations: int) -> int:
 
     Args:
         scaling: seconds of an iteration by number of nodes, in ascending order from one
+        iterations: of the optimisation
     """
     best = 1
     for nodes, step in scaling.items():

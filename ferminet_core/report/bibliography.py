@@ -198,7 +198,8 @@ def bibliography(runs: Sequence[RunSpec], sources: Iterable[str], origin: str) -
     """BibTeX entries for the runs, below comment lines with the purpose of each entry.
 
     Args:
-        runs, sources: as for `purposes`.
+        runs: as for `purposes`.
+        sources: as for `purposes`.
         origin: the path of the runs, for the first line.
     """
     cited, missing = purposes(runs, sources)

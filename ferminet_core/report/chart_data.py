@@ -117,8 +117,10 @@ def span(values: pd.Series) -> tuple[float, float]:
 
 
 def focus(table: pd.DataFrame) -> tuple[float, float] | None:
-    """Limits (hartree) of a chart of energies that show the results and leave out what lies far
-    above; None with fewer than two results."""
+    """Limits (hartree) of a chart of energies; None with fewer than two results.
+
+    The chart shows the results, and leaves out energies far above them.
+    """
     done = measured(table)["energy_Eh"]
     if len(done) < 2:
         return None

@@ -60,7 +60,13 @@ class Notice(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run. anchor: its place on the page; text: energy or state; missing: unfinished stages"""
+    """One run.
+
+    Attributes:
+        anchor: its place on the page.
+        text: energy or state.
+        missing: unfinished stages.
+    """
 
     anchor: str
     name: str

@@ -69,10 +69,10 @@ def _optimisation(path: Path) -> dict[str, np.ndarray]:
 
 
 def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The inference's attributes with figures derived from its series, and a line for each stored
-    figure that differs.
+    """The inference's attributes with recomputed figures, and the figures that differ.
 
-    The digest is not verified here: a figure that somebody changed is reported by its name.
+    The series of the inference give the figures. Each stored figure that differs has a line. The
+    digest is not verified here: a figure that somebody changed is reported by its name.
     """
     path = folder / "inference.zarr.zip"
     stored = artefacts.load(path, only=estimates.SERIES)

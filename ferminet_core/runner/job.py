@@ -34,10 +34,12 @@ class Job:
 
     @property
     def provenance_path(self) -> Path:
+        """Provenance of the stage, next to its artefact."""
         return self.out.with_name(f"{self.stage}.provenance.json")
 
     @property
     def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
         return self.work / "ckpt"
 
     @property
@@ -47,4 +49,5 @@ class Job:
 
     @property
     def result_path(self) -> Path:
+        """The artefact before it is published."""
         return self.work / "result.zarr.zip"

@@ -105,8 +105,10 @@ def _checkpoint_age(work: Path) -> float | None:
 
 
 def stages_of(run: Path) -> tuple[str, ...]:
-    """The stages of the run with this folder. Conventional energies come last, if it asks for
-    them."""
+    """The stages of the run with this folder.
+
+    Conventional energies come last, if the run asks for them.
+    """
     asked = conventional_spec(run.parent.parent, run.name).exists()
     return (*STAGES, CONVENTIONAL) if asked else STAGES
 

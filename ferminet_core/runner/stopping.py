@@ -33,8 +33,9 @@ MARGIN_S = 15.0  # before the wall-time limit, on top of measured times
 
 
 def parse_wall_time(text: str) -> float:
-    """Seconds of a wall time in Slurm's formats: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM,
-    D-HH:MM:SS.
+    """Seconds of a wall time in one of Slurm's formats.
+
+    The formats are minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM and D-HH:MM:SS.
 
     Raises:
         InputError: The text has another format.

@@ -33,15 +33,18 @@ class Stage(Protocol):
     The loop may stop after any step and continue from that step's state, in this process or in
     another. On the same devices it then gives the same bits as without the stop.
 
-    name: the stage's name; chunk: walkers per pass of the local energy, which affects rounding
-    total: iterations, an upper bound where a criterion may end the loop
+    Attributes:
+        name: the stage's name.
+        chunk: walkers per pass of the local energy, which affects rounding.
     """
 
     name: str
     chunk: int
 
     @property
-    def total(self) -> int: ...
+    def total(self) -> int:
+        """Iterations; an upper bound where a criterion may end the loop."""
+        ...
 
     def initial(self) -> Any:
         """The state before the first iteration."""

@@ -1,5 +1,8 @@
-"""Data passed between stages: parameters and walkers as datasets, the geometry as arrays, and the
-state of a loop as named arrays."""
+"""Data passed between stages.
+
+Parameters and walkers are datasets, the geometry is arrays, and the state of a loop is named
+arrays.
+"""
 
 import functools
 from collections.abc import Mapping

@@ -206,13 +206,13 @@ class Inference:
             yield step
 
     def _after_equilibration(self, state: State, walkers: mcmc.Walkers, records: Records) -> State:
-        """The state after one call of the equilibration, which adapts the width and measures
-        nothing.
+        """The state after one call of the equilibration.
 
-        Walkers are independent. The difference of a walker's means over two successive windows,
-        averaged over walkers, therefore has a standard error without autocorrelation. Equilibration
-        ends when the difference is below `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows
-        in the measurement itself, whose halves are compared in the same way (`estimates.drift`).
+        The call adapts the width and measures nothing. Walkers are independent. The difference of a
+        walker's means over two successive windows, averaged over walkers, therefore has a standard
+        error without autocorrelation. Equilibration ends when the difference is below
+        `EQUILIBRIUM_SIGMAS` of these errors. A slower drift shows in the measurement itself, whose
+        halves are compared in the same way (`estimates.drift`).
         """
         target = self.config.mcmc.target_acceptance
         window = state.window + np.asarray(records.energies, np.float64).sum(axis=0)

@@ -1,9 +1,9 @@
-"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals (Pfau et al. 2020, section
-III.A).
+"""Pretraining: match the network's orbitals to the Hartree-Fock orbitals.
 
-The loss is the mean squared difference of the orbital matrices over walkers. One half of them is
-drawn from the reference's density and fits the orbitals where electrons are. The other half is
-drawn from the network's own density and removes density where none should be.
+The method is that of Pfau et al. 2020, section III.A. The loss is the mean squared difference of
+the orbital matrices over walkers. One half of the walkers is drawn from the reference's density and
+fits the orbitals where electrons are. The other half is drawn from the network's own density and
+removes density where none should be.
 
 The loop ends by a criterion: the network's variational energy must come close to E_HF, and its
 orbitals close to the reference's. From a worse start the optimisation spends thousands of expensive
@@ -47,10 +47,16 @@ from ferminet_core.wavefunction.networks import Params
 
 
 class State(NamedTuple):
-    """params, optimiser: replicated; reference, network: the walkers of each density, split over
-    devices; widths: (2,), of their moves; step: iterations done; met: whether the criterion is.
+    """State of the loop; checkpoints store the fields by their names.
 
-    Checkpoints store the fields by these names.
+    Attributes:
+        params: replicated.
+        optimiser: replicated.
+        reference: walkers of the reference's density, split over devices.
+        network: walkers of the network's density, split over devices.
+        widths: (2,), of the moves of `reference` and `network`.
+        step: iterations done.
+        met: whether the criterion is met.
     """
 
     params: Params
@@ -301,8 +307,11 @@ class Pretrain:
         return place(self.mesh, (self.reference, self.nuclei, self.key), REPLICATED)
 
     def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
-        """Orbitals close to the reference's, and an energy that does not exceed E_HF by more than
-        the tolerance and its own standard error."""
+        """Whether the criterion is met.
+
+        The orbitals are then close to the reference's, and the energy does not exceed E_HF by more
+        than the tolerance and its own standard error.
+        """
         config = self.config.pretrain
         excess = float(check.energy) - float(check.error) - self.e_hf
         return (
@@ -313,8 +322,9 @@ class Pretrain:
         )
 
     def steps(self, state: State) -> Iterator[Step]:
-        """Blocks of up to `runtime.block` iterations, with a test of the criterion every
-        `pretrain.check_every` iterations.
+        """Blocks of up to `runtime.block` iterations.
+
+        The criterion is tested every `pretrain.check_every` iterations.
 
         Raises:
             BrokenRunError: parameters are no longer finite.
@@ -370,8 +380,10 @@ class Pretrain:
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """Parameters, all walkers and the series; `converged` says whether the criterion was
-        met."""
+        """Parameters, all walkers and the series.
+
+        The attribute `converged` says whether the criterion was met.
+        """
         state = fetch(state)
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
         return datasets.network_dataset(

@@ -41,7 +41,8 @@ def space_warp(electrons: np.ndarray, before: np.ndarray, after: np.ndarray) -> 
 
     Args:
         electrons: (..., 3), bohr.
-        before, after: (nucleus, 3), where the nuclei were and where they are, bohr.
+        before: (nucleus, 3), old positions of the nuclei, bohr.
+        after: (nucleus, 3), new positions of the nuclei, bohr.
 
     Returns:
         (..., 3), bohr.

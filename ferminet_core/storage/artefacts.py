@@ -301,8 +301,10 @@ def _chunk_shape(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
 
 
 def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
-    """The files inside the zip, each checked against its CRC: all, or only those of the group
-    itself and of the wanted arrays."""
+    """The files inside the zip, each checked against its CRC.
+
+    All files are read, or only those of the group itself and of the wanted arrays.
+    """
     if not path.is_file():
         raise ArtefactError(f"{path}: no such file")
     make = default_buffer_prototype().buffer.from_bytes

@@ -99,7 +99,8 @@ def log_proposal_ratio(step: jax.Array, before: jax.Array, after: jax.Array) -> 
 
     Args:
         step: (walker, electron, 3), in units of the width at the start
-        before, after: l(r) and l(r') (walker, electron)
+        before: l(r), (walker, electron), bohr
+        after: l(r'), (walker, electron), bohr
     """
     ratio = before / after
     squares = jnp.sum(step**2, axis=-1)
@@ -122,8 +123,7 @@ def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: in
 def _relocate(
     electrons: jax.Array, drawn: Relocation, nuclei: Nuclei
 ) -> tuple[jax.Array, jax.Array]:
-    """The proposals (walker, electron, 3) of relocations, and whether each can be reversed
-    (walker,).
+    """The proposals of relocations (walker, electron, 3), and their reversibility (walker,).
 
     A relocation is proposed as often as its reverse, so |psi'|^2 / |psi|^2 alone decides. Walkers
     thus pass between spin patterns, and between neutral atoms and ions, across bonds too long for a

@@ -32,7 +32,9 @@ def added_energy(
     """Hartree to add to each local energy, (walker,): strength (1 - spin flip).
 
     Args:
-        psi, electrons, spins: as for `spin_flip`
+        psi: as for `spin_flip`
+        electrons: as for `spin_flip`
+        spins: as for `spin_flip`
         strength: hartree, a scalar; 0 adds nothing, even where the spin flip is not finite
     """
     flip = spin_flip(psi, electrons, spins)

@@ -27,12 +27,13 @@ LARGEST_UNROLLED = 16
 
 
 class Elimination(NamedTuple):
-    """G A H = diag(pivots) for matrices A (..., n, n), in the order in which the pivots were
-    chosen.
+    """G A H = diag(pivots) for matrices A (..., n, n), in the order of the choice of pivots.
 
-    left: G (..., pivot, row of A) and right: H (..., column of A, pivot), |det| = 1
-    pivots: (..., n), zero beyond the rank of A
-    sign: (...), det A = sign * prod(pivots)
+    Attributes:
+        left: G (..., pivot, row of A), |det| = 1.
+        right: H (..., column of A, pivot), |det| = 1.
+        pivots: (..., n), zero beyond the rank of A.
+        sign: (...), det A = sign * prod(pivots).
     """
 
     left: jax.Array
@@ -82,9 +83,15 @@ def signed_log(a: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 class Inverse(NamedTuple):
-    """inverse: (..., n, n); sign, log: (...), of the determinant
-    good: (...), whether the inverse is accurate: after scaling of rows and columns no pivot is
-    below 3 sqrt(eps)"""
+    """Inverses and determinants of matrices.
+
+    Attributes:
+        inverse: (..., n, n).
+        sign: (...), of the determinant.
+        log: (...), log|det|.
+        good: (...), whether the inverse is accurate: after scaling of rows and columns no pivot is
+            below 3 sqrt(eps).
+    """
 
     inverse: jax.Array
     sign: jax.Array
@@ -152,9 +159,10 @@ def mend(found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any
     Up to one entry in eight is computed separately. If there are more, all entries are computed.
 
     Args:
-        found, inputs: trees of arrays with the entries along their first axis
+        found: a tree of arrays with the entries along their first axis
         good: (entry,)
         compute: inputs of some entries -> a tree like `found`
+        inputs: a tree of arrays with the entries along their first axis
     """
     few = max(1, good.shape[0] // 8)
 
@@ -230,10 +238,9 @@ def _log_leave_one_out(pivots: jax.Array) -> jax.Array:
 
 
 def cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
-    """exp(-log_scale) times the signed product of all pivots but i: (..., n), d det[B] = sum_i
-    rho_i C_ii.
+    """rho (..., n): exp(-log_scale) times the signed product of all pivots but i.
 
-    C = G B H is the direction B in pivot order.
+    d det[B] = sum_i rho_i C_ii, where C = G B H is the direction B in pivot order.
     """
     signs = jnp.where(e.pivots < 0, -1.0, 1.0).astype(e.pivots.dtype)
     overall = (e.sign * jnp.prod(signs, axis=-1))[..., None]

@@ -77,13 +77,17 @@ def apply(
 
 
 def _over_nuclei(x: jax.Array) -> jax.Array:
-    """Sum over the nuclei of terms (..., nucleus, determinant, orbital) that are in memory, written
-    out: XLA vectorises that on CPUs, and not the sum over an axis."""
+    """Sum over the nuclei of terms (..., nucleus, determinant, orbital) that are in memory.
+
+    The sum is written out. XLA vectorises this form on CPUs, and not the sum over an axis.
+    """
     return functools.reduce(jnp.add, (x[..., m, :, :] for m in range(x.shape[-3])))
 
 
 def decay(params: Params, ae: jax.Array, r_ae: jax.Array) -> Decay:
-    """The exponents and their derivatives; the closed forms of |Sigma x| with A = Sigma^T Sigma:
+    """The exponents and their derivatives.
+
+    They are the closed forms of rho = |Sigma x| with A = Sigma^T Sigma:
 
     grad rho = A x / rho,  lap rho = (tr A - |grad rho|^2) / rho,  both 0 at x = 0.
     """

@@ -38,8 +38,12 @@ class Features(NamedTuple):
 
 
 def features(electrons: jax.Array, nuclei: jax.Array) -> Features:
-    """All vectors and distances of electrons (..., electron, 3) and nuclei (nucleus, 3), in
-    bohr."""
+    """All vectors and distances between particles, bohr.
+
+    Args:
+        electrons: (..., electron, 3), bohr
+        nuclei: (nucleus, 3), bohr
+    """
     ae = electrons[..., :, None, :] - nuclei
     ee = electrons[..., :, None, :] - electrons[..., None, :, :]
     return Features(ae, distance(ae), ee, distance(ee))

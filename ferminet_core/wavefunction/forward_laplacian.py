@@ -62,8 +62,13 @@ class Jet(NamedTuple):
 
 
 class PairJet(NamedTuple):
-    """A function of r_i - r_j: value [i, j], derivative with respect to r_i (i, 3, j, width), and
-    the Laplacian with respect to the pair vector; derivatives are zero on the diagonal."""
+    """A function of r_i - r_j and its derivatives, which are zero on the diagonal.
+
+    Attributes:
+        value: (i, j, width).
+        jacobian: (i, 3, j, width), the derivative with respect to r_i.
+        laplacian: (i, j, width), with respect to the pair vector.
+    """
 
     value: jax.Array
     jacobian: jax.Array
@@ -71,8 +76,14 @@ class PairJet(NamedTuple):
 
 
 class LogPsi(NamedTuple):
-    """sign and log|psi|, grad log|psi| (electron, 3) and (lap psi) / psi, in bohr^-1, bohr^-2; with
-    a first axis of walkers, or of one."""
+    """log|psi| and its derivatives, with a first axis of walkers, or of one.
+
+    Attributes:
+        sign: of psi.
+        log: log|psi|.
+        gradient: grad log|psi| (electron, 3), bohr^-1.
+        laplacian_ratio: (lap psi) / psi, bohr^-2.
+    """
 
     sign: jax.Array
     log: jax.Array
@@ -320,8 +331,11 @@ def _determinants(m: Matrices, weights: jax.Array) -> LogPsi:
 
 
 def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
-    """Multiply by exp(J): grad adds, lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J
-    + |grad J|^2."""
+    """Multiply psi by exp(J).
+
+    The gradients add, and lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J +
+    |grad J|^2.
+    """
     c, a = jastrow_pairs(params, spins, electrons.dtype)
     vector = electrons[:, None, :] - electrons[None, :, :]
     r = distance(vector)

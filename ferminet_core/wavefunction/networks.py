@@ -49,8 +49,10 @@ def orbitals_per_spin(config: NetworkConfig, spins: Spins) -> list[int]:
 
 
 def _init_dense(key: jax.Array, n_in: int, n_out: int, bias: bool, dtype: jnp.dtype) -> Params:
-    """Normal weights of variance 1/n_in (tanh units stay in their linear range) and small
-    biases."""
+    """Normal weights of variance 1/n_in, and small biases.
+
+    With this variance tanh units stay in their linear range.
+    """
     w_key, b_key = jax.random.split(key)
     params = {
         "w": jax.random.normal(w_key, (n_in, n_out), dtype) / jnp.sqrt(jnp.asarray(n_in, dtype))
@@ -107,12 +109,14 @@ def init(
 
 
 class Layers(NamedTuple):
-    """How the parameters are applied. KFAC exchanges these for forms that it can read (module
-    `kfac`).
+    """The functions that apply the parameters.
 
-    dense(params, x): x W + b over the last axis
-    scale(x, s): x s, s broadcast over leading axes
-    one_electron(params, h, means, pair_means): a one-electron layer before its tanh
+    KFAC exchanges these for forms that it can read (module `kfac`).
+
+    Attributes:
+        dense: (params, x) -> x W + b over the last axis.
+        scale: (x, s) -> x s, s broadcast over leading axes.
+        one_electron: (params, h, means, pair_means) -> a one-electron layer before its tanh.
     """
 
     dense: Callable[[Params, jax.Array], jax.Array]
@@ -127,8 +131,10 @@ def dense(params: Params, x: jax.Array) -> jax.Array:
 
 
 def split_weights(w: jax.Array, n_one: int, n_two: int, n_spins: int) -> list[jax.Array]:
-    """Rows of a one-electron layer's weights by input: [h_i, mean h per spin, mean h_ij per
-    spin]."""
+    """Rows of a one-electron layer's weights by input.
+
+    The inputs are [h_i, mean h per spin, mean h_ij per spin].
+    """
     sizes = [n_one] * (1 + n_spins) + [n_two] * n_spins
     edges = [sum(sizes[:i]) for i in range(len(sizes) + 1)]
     return [w[a:b] for a, b in itertools.pairwise(edges)]
@@ -137,8 +143,9 @@ def split_weights(w: jax.Array, n_one: int, n_two: int, n_spins: int) -> list[ja
 def factored_layer(
     params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    """One-electron layer before its tanh; the spin means' weights are applied once, not per
-    electron.
+    """One-electron layer before its tanh.
+
+    The weights of the spin means are applied once, not for each electron.
 
     Args:
         params: {"w", "b"?}
@@ -238,6 +245,7 @@ def jastrow(
     Args:
         params: {"parallel", "antiparallel"}, the lengths a (bohr)
         r_ee: (..., electron, electron), bohr
+        spins: (n_up, n_down)
         scale: product of an input and a parameter (see `Layers`)
 
     Returns:
@@ -272,6 +280,7 @@ def apply(
         electrons: (..., electron, 3), bohr, spin up first
         nuclei: (nucleus, 3), bohr
         spins: (n_up, n_down)
+        layers: functions that apply the parameters
 
     Returns:
         sign (...) and log|psi| (...).

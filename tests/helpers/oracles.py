@@ -50,8 +50,10 @@ def psi(params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins) -
 def psi_derivatives(
     params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """psi, (grad psi)/psi (electron, 3) and (lap psi)/psi, by reverse and forward
-    differentiation."""
+    """psi, (grad psi)/psi (electron, 3) and (lap psi)/psi, by automatic differentiation.
+
+    The gradient is by reverse mode, the Laplacian by forward mode over reverse mode.
+    """
 
     def function(x: jax.Array) -> jax.Array:
         return psi(params, x.reshape(-1, 3), nuclei, spins)
@@ -63,8 +65,10 @@ def psi_derivatives(
 
 
 def duplicate_orbitals(params: Params, determinants: int, copies: int) -> Params:
-    """Make determinant 0 exactly singular: its first `copies` + 1 orbitals of each spin are
-    equal."""
+    """Make determinant 0 exactly singular.
+
+    Its first `copies` + 1 orbitals of each spin become equal.
+    """
     orbitals, envelope = [], []
     for linear, decay in zip(params["orbitals"], params["envelope"], strict=True):
         changed = {}

@@ -65,8 +65,10 @@ class Workflow:
         return {name: int(count) for name, count in rows if name != "all"}
 
     def pretend_done(self, *run_ids: str, stages: Sequence[str] = STAGES) -> None:
-        """Write the spec files, and put empty files in the place of all artefacts, newer than what
-        they are made from."""
+        """Write the spec files, and an empty file for each artefact.
+
+        The empty files are newer than the files that they are made from.
+        """
         write_specs(load_scan(self.system), self.results)
         scan = self.results / "test"
         sources = [scan / "runs.txt", *(scan / "spec").rglob("*")]

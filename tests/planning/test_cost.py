@@ -132,8 +132,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def straight(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
-    """Loops written out, of which XLA counts one pass, and no matrix treated a second time, which
-    XLA counts for all of them."""
+    """Unrolled loops, and no matrix treated a second time.
+
+    XLA counts only one pass of a loop. It counts the second treatment for all matrices.
+    """
     scan = jax.lax.scan
     monkeypatch.setattr(jax.lax, "scan", lambda *a, **k: scan(*a, **{**k, "unroll": True}))
     for module in (forward_laplacian, determinants):
@@ -182,8 +184,11 @@ def counted(config: NetworkConfig, molecule: Molecule) -> dict[str, Work]:
 @pytest.mark.parametrize("part", ["forward", "sampling", "local energy", "gradient"])
 @pytest.mark.parametrize("name", list(CASES))
 def test_operations_are_those_that_xla_counts(name: str, part: str) -> None:
-    """Products are exact; elementwise operations, 1 to 20 % of the whole, are counted by hand, to a
-    tenth. XLA counts here what is written, before it drops or repeats anything."""
+    """XLA counts here the operations of the program, before it drops or repeats any.
+
+    Products are exact. Elementwise operations are counted by hand, to a tenth; they are 1 to 20 %
+    of the whole.
+    """
     case = CASES[name]
     lowered = jax.jit(functions_of(case)[part]).lower(*arguments(case))
     analysis: Any = lowered.cost_analysis()
@@ -226,8 +231,10 @@ def test_products_are_those_of_the_network(name: str, part: str, form: str) -> N
 
 
 def test_curvature_is_what_xla_leaves() -> None:
-    """Compiled, since the weights' gradients that are written are dropped then; elementwise
-    operations, a tenth, are counted by hand to a third."""
+    """The program is compiled, which drops the weights' gradients that it contains.
+
+    Elementwise operations, a tenth of the whole, are counted by hand, to a third.
+    """
     case = CASES["LiH"]
     config, spins = case.spec().config, case.molecule.electrons
     params, electrons, nuclei = arguments(case, WALKERS, jnp.float64)

@@ -121,8 +121,10 @@ def test_twice_the_devices_halve_what_walkers_take() -> None:
 
 
 def test_a_stage_by_what_it_reached() -> None:
-    """Operations over the flop/s that were measured; the pretraining's criterion does what a
-    record of the inference does."""
+    """Seconds are operations divided by the measured flop/s.
+
+    The criterion of the pretraining does the same as a record of the inference.
+    """
     reached = {"pretrain": 1e9, "optimise": 2e9, "inference": 4e9}
     machine = MACHINE._replace(rates=reached)
     run = CASES["LiH"].spec()

@@ -204,8 +204,10 @@ def test_what_has_no_entry_is_said(tmp_path: Path) -> None:
 
 
 def test_papers_named_in_the_code_have_entries() -> None:
-    """Every DOI and arXiv number in the package's docstrings and comments, but for the model of
-    machines: a price is not a method."""
+    """Every DOI and arXiv number in the package's docstrings and comments.
+
+    The module `machines` is left out: a price is not a method.
+    """
     pattern = re.compile(r"doi:(10\.\d{4,5}/\S+?)[).,:;]*(?=\s|$)|arXiv:(\d{4}\.\d{4,5})")
     named = {
         doi or eprint

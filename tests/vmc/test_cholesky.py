@@ -7,8 +7,10 @@ from ferminet_core.vmc.optimisers import cholesky
 
 
 def test_rounding_that_leaves_the_matrix_indefinite_costs_damping_not_the_run() -> None:
-    """Rows that one parameter outweighs by far: in float32 the damping is lost in the rounding of
-    their products."""
+    """One parameter outweighs all others in the rows by far.
+
+    In float32 the rounding of their products is larger than the damping.
+    """
     rng = np.random.default_rng(0)
     n = 64
     rows = rng.normal(size=(n, 20))

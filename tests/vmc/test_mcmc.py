@@ -95,9 +95,11 @@ def test_width_settles_at_the_target_acceptance() -> None:
 
 
 def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> None:
-    """Two atoms 30 bohr apart, each electron (two up, one down) in a Gaussian about either: no
-    Gaussian step spans that. The weight of a pattern is a product of one weight for each electron
-    that is at the second atom and of one where the pair 0, 2 is together: all known in closed form.
+    """Two atoms 30 bohr apart, a distance that no Gaussian step spans.
+
+    Each electron (two up, one down) is in a Gaussian about either atom. The weight of a pattern is
+    a product of one weight for each electron at the second atom, and of one if the pair 0, 2 is
+    together. All are known in closed form.
     """
     atoms = Nuclei(jnp.asarray([[0.0, 0.0, 0.0], [30.0, 0.0, 0.0]]), jnp.asarray([1.0, 1.0]))
     second, together = jnp.asarray([0.5, 3.0, 1.2]), 0.2

@@ -91,9 +91,11 @@ def curvature_function(params: Params, batch: Batch, spins: Spins) -> jax.Array:
 
 
 class SolvedDense(kfac_jax.RepeatedDenseKroneckerFactored):
-    """A dense layer's factors: averages over walkers of the sums of x x^T and of d d^T over the
-    places where it is applied, x its input (and 1 for the bias), d the gradient of log|psi| with
-    respect to its output.
+    """The two factors of a dense layer, used in linear solves.
+
+    They are averages over walkers of sums over the places where the layer is applied: of x x^T and
+    of d d^T. Here x is the layer's input (and 1 for the bias), and d is the gradient of log|psi|
+    with respect to its output.
 
     It solves with its damped factors where kfac-jax inverts them. The step A^-1 G B^-1 of a
     gradient G (inputs, outputs) takes n^3/3 + 2 n^2 m operations by a Cholesky factor of A (n, n)
@@ -165,8 +167,10 @@ class OneElectron(SolvedDense):
     """
 
     def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
-        """Sum of x x^T over walkers and electrons; rows as in `networks.split_weights`, bias
-        last."""
+        """Sum of x x^T over walkers and electrons.
+
+        The rows are those of `networks.split_weights`, with the bias last.
+        """
         h, *rest = inputs
         n_spins = len(rest) // 2
         shared = jnp.concatenate(rest[:n_spins], axis=-1)

@@ -25,8 +25,13 @@ class Sample(NamedTuple):
 
 
 class Update(NamedTuple):
-    """step: to subtract from the parameters; state: the optimiser's next state
-    gradient: E[dE grad log|psi|], half the gradient of <E>, hartree"""
+    """One update of the parameters.
+
+    Attributes:
+        step: to subtract from the parameters.
+        state: the optimiser's next state.
+        gradient: E[dE grad log|psi|], half the gradient of <E>, hartree.
+    """
 
     step: Params
     state: Any

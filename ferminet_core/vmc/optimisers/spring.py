@@ -42,7 +42,10 @@ def log_derivatives(
     The row of a walker is 0 where it is not finite.
 
     Args:
+        params: from `networks.init`
         electrons: (walker, electron, 3), bohr
+        nuclei: positions and charges
+        spins: (n_up, n_down)
         chunk: walkers per pass
     """
 
