@@ -9,10 +9,9 @@ from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
-import jax
 import numpy as np
 import pytest
-from jax._src import cache_key, lru_cache
+from jax._src import cache_key, config, lru_cache
 from kfac_jax._src import tracer
 
 from ferminet_core.parallel import patches
@@ -30,7 +29,7 @@ def test_jax_is_the_version_that_is_patched() -> None:
 def test_jax_still_writes_executables_straight_to_their_names() -> None:
     assert "      cache_path.write_bytes(val)\n" in source(lru_cache)
     # The replacement has no eviction: it is for a cache without a limit of its size.
-    assert jax.config.jax_compilation_cache_max_size == -1
+    assert config.compilation_cache_max_size.value == -1
 
 
 def test_an_executable_has_its_name_only_once_it_is_whole(
