@@ -25,6 +25,7 @@ class Kind(enum.Enum):
 
 
 def fixed(decimals: int, factor: float = 1.0) -> Callable[[Any], str]:
+    """A format with a fixed number of decimals, after multiplication by a factor."""
     return lambda value: f"{factor * value:.{decimals}f}"
 
 
