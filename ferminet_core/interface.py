@@ -24,7 +24,9 @@ from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import DEFAULT_PRESET, flatten, resolve
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.scan_columns import COLUMNS, Kind
 from ferminet_core.inputs.spec_files import load_run
+from ferminet_core.inputs.stage_table import chain, load_code
 from ferminet_core.runner import status
 from ferminet_core.storage import artefacts
 
@@ -211,15 +213,15 @@ class StoredRun(Run):
 
 
 class ComputedRun(Run):
-    """A run that was computed in memory."""
+    """A run that was computed in memory, as far as was asked for."""
 
     def __init__(self, spec: RunSpec, datasets: Mapping[str, xr.Dataset]) -> None:
         self.spec, self._datasets = spec, datasets
 
     @property
     def state(self) -> str:
-        """As `Run.state`: the chain returns when it is done."""
-        return "done"
+        """As `Run.state`: "done", or "waiting" for stages that were not asked for."""
+        return "done" if "inference" in self._datasets else "waiting"
 
     @cached_property
     def verdict(self) -> str:
@@ -289,16 +291,12 @@ class ScanResults:
         path = self.folder / "scan.csv"
         self._check_summarised(path)
         columns = pd.read_csv(path, nrows=0).columns
-        # Text is text in the dataset too. A parameter is a number, whatever its name.
-        known = self.dataset
-        texts = {name for name in columns if name in known and known[name].dtype.kind == "U"}
-        counts = {name for name in columns if name.startswith("n_") and name not in known.coords}
-        types: dict[str, Any] = {
-            name: str if name in texts else "Int64" if name in counts else "float64"
-            for name in columns
-        }
-        empty = {name: [] if name in texts else [""] for name in columns}
-        return pd.read_csv(path, dtype=types, keep_default_na=False, na_values=empty)
+        # Columns that are not declared hold parameters and published energies.
+        kinds = {column.name: column.kind for column in COLUMNS}
+        types = {Kind.TEXT: str, Kind.COUNT: "Int64", Kind.NUMBER: "float64"}
+        chosen: dict[str, Any] = {c: types[kinds.get(c, Kind.NUMBER)] for c in columns}
+        empty = {c: [] if chosen[c] is str else [""] for c in columns}
+        return pd.read_csv(path, dtype=chosen, keep_default_na=False, na_values=empty)
 
     def _check_summarised(self, path: Path) -> None:
         if not path.is_file():
@@ -325,6 +323,7 @@ def run(
     config: Config,
     *,
     name: str = "run",
+    until: str = "inference",
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Compute one run in memory: Hartree-Fock, pretraining, optimisation and inference.
@@ -337,36 +336,41 @@ def run(
         config: From `configuration`, or of a run of `load_system`.
         name: Random numbers follow from `config.seed` and this name. With the `run_id` of a scan's
             run they are those of that run.
+        until: The last stage: "reference", "pretrain", "optimise" or "inference".
         progress: Called after every block of iterations.
 
     Returns:
-        The finished run.
+        The run with the results of these stages.
 
     Raises:
-        InputError: The basis set or the number of walkers does not fit the molecule or the devices.
+        InputError: The stage is unknown, the basis set does not fit the molecule, or the number of
+            walkers does not fit the devices.
         BrokenRunError: Hartree-Fock did not converge, or numbers are no longer finite.
     """
-    from ferminet_core.chemistry import reference
-    from ferminet_core.stages import base, inference, optimise, pretrain
+    from ferminet_core.stages import base
     from ferminet_core.stages.frozen import precision_of
 
+    _check_stage(until, [entry.name for entry in chain()], name)
     spec = RunSpec(scan=IN_MEMORY, run_id=name, geometry=name, molecule=molecule, config=config)
     found: dict[str, xr.Dataset] = {}
 
-    def compute(stage: "Stage") -> None:
+    def compute(stage: "Stage") -> xr.Dataset:
         def report(done: "Step") -> None:
             if progress:
                 progress(_progress(stage, done))
 
-        found[stage.name] = stage.result(*base.run(stage, report)).assign_attrs(stage=stage.name)
+        return stage.result(*base.run(stage, report)).assign_attrs(stage=stage.name)
 
     with precision_of(config):
-        found["reference"] = reference.run(spec)
-        if progress:
-            progress(Progress("reference", 1, 1, float(found["reference"].attrs["e_hf"]), None))
-        compute(pretrain.Pretrain(spec, found["reference"]))
-        compute(optimise.Optimise(spec, found["pretrain"]))
-        compute(inference.Inference(spec, found["optimise"], found["reference"]))
+        for entry in chain():
+            parents = [found[parent] for parent in entry.parents]
+            made = load_code(entry.computed_by)(spec, *parents)
+            found[entry.name] = compute(made) if entry.ranks else made
+            if progress and not entry.ranks:
+                energy = float(found[entry.name].attrs["e_hf"])
+                progress(Progress(entry.name, 1, 1, energy, None))
+            if entry.name == until:
+                break
     return ComputedRun(spec, found)
 
 

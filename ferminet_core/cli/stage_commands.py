@@ -4,7 +4,6 @@ The commands import heavy modules (JAX, PySCF) only when they run: `--help` answ
 process's share of the machine is settled before JAX reads it.
 """
 
-import importlib
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import typer
 from ferminet_core.cli import options
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import RunSpec, load_spec
-from ferminet_core.inputs.stage_table import STAGES, StageEntry
+from ferminet_core.inputs.stage_table import STAGES, StageEntry, load_code
 from ferminet_core.parallel import distributed
 
 if TYPE_CHECKING:
@@ -107,12 +106,6 @@ def _run(
             _run_once(entry, job, devices, stop)
 
 
-def _imported(path: str) -> Any:
-    """What `module:name` names."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
 def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") -> None:
     """Run a stage that is one call of PySCF."""
     from ferminet_core.parallel.jax_setup import available_cores, prepare_process
@@ -121,7 +114,7 @@ def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") ->
     from ferminet_core.runner import run_stage
 
     def compute(run: RunSpec) -> "Dataset":
-        solve = _imported(entry.computed_by)
+        solve = load_code(entry.computed_by)
         found: Dataset = solve(run, cores or available_cores()) if entry.cores else solve(run)
         return found
 
@@ -149,7 +142,7 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
         warm = run_stage.NEIGHBOUR in parents
-        stage = _imported(entry.from_neighbour if warm else entry.computed_by)
+        stage = load_code(entry.from_neighbour if warm else entry.computed_by)
         made: Stage = stage(run, *parents.values())
         return made
 

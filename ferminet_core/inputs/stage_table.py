@@ -4,7 +4,9 @@ Hashes, commands, workflow rules, status and reset all read this table. Snakemak
 loads neither JAX, PySCF nor NumPy.
 """
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import did_you_mean
@@ -103,3 +105,9 @@ def declared(name: str) -> StageEntry:
 def chain() -> tuple[StageEntry, ...]:
     """The stages that lead to the energy, each after its parents."""
     return tuple(stage for stage in STAGES if stage.chain)
+
+
+def load_code(path: str) -> Any:
+    """The object that a `module:name` of the table names."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)

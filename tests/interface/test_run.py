@@ -74,3 +74,15 @@ def test_the_stages_run_in_the_precision_of_the_settings(
     weights = [v for k, v in run.dataset("optimise").items() if str(k).startswith("params.")]
     assert {v.dtype for v in weights} == {np.dtype(np.float32)}
     assert jax.config.read("jax_enable_x64")
+
+
+def test_one_stage_alone() -> None:
+    molecule = ferminet_core.molecule(["H 0 0 0"], spin=1)
+    run = ferminet_core.run(molecule, ferminet_core.configuration("smoke"), until="reference")
+    assert run.state == "waiting"
+    # cc-pVDZ, to the six digits of the number.
+    assert run.dataset("reference").attrs["e_hf"] == pytest.approx(-0.499278, abs=1e-6)
+    with pytest.raises(ferminet_core.InputError, match="no stage 'inference'"):
+        _ = run.energy
+    with pytest.raises(ferminet_core.InputError, match="no stage 'optimize'; did you mean"):
+        ferminet_core.run(molecule, ferminet_core.configuration("smoke"), until="optimize")
