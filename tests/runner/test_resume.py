@@ -115,6 +115,7 @@ def test_optimisation_n_plus_n_is_2n(
     assert_same(whole, run(whole), go_on(rest, half))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimiser", [pytest.param("adam", marks=pytest.mark.campaign), "spring"])
 def test_other_optimisers_n_plus_n_is_2n(
     optimiser: str, pretrained: xr.Dataset, tmp_path: Path
@@ -133,6 +134,7 @@ def test_pretraining_n_plus_n_is_2n(after: int, reference: xr.Dataset, tmp_path:
     assert_same(whole, run(whole), go_on(rest, leave(first, tmp_path, after)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [30, 120, 160])
 def test_inference_n_plus_n_is_2n(
     after: int, optimised: xr.Dataset, reference: xr.Dataset, tmp_path: Path
@@ -148,6 +150,7 @@ def test_inference_n_plus_n_is_2n(
     assert two[1]["walkers"].shape == (5, 32, 2, 3)
 
 
+@pytest.mark.slow
 def test_blocks_do_not_change_the_numbers(
     pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +163,7 @@ def test_blocks_do_not_change_the_numbers(
     assert_same(stages[0], one, run(stages[1]))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(
     pretrained: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +177,7 @@ def test_a_run_goes_on_with_another_number_of_devices(
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_an_update_that_is_no_number_is_taken_back(
     pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +218,7 @@ def test_an_update_that_is_no_number_is_taken_back(
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(steps[-1].state.params))
 
 
+@pytest.mark.slow
 def test_frozen_walkers_and_a_lost_width_are_told(
     pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

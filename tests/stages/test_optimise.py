@@ -59,6 +59,7 @@ def run(
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -83,6 +84,7 @@ def test_one_and_two_devices_take_the_same_steps(
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_updates_that_are_no_number_end_the_run(
     pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

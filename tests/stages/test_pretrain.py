@@ -95,6 +95,7 @@ def test_criterion_needs_energy_and_orbitals() -> None:
     assert not met(np.nan, 0.01, 0.02)
 
 
+@pytest.mark.slow
 def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
     # An independent look at the result: loose settings keep it short, the bar is their own.
     section = {"orbital_tolerance": 0.1, "energy_tolerance": 0.02, "max_iterations": 1500}

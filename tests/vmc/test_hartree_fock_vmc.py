@@ -74,7 +74,13 @@ CASES = {
 
 
 @pytest.mark.parametrize(
-    "name", ["he", "li", pytest.param("lih", marks=pytest.mark.campaign), "stretched h2"]
+    "name",
+    [
+        "he",
+        pytest.param("li", marks=pytest.mark.slow),
+        pytest.param("lih", marks=pytest.mark.campaign),
+        "stretched h2",
+    ],
 )
 def test_energy_and_spin_of_the_hartree_fock_determinant(name: str) -> None:
     # Lithium restricted: a pure doublet, S^2 psi / psi constant. The unrestricted one is impure by

@@ -39,6 +39,7 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_questions_do_not_touch_a_finished_scan(workflow: Workflow) -> None:
     workflow.pretend_done("r_1.4", "r_2", "r_3")
     before = listing(workflow.results)

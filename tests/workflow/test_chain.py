@@ -36,6 +36,10 @@ warm_start: {anchors: [r_2], share: 0.5}
 """
 
 
+# A whole scan, and some stages of it again.
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished scan."""
@@ -89,7 +93,9 @@ def test_twenty_updates_are_no_convergence(scan: Path) -> None:
         # of 20 energies of 64 walkers is uncertain by far more than the 1.6 mEh that it may fall.
         assert verdict.startswith(("not converged: run ", "suspect: "))
         assert verdicts[run]["rules"]["trend"]["wrong"] != []
-    assert verdicts["r_1.4"]["rules"]["trend"]["wrong"] == ["10 iterations show no trend"]
+    assert verdicts["r_1.4"]["rules"]["trend"]["wrong"] == [
+        "10 iterations are too few to show a trend"
+    ]
 
 
 def test_artefacts_name_their_parents(scan: Path) -> None:
