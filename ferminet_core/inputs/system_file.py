@@ -10,6 +10,7 @@ from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config, Section, Whole, setting_keys
 from ferminet_core.inputs.expressions import RESERVED
 from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
+from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.inputs.overrides import check_preset, flatten, presets
 from ferminet_core.inputs.yaml_file import YamlFile
 
@@ -21,12 +22,14 @@ IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]*$"
 MAX_VALUES = 10_000
 # The variant without overrides. It adds nothing to the names of its runs.
 PLAIN_VARIANT = "base"
-# Columns of the scan table. No parameter may have one of these names.
+# Columns of the scan table and variables of its dataset. No parameter may have one of these names.
+# `analysis.scan_table` declares them, but this room cannot import it.
 # fmt: off
 COLUMNS = frozenset({
     "run_id", "geometry", "variant", "state", "energy_Eh", "error_Eh", "variance_Eh2", "tau",
-    "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt",
-    "n_samples", "wall_s", "node_h", "verdict", "neighbour",
+    "rhat", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method", "n_opt", "n_samples",
+    "wall_s", "node_h", "verdict", "neighbour", "error_bootstrap_Eh", "n_walkers",
+    "n_equilibration", *(column for observable in OBSERVABLES for column in observable.columns),
 })
 # fmt: on
 

@@ -62,7 +62,7 @@ def test_attributes_of_the_dataset_are_those_of_the_columns(summary: Summary) ->
     assert units == {"energy_Eh": "hartree", "R": "bohr", "dipole_x": "e bohr"}
 
 
-@pytest.mark.parametrize("name", [column.name for column in COLUMNS if column.in_table])
+@pytest.mark.parametrize("name", [column.name for column in COLUMNS])
 def test_no_parameter_may_have_the_name_of_a_column(tmp_path: Path, name: str) -> None:
     """The inputs cannot import the table, so they list the names again."""
     text = f"units: bohr\natoms: [H 0 0 0, H 0 0 {name}]\nparameters: {{{name}: [1.4]}}\n"
