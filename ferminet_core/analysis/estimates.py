@@ -29,6 +29,8 @@ SERIES = ("energy_local", "equilibration_Eh", "pmove", *(o.name for o in OBSERVA
 # to processor; the acceptance is stored, and averaged, in single precision.
 ROUNDING = 1e-9
 _SINGLE_PRECISION = {"pmove": 1e-6}
+# Of an observable without any finite value.
+_NO_VALUE = Reblocking(np.nan, np.nan, np.nan, 1, 0, False, ())
 
 
 class Conditions(NamedTuple):
@@ -64,7 +66,9 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
 
     Args:
         series: `SERIES`: energy_local (sample, walker) and equilibration_Eh (equilibration,),
-            hartree; pmove (sample,); of each observable (call,) or (call, component).
+            hartree; pmove (sample,); of each observable (call,) or (call, component), NaN where it
+            has no value. Only that of the total spin is required: an observable without a series
+            gets no figures.
         conditions: what else the figures depend on.
 
     Returns:
@@ -72,7 +76,7 @@ def figures(series: Mapping[str, np.ndarray], conditions: Conditions) -> dict[st
         `flags_sampling` of those that say that the walkers do not sample |psi|^2.
     """
     # In the order of a file: sums in another order round differently.
-    series = {name: np.ascontiguousarray(series[name]) for name in SERIES}
+    series = {name: np.ascontiguousarray(series[name]) for name in SERIES if name in series}
     local = series["energy_local"]
     energy = summarise_energy(local, conditions.seed)
     n_equilibration = len(series["equilibration_Eh"])
@@ -113,10 +117,23 @@ def _averages(series: Mapping[str, np.ndarray]) -> dict[str, Reblocking]:
     """The average of each component of each observable, by the name of its figure."""
     found = {}
     for observable in OBSERVABLES:
+        if observable.name not in series:
+            continue
         values = series[observable.name].reshape(-1, len(observable.figures))
         for name, component in zip(observable.figures, values.T, strict=True):
-            found[name] = reblock(component[np.isfinite(component)])
+            finite = component[np.isfinite(component)]
+            found[name] = reblock(finite) if finite.size else _NO_VALUE
     return found
+
+
+def series_of(attributes: Mapping[str, Any]) -> list[str]:
+    """The names of the series that an inference with these attributes holds.
+
+    They are `SERIES` without those of observables that have no figures. The version of the program
+    that made the inference did not measure these.
+    """
+    unmeasured = {o.name for o in OBSERVABLES if attributes.keys().isdisjoint(o.columns)}
+    return [name for name in SERIES if name not in unmeasured]
 
 
 def _state_flags(s2: Reblocking, conditions: Conditions) -> list[str]:
@@ -144,7 +161,7 @@ def recompute(
     equilibration and pretraining met their criteria, and the number of rollbacks.
 
     Args:
-        inference: its `SERIES` and attributes.
+        inference: its attributes and `series_of` these.
         optimise: its energy_Eh (step,) and attributes.
         reference: attributes of the reference, whose energy is not an average of a series.
 
@@ -162,8 +179,9 @@ def recompute(
         pretrain_converged=bool(optimise.attrs["pretrain_converged"]),
         n_rollbacks=int(optimise.attrs["n_rollbacks"]),
     )
+    series = {name: inference[name].to_numpy() for name in series_of(inference.attrs)}
     return {
-        **figures({name: inference[name].to_numpy() for name in SERIES}, conditions),
+        **figures(series, conditions),
         "n_opt": optimise["energy_Eh"].size,
         "hf_Eh": float(reference["e_hf"]),
         "hf_method": str(reference["method"]),

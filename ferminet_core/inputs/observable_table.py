@@ -39,6 +39,11 @@ class Observable(NamedTuple):
         """Names of the averages, one for each component; their errors end in `_error`."""
         return tuple(f"{self.name}_{letter}" for letter in self.axis) or (self.name,)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the averages, each followed by that of its error."""
+        return tuple(name for figure in self.figures for name in (figure, f"{figure}_error"))
+
 
 OBSERVABLES = (
     Observable(

@@ -75,7 +75,8 @@ def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any]
     digest is not verified here: a figure that somebody changed is reported by its name.
     """
     path = folder / "inference.zarr.zip"
-    stored = artefacts.load(path, only=estimates.SERIES)
+    attributes = artefacts.load(path, only=()).attrs
+    stored = artefacts.load(path, only=estimates.series_of(attributes))
     optimise = artefacts.load(folder / "optimise.zarr.zip", only=("energy_Eh",))
     try:
         derived = estimates.recompute(stored, optimise, reference)

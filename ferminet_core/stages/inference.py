@@ -30,7 +30,7 @@ from ferminet_core.parallel.mesh import (
     walker_mesh,
 )
 from ferminet_core.stages import datasets
-from ferminet_core.stages.base import Step
+from ferminet_core.stages.base import Series, Step
 from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.observables.evaluate import evaluate_all
@@ -96,6 +96,20 @@ def _record_means(energies: np.ndarray) -> np.ndarray:
     total = np.where(finite, energies, 0.0).sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
         return total / finite.sum(axis=1)
+
+
+def _of_all_calls(series: Series, n_calls: int) -> Series:
+    """The series, with those of observables (call, ...) for all calls.
+
+    An observable that the program learned to measure during a run has NaN for the calls before.
+    """
+    found = dict(series)
+    for observable in OBSERVABLES:
+        components = (len(observable.axis),) if observable.axis else ()
+        values = series.get(observable.name, np.zeros((0, *components)))
+        before = np.full((n_calls - len(values), *components), np.nan)
+        found[observable.name] = np.concatenate([before, values])
+    return found
 
 
 class Inference:
@@ -277,6 +291,7 @@ class Inference:
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """The raw series, with the figures derived from them as attributes."""
         series = {"equilibration_Eh": np.zeros(0), **series}
+        series = _of_all_calls(series, state.n_records // RECORDS_PER_CALL)
         variables: dict[str, tuple[tuple[str, ...], np.ndarray, dict[str, str]]] = {
             "energy_local": (("sample", "walker"), series["energy_local"], {"units": "hartree"}),
             "equilibration_Eh": (

@@ -49,8 +49,7 @@ def save_run(folder: Path, run: RunSpec, **changes: Any) -> None:
         "energy_local": ("sample", "walker"),
         "equilibration_Eh": ("equilibration",),
         "pmove": ("sample",),
-        "s2": ("call",),
-        "dipole": ("call", "xyz"),
+        **{o.name: o.dims for o in OBSERVABLES},
     }
     variables: dict[str, Any] = {name: (dims[name], values) for name, values in series.items()}
     variables["walkers"] = (("kept", "walker", "electron", "xyz"), np.zeros((1, 64, 2, 3)))
@@ -179,6 +178,35 @@ def test_what_cannot_be_recomputed_fails_its_run_with_a_reason(scan: Scan, tmp_p
     (folder / "optimise.zarr.zip").unlink()
     assert run_outcome(folder).state == "done"  # its energy stands, its trend is unknown
     assert run_outcome(folder).optimisation == {}
+
+
+@pytest.mark.parametrize("figures_too", [True, False])
+def test_an_observable_that_an_earlier_version_did_not_measure(
+    scan: Scan, tmp_path: Path, figures_too: bool
+) -> None:
+    """It lacks figures after a recomputation as before. A series that is lost is an error."""
+    folder = tmp_path / "r"
+    save_run(folder, scan.runs[0])
+    path = folder / "inference.zarr.zip"
+    stored = artefacts.load(path).drop_vars("dipole")
+    if figures_too:
+        kept = {name: x for name, x in stored.attrs.items() if not name.startswith("dipole")}
+        stored = stored.drop_attrs().assign_attrs(kept)
+    artefacts.save(stored, path)
+    outcome = run_outcome(folder, recompute=True)
+    assert outcome.differences == ([] if figures_too else ())
+    assert (outcome.state, outcome.reason) == (
+        ("done", "") if figures_too else ("failed", f"{path}: holds no variable dipole")
+    )
+    assert "dipole_x" not in outcome.inference
+
+
+def test_an_observable_without_a_finite_value_has_no_figures() -> None:
+    series = raw_series(healthy())
+    series["dipole"][:, 1] = np.nan
+    found = figures(series, Conditions(1, 0, True, True, 0))
+    assert np.isnan([found["dipole_y"], found["dipole_y_error"]]).all()
+    assert np.isfinite([found["dipole_x"], found["dipole_x_error"]]).all()
 
 
 def test_what_counts_as_a_difference() -> None:

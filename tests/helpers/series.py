@@ -3,6 +3,8 @@
 import numpy as np
 from scipy import signal
 
+from ferminet_core.inputs.observable_table import OBSERVABLES
+
 
 def ar1(phi: float, n_samples: int, n_series: int, seed: int) -> np.ndarray:
     """Stationary series x_t = phi x_(t-1) + noise of unit variance; (n_series, n_samples).
@@ -45,6 +47,8 @@ def raw_series(energies: np.ndarray) -> dict[str, np.ndarray]:
         "energy_local": energies,
         "equilibration_Eh": np.full(100, LIMIT),
         "pmove": rng.uniform(0.5, 0.55, len(energies)).astype(np.float32),
-        "s2": 1e-3 * rng.standard_normal(n_calls),
-        "dipole": 0.1 * rng.standard_normal((n_calls, 3)),
+        **{
+            o.name: 1e-3 * rng.standard_normal((n_calls, len(o.axis)) if o.axis else n_calls)
+            for o in OBSERVABLES
+        },
     }

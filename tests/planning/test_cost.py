@@ -9,7 +9,12 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.cases import CASES, Case
-from ferminet_core.inputs.config import Config, NetworkConfig, OptimiseConfig
+from ferminet_core.inputs.config import (
+    OPTIMISER_DEFAULTS,
+    Config,
+    NetworkConfig,
+    OptimiseConfig,
+)
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import presets, resolve
 from ferminet_core.parallel import collectives
@@ -377,9 +382,11 @@ def test_the_state_holds_what_the_optimiser_keeps() -> None:
     assert numbers(**{"optimise.inverse_period": 2}) > numbers() + net.curvature - net.diagonal - 1
 
 
-def test_every_optimiser_of_the_settings_has_its_cost_and_its_object() -> None:
+def test_every_optimiser_of_the_settings_has_its_defaults_its_cost_and_its_object() -> None:
     names = set(get_args(OptimiseConfig.model_fields["optimiser"].annotation))
-    assert set(optimiser_costs.COSTS) == set(OPTIMISERS) == names
+    assert set(optimiser_costs.COSTS) == set(OPTIMISERS) == set(OPTIMISER_DEFAULTS) == names
+    # Without a rate of its own an optimiser would take KFAC's.
+    assert all("learning_rate" in defaults for defaults in OPTIMISER_DEFAULTS.values())
 
 
 def test_kernels_add_up() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from ferminet_core.cli import commands
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.config import OPTIMISER_DEFAULTS
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.report import bibliography
@@ -125,13 +126,24 @@ def test_every_key_has_an_entry() -> None:
     assert named <= set(bibliography.entries())
 
 
+@pytest.mark.parametrize("optimiser", OPTIMISER_DEFAULTS)
+def test_every_optimiser_has_a_purpose_of_its_own(tmp_path: Path, optimiser: str) -> None:
+    def purposes(name: str) -> set[str]:
+        runs = runs_of(tmp_path, H2, optimise__optimiser=name)
+        return {use.purpose for use in bibliography.USES if any(map(use.applies, runs))}
+
+    others = (purposes(name) for name in OPTIMISER_DEFAULTS if name != optimiser)
+    assert purposes(optimiser).difference(*others)
+
+
 def test_every_entry_is_reached(tmp_path: Path) -> None:
     """By settings, and by the tables of literature."""
     correlated = ["ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
     found = set(cited(runs_of(tmp_path, H2)))
+    for name in OPTIMISER_DEFAULTS:
+        found |= set(cited(runs_of(tmp_path, H2, optimise__optimiser=name)))
     for settings in (
-        {"optimise__optimiser": "adam", "network__jastrow": True},
-        {"optimise__optimiser": "spring", "pretrain__optimiser": "lamb"},
+        {"network__jastrow": True, "pretrain__optimiser": "lamb"},
         {
             "conventional__methods": correlated,
             "conventional__basis": ["cc-pvtz", "cc-pvqz"],

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from helpers.optimisers import OTHER_OPTIMISERS
 from jax.sharding import Mesh
 
 from ferminet_core.chemistry import hartree_fock
@@ -116,7 +117,7 @@ def test_optimisation_n_plus_n_is_2n(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimiser", [pytest.param("adam", marks=pytest.mark.campaign), "spring"])
+@pytest.mark.parametrize("optimiser", OTHER_OPTIMISERS)
 def test_other_optimisers_n_plus_n_is_2n(
     optimiser: str, pretrained: xr.Dataset, tmp_path: Path
 ) -> None:
@@ -148,6 +149,22 @@ def test_inference_n_plus_n_is_2n(
     assert_same(stage(), one, two)
     assert len(two[1]["energy_local"]) == 100
     assert two[1]["walkers"].shape == (5, 32, 2, 3)
+
+
+@pytest.mark.slow
+def test_an_observable_measured_only_after_a_resume_has_no_earlier_values(
+    optimised: xr.Dataset, reference: xr.Dataset
+) -> None:
+    """As of a checkpoint by a version that did not measure it."""
+    stage = Inference(spec_of(10), optimised, reference)
+    state, series = run(stage)
+    dipole = series.pop("dipole")
+    later = stage.result(state, {**series, "dipole": dipole[4:]})
+    np.testing.assert_array_equal(later["dipole"], [*np.full((4, 3), np.nan), *dipole[4:]])
+    # Rounding of a sum of six numbers.
+    assert later.attrs["dipole_z"] == pytest.approx(dipole[4:, 2].mean(), rel=1e-12)
+    assert np.isnan(stage.result(state, series).attrs["dipole_z"])
+    assert later.attrs["s2"] == stage.result(state, series).attrs["s2"]
 
 
 @pytest.mark.slow
