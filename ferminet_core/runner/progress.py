@@ -51,7 +51,8 @@ def say(line: str, stream: TextIO | None = None) -> None:
     A Ctrl-C may have ended the reader of a pipe. The calculation still has to write a checkpoint.
     """
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr if stream is None else stream, flush=True)
+        # One write, or the lines of simultaneous runs mix on an unbuffered stream.
+        print(f"{line}\n", end="", file=sys.stderr if stream is None else stream, flush=True)
 
 
 def format_reading(reading: Reading) -> str:
