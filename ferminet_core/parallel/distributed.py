@@ -345,8 +345,8 @@ def start(expected: int | None = None) -> Ranks:
 def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
     """Which of its visible GPUs a rank takes; None for all of them, or where there are none.
 
-    Ranks of a host that see the same GPUs part them among themselves; ranks to which the batch
-    system gave GPUs of their own keep these.
+    Ranks of a host that see the same GPUs divide them equally. Ranks to which the batch system gave
+    different GPUs keep these.
 
     Raises:
         InputError: two ranks would share a GPU.
@@ -368,7 +368,7 @@ def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
 
 
 def _free_port() -> int:
-    """A port that nobody uses now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
