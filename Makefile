@@ -51,7 +51,7 @@ test-browser: $(READY)
 test-gpu: $(READY)
 	@$(BIN)/python -m pytest -n0 tests/gpu $(ARGS)
 
-# Beside DeepQMC and folx, each in an environment of its own.
+# Speed compared with DeepQMC and folx, each in its own environment.
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
@@ -69,8 +69,8 @@ lint: $(READY)
 
 check: lint test
 
-# The pages of docs/ into site/, without a network; a broken link is an error (unless it is made
-# --quiet: what is not logged counts for nothing). To search in them:
+# The pages of docs/ into site/, without a network. A broken link is an error, but not with --quiet,
+# because MkDocs counts only the warnings that it logs. To search in the pages:
 #   .venv/bin/python -m http.server --directory site
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -83,8 +83,8 @@ $(READY): $(INSTALLED) pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# Made anew unless it was made from this very lock, so that an interrupted set-up leaves nothing.
-# setuptools first: what comes as source is built with it, not with whatever an index has today.
+# Made again unless it was made from this lock, so that an interrupted set-up has no effect.
+# setuptools first: packages that come as source are built with it, not with an index's newest version.
 $(INSTALLED): requirements.lock
 	@if cmp -s $< $@; then touch $@; exit 0; fi; \
 	for python in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \

@@ -273,7 +273,7 @@ def _trend(trend: Trend, n_steps: int, inference: Mapping[str, Any]) -> Finding:
         reason = f"the energy fell {moved}, and {_milli(trend.remaining)} mEh remain"
     elif possible > CHEMICAL_ACCURACY:
         more = n_steps * ((possible / CHEMICAL_ACCURACY) ** 2 - 1.0)
-        reason = f"noise hides a fall of up to {_milli(possible)} mEh over the last half"
+        reason = f"noise could hide a fall of up to {_milli(possible)} mEh over the last half"
     else:
         return Finding("trend", numbers)
     iterations = _round_up(n_steps * min(max(more / n_steps, LEAST_MORE), MOST_MORE))
@@ -362,7 +362,7 @@ def _independent(inference: Mapping[str, Any]) -> Finding:
     if independent < MIN_INDEPENDENT:
         needed = _round_up(MIN_INDEPENDENT * tau - records)
         reason = (
-            f"the error rests on {independent:.0f} independent records: {needed} more are needed"
+            f"the series has {independent:.0f} independent records; {needed} more records are needed"
         )
     return Finding("independent_records", {"count": independent, "tau": tau}, reason)
 

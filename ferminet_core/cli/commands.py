@@ -195,7 +195,7 @@ def _runs_in(path: Path) -> list[Path]:
 
     runs = run_folders(path)
     if not runs:
-        raise InputError(f"{path}: no scan, run or folder of scans (try results/h2)")
+        raise InputError(f"{path}: not the folder of a scan, a run or all results (try results/h2)")
     return runs
 
 

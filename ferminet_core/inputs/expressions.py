@@ -152,10 +152,8 @@ def _parse(text: str, parameters: Collection[str], check: Callable[[ast.expr], N
         if isinstance(node, ast.Name) and id(node) not in calls and node.id not in CONSTANTS
     )
     for name in sorted(names - set(parameters)):
-        raise InputError(
-            f"{text!r}: unknown parameter {name!r}"
-            f"{did_you_mean(name, {*parameters, *CONSTANTS, *FUNCTIONS}, 'parameters')}"
-        )
+        known = {*parameters, *CONSTANTS, *FUNCTIONS}
+        raise InputError(f"{text!r}: unknown parameter {name!r}{did_you_mean(name, known)}")
     return Expression(text, names, tree)
 
 
@@ -184,7 +182,7 @@ def _refuse(node: ast.AST) -> InputError:
         return InputError(f"{_FORBIDDEN[kind]}; allowed: {_ALLOWED}")
     if isinstance(node, ast.Constant):
         return InputError(f"{node.value!r} is not a real number; allowed: {_ALLOWED}")
-    return InputError(f"{kind.__name__} is not allowed; allowed: {_ALLOWED}")
+    return InputError(f"{kind.__name__} is not supported; allowed: {_ALLOWED}")
 
 
 def _check_number(node: ast.expr) -> None:

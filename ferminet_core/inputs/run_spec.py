@@ -105,7 +105,7 @@ def parse_spec(text: str, where: str) -> RunSpec:
     try:
         check_version(json.loads(text), where)
     except ValueError as error:
-        raise InputError(f"{where}: is not JSON: {error}") from None
+        raise InputError(f"{where}: not a spec in JSON ({error})") from None
     try:
         return RunSpec.model_validate_json(text)
     except ValidationError as error:

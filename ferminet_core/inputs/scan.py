@@ -65,7 +65,7 @@ def load_scan(
     """
     if Path(path).suffix == ".json":
         if preset is not None or overrides:
-            raise InputError(f"{path}: found with --preset or --set; allowed: a system file")
+            raise InputError(f"{path}: --preset and --set need a system file")
         return _frozen(Path(path))
     file = read_yaml(Path(path))
     system = parse_system(file)

@@ -134,7 +134,7 @@ def _load(text: str, where: str) -> tuple[yaml.Node | None, Any]:
 
 
 def _neighbours(path: Path) -> str:
-    names = sorted(file.stem for file in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+    names = sorted(file.stem for file in path.parent.glob("[!.]*.yaml"))
     return f"; system files there: {', '.join(names)}" if names else ""
 
 

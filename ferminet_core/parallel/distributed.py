@@ -237,7 +237,7 @@ class Ranks:
         counts = self._timed(lambda: comm.allgather(count))
         if len(set(counts)) > 1:
             found = ", ".join(f"{m.node} {n}" for m, n in zip(self.members, counts, strict=True))
-            raise InputError(f"ranks: devices per rank differ ({found}); allowed: equally many")
+            raise InputError(f"ranks: devices per rank differ ({found}); allowed: the same number on every rank")
 
     def facts(self) -> dict[str, Any]:
         """The ranks and the time spent in MPI, for the provenance."""
@@ -326,7 +326,7 @@ def start(expected: int | None = None) -> Ranks:
     except (ImportError, RuntimeError) as error:
         raise InputError(
             f"--ranks: found {expected}, but mpi4py cannot be used ({error}); install it against "
-            'the MPI of this machine (on one of your own: pip install "ferminet_core[mpi]")'
+            'the MPI of this machine (on your own machine: pip install "ferminet_core[mpi]")'
         ) from None
     size = MPI.COMM_WORLD.Get_size()
     if size == 1:
@@ -334,7 +334,7 @@ def start(expected: int | None = None) -> Ranks:
             f"--ranks: found {expected}, but this process is alone: the launcher started "
             f"{launched} and MPI ({MPI.Get_library_version().split(',')[0].strip()}) sees 1. "
             "Start them by `mpiexec -n` or by `srun` with the plugin of this MPI "
-            "(try srun --mpi=pmix; srun --mpi=list shows what there is)"
+            "(try srun --mpi=pmix; srun --mpi=list lists the plugins)"
         )
     _current = Ranks(MPI.COMM_WORLD)
     if size != expected:
@@ -345,8 +345,8 @@ def start(expected: int | None = None) -> Ranks:
 def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
     """Which of its visible GPUs a rank takes; None for all of them, or where there are none.
 
-    Ranks of a host that see the same GPUs part them among themselves; ranks to which the batch
-    system gave GPUs of their own keep these.
+    Ranks of a host that see the same GPUs divide them equally. Ranks to which the batch system gave
+    different GPUs keep these.
 
     Raises:
         InputError: two ranks would share a GPU.
@@ -358,8 +358,8 @@ def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
         return None
     if any(m.gpus != me.gpus for m in neighbours) or len(me.gpus) % len(neighbours):
         raise InputError(
-            f"ranks: {len(neighbours)} ranks on {me.node} see {len(set(seen))} GPUs; allowed: GPUs "
-            "of its own for each rank, or a multiple of the ranks' number for them to part "
+            f"ranks: {len(neighbours)} ranks on {me.node} see {len(set(seen))} GPUs; allowed: own "
+            f"GPUs for each rank, or a multiple of {len(neighbours)} GPUs that all ranks see "
             "(try one rank per GPU)"
         )
     each = len(me.gpus) // len(neighbours)
@@ -368,7 +368,7 @@ def share_of_gpus(members: list[Member], rank: int) -> list[int] | None:
 
 
 def _free_port() -> int:
-    """A port that nobody uses now."""
+    """A free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

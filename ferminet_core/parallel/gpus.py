@@ -83,7 +83,7 @@ def claim(count: int, give_up: Callable[[], str | None], tell: Callable[[str], N
         if reason := give_up():
             raise ResumeError(f"{reason}, while waiting for GPUs; continues when run again")
         if not reported:
-            tell(f"waiting for {count} of {len(gpus)} GPUs, which other processes have taken")
+            tell(f"waiting for {count} of {len(gpus)} GPUs to become free")
             reported = True
         time.sleep(_POLL_S)  # poll of the others' locks
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(mine)

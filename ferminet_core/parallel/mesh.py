@@ -29,7 +29,7 @@ def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
     unit = groups * len(devices)
     if n_walkers % unit:
         raise InputError(
-            f"mcmc.walkers: found {n_walkers}, allowed are multiples of {unit} on {len(devices)} "
+            f"mcmc.walkers: found {n_walkers}; allowed: multiples of {unit} on {len(devices)} "
             f"devices (try {n_walkers + -n_walkers % unit})"
         )
     return Mesh(devices, (AXIS,))

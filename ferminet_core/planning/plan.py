@@ -99,7 +99,7 @@ def check_layout(runs: Sequence[RunSpec], layout: Layout) -> None:
         if walkers % n:
             raise InputError(
                 f"--nodes, --devices-per-node: found {layout.nodes} and {layout.per_node}, but "
-                f"{run.run_id} has mcmc.walkers {walkers}; allowed are multiples of {n} on {n} "
+                f"{run.run_id} has mcmc.walkers {walkers}; allowed: multiples of {n} on {n} "
                 f"devices (try {walkers + -walkers % n})"
             )
 

@@ -33,8 +33,9 @@ _MANY = 6  # lines; a longer notice is closed at first
 _ZERO_VARIANCE = (
     "Near an eigenstate the excess energy is proportional to the variance. A line through the "
     "energies and variances of one optimisation, extrapolated to zero variance, estimates the "
-    "energy that a longer optimisation would reach. It is an estimate, not an upper bound, and not "
-    "a result. There is none where its conditions are not met. The charts are with the runs."
+    "energy that a longer optimisation would reach. This estimate is not an upper bound, and it does "
+    "not replace the result of a run. A remark gives the reason where there is no estimate. The "
+    "charts are in the section of each run."
 )
 
 

@@ -327,7 +327,7 @@ def pretraining_charts(
     traces, bins = _series("misfit", misfit, _BLUE)
     met = "met" if dataset.attrs["converged"] else "not met"
     text = (
-        f"{misfit.size} iterations down to a misfit of {misfit[-1]:.3g}; the criterion was {met}."
+        f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
     )
     misfit_chart = Chart(
         name=f"{name}-misfit",

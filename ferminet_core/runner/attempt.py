@@ -18,7 +18,7 @@ import xarray as xr
 from ferminet_core.errors import ArtefactError, BrokenRunError, InputError, ResumeError
 from ferminet_core.inputs.run_spec import parse_spec
 from ferminet_core.runner.job import Job
-from ferminet_core.runner.progress import Reading, say
+from ferminet_core.runner.progress import Reading, read_stats, say
 from ferminet_core.runner.stopping import REQUEST
 from ferminet_core.runner.work_files import StatusWriter, append_event
 from ferminet_core.storage import artefacts, checkpoints, files, provenance
@@ -223,6 +223,10 @@ class Record:
         history = {"n_steps": n_steps, "history": self.history}
         files.write_json(self.job.provenance_path, {**facts, **history, **extra}, self.lease.check)
         self._publish()
+        # The energy of an inference is that of all records, not of the last block.
+        result = read_stats(ds.attrs)
+        if result.energy is not None:
+            self._reading = result
         self._write_status("done", n_steps, "done")
         self.event("done", digest=digest)
         return digest

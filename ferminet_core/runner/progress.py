@@ -51,7 +51,8 @@ def say(line: str, stream: TextIO | None = None) -> None:
     A Ctrl-C may have ended the reader of a pipe. The calculation still has to write a checkpoint.
     """
     with contextlib.suppress(OSError):
-        print(line, file=sys.stderr if stream is None else stream, flush=True)
+        # One write, or the lines of simultaneous runs mix on an unbuffered stream.
+        print(f"{line}\n", end="", file=sys.stderr if stream is None else stream, flush=True)
 
 
 def format_reading(reading: Reading) -> str:
@@ -136,10 +137,10 @@ class StageProgress:
             self._last_line = now
             self._interval = min(2 * self._interval, LONGEST_INTERVAL)
 
-    def finish(self, step: int) -> None:
-        """Report the number of steps and the elapsed time at the end."""
+    def finish(self, step: int, result: Reading) -> None:
+        """Report the number of steps, the elapsed time, and the result or else the last block."""
         elapsed = format_duration(time.monotonic() - self._started)
-        text = format_reading(self._reading)
+        text = format_reading(self._reading if result.energy is None else result)
         self._write(f"done, {step} steps in {elapsed}{', ' + text if text else ''}")
 
     def _note(self, now: float, step: int) -> str:

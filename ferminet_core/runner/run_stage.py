@@ -148,8 +148,8 @@ class Logbook:
 
     def finish(self, step: int, state: Any, log: CompileLog) -> str:
         """Save the stage's result and its provenance. Returns the digest."""
-        self.progress.finish(step)
         ds = self._stage.result(state, self._recorder.series())
+        self.progress.finish(step, read_stats(ds.attrs))
         extra = {
             "first_step_s": round(self._first_step_s, 3),  # 0 if no step was left
             "n_checkpoints": self._saver.n_saves,

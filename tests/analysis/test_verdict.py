@@ -129,7 +129,7 @@ def test_a_drift_that_the_noise_may_hide_is_no_convergence() -> None:
     """2 mEh over the last half, and noise of 20 mEh an iteration: an error of 3.8 mEh."""
     hidden = verdict(LIMIT + 2e-3 * (-TIME / 1000) + noise(size=20e-3))
     assert hidden.text.startswith("not converged: run ")
-    assert "noise hides a fall of up to" in hidden.text
+    assert "noise could hide a fall of up to" in hidden.text
     trend = hidden.plain()["rules"]["trend"]
     assert trend["fall_error_Eh"] > CHEMICAL_ACCURACY / 2
     # The same drift over a noise that tells it.
@@ -192,7 +192,7 @@ def test_optimisation_and_inference_must_agree() -> None:
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
-        ({"tau": 100.0}, "the error rests on 10 independent records: 1000 more are needed"),
+        ({"tau": 100.0}, "the series has 10 independent records; 1000 more records are needed"),
         ({"pmove": 0.03}, "3 % of the inference's moves were accepted"),
         ({"pmove": 0.97}, "97 % of the inference's moves were accepted"),
         ({"n_outliers": 5120}, "2 % of the local energies are outliers"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+import xarray as xr
 from helpers.stages import SYSTEM, Oscillator, command, failing, job_for, run
 
 from ferminet_core.cli.commands import app
@@ -58,6 +59,21 @@ def test_a_stage_is_driven_to_its_artefact(spec: RunSpec, tmp_path: Path) -> Non
     assert provenance["n_steps"] == 40
     assert provenance["first_step_s"] > 0
     assert provenance["jax"]["xla_compile_s"] == 0.0
+
+
+def test_a_finished_measurement_shows_its_result_and_not_its_last_block(
+    spec: RunSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Measurement(Oscillator):
+        def result(self, state: Any, series: dict[str, np.ndarray]) -> xr.Dataset:
+            return super().result(state, series).assign_attrs(energy_Eh=-2.9, error_Eh=0.0048)
+
+    job = job_for(spec, tmp_path)
+    run(job, Measurement())
+    status = files.read_json(job.work / "status.json")
+    assert status is not None
+    assert (status["energy_Eh"], status["error_Eh"]) == (-2.9, 0.0048)
+    assert "E = -2.9000 +- 0.0048 Eh" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_artefact_holds_nothing_volatile(spec: RunSpec, tmp_path: Path) -> None:
@@ -362,7 +378,7 @@ def test_progress_lines_are_few_and_say_what_matters(monkeypatch: pytest.MonkeyP
     with progress.StageProgress("optimise", "r_1.4", 1000, stream) as shown:
         for step in range(1, 1001):
             shown.update(step, 1000, reading)
-        shown.finish(1000)
+        shown.finish(1000, progress.Reading(None, None, None))
     lines = stream.getvalue().splitlines()
     # One update a second: lines after 5, 15, 35, 75 and then every 60 s.
     assert len(lines) == 2 + 4 + (1000 - 75) // 60

@@ -180,7 +180,7 @@ def test_values_that_do_not_exist(text: str, message: str | None) -> None:
     ("text", "message"),
     [
         ("R*sin(thetta)", "unknown parameter 'thetta'; did you mean 'theta'"),
-        ("R + S", "unknown parameter 'S'; parameters: R, abs, cos, pi"),
+        ("R + S", "unknown parameter 'S'; allowed: R, abs, cos, pi"),
         ("r", "did you mean 'R'"),
     ],
 )

@@ -489,7 +489,7 @@ LITERATURE = H2 + "literature: [{name: %s, file: x.csv, match: {R_bohr: %s}, kin
         (ATOM.replace("H 0 0 0", "H 0 0 __import__('os')"), "unknown function '__import__'"),
         (ATOM.replace("[H 0 0 0]", "['H 0 0 os.name']"), "attribute access is not allowed"),
         (H2.replace("0 -R/2", "0 -r/2"), ":4: .*unknown parameter 'r'; did you mean 'R'"),
-        (H2.replace("0 -R/2", "0 -S/2"), "unknown parameter 'S'.*parameters: R"),
+        (H2.replace("0 -R/2", "0 -S/2"), "unknown parameter 'S'.*allowed: R"),
         (H2.replace("0 -R/2", "0 sqrt(-R)"), "atoms\\[0\\]: .*no finite real value"),
         (H2.replace("0 -R/2", "0 1/(R-1.4)"), "'1/\\(R-1.4\\)': has no finite real value"),
         (H2 + "xyz: a.xyz\n", "xyz: `atoms` is given as well"),

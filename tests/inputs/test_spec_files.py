@@ -69,7 +69,7 @@ def test_a_frozen_scan_is_the_same_scan(path: Path, tmp_path: Path) -> None:
 
 def test_a_frozen_scan_takes_no_settings(tmp_path: Path) -> None:
     path = freeze(make_scan(tmp_path, ATOMS, "atoms"), tmp_path / "results")
-    with pytest.raises(InputError, match="found with --preset or --set"):
+    with pytest.raises(InputError, match="--preset and --set need a system file"):
         load_scan(path, preset="small")
     path.write_text(path.read_text()[:-20])
     with pytest.raises(InputError, match="is damaged"):

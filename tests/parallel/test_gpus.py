@@ -62,7 +62,7 @@ def test_runs_on_one_node_take_different_gpus_and_leave_them_when_killed(node: P
         assert taken == {"GPU-a", "GPU-b", "GPU-c"}
         three = run(1)
         try:
-            assert line(three) == "waiting for 1 of 3 GPUs, which other processes have taken"
+            assert line(three) == "waiting for 1 of 3 GPUs to become free"
             one.kill()
             assert line(three) == first
         finally:

@@ -169,7 +169,7 @@ def test_walkers_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         plan.scan_plan(scan(tmp_path).runs, MACHINE, per_node=3, nodes=2)
     assert str(caught.value) == (
-        "--nodes, --devices-per-node: found 2 and 3, but r_1.4 has mcmc.walkers 256; allowed are "
+        "--nodes, --devices-per-node: found 2 and 3, but r_1.4 has mcmc.walkers 256; allowed: "
         "multiples of 6 on 6 devices (try 258)"
     )
 

@@ -109,7 +109,7 @@ def cores(wildcards):
 
 
 def result(stage):
-    """The file that a stage of a run leaves."""
+    """The artefact of a stage of a run."""
     return f"{RUN}/{stage}.zarr.zip"
 
 

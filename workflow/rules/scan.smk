@@ -75,6 +75,6 @@ onstart:
         fail(error)
 
 
-# A failed run does not withhold the others: table and curve of what is done.
+# A failed run does not hold up the others: write table and curve of the finished runs.
 onerror:
     shell(SUMMARY)
