@@ -361,9 +361,7 @@ def _independent(inference: Mapping[str, Any]) -> Finding:
     reason = ""
     if independent < MIN_INDEPENDENT:
         needed = _round_up(MIN_INDEPENDENT * tau - records)
-        reason = (
-            f"the series has {independent:.0f} independent records; {needed} more records are needed"
-        )
+        reason = f"the series has {independent:.0f} independent records; {needed} more are needed"
     return Finding("independent_records", {"count": independent, "tau": tau}, reason)
 
 

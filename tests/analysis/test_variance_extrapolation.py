@@ -18,9 +18,7 @@ GROUND, GAP = -2.0, 0.4  # hartree
 N_WALKERS = 256
 
 
-def excited_share(
-    iterations: int = 3000, first: float = 0.02, last: float = 1e-4
-) -> np.ndarray:
+def excited_share(iterations: int = 3000, first: float = 0.02, last: float = 1e-4) -> np.ndarray:
     """The weight p of the excited state in each iteration."""
     return np.geomspace(first, last, iterations)
 

