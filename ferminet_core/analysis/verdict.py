@@ -358,7 +358,8 @@ def _independent(inference: Mapping[str, Any]) -> Finding:
     if independent < MIN_INDEPENDENT:
         needed = _round_up(MIN_INDEPENDENT * tau - records)
         reason = (
-            f"the series has {independent:.0f} independent records; {needed} more records are needed"
+            f"the series has {independent:.0f} independent records; "
+            f"{needed} more records are needed"
         )
     return Finding("independent_records", {"count": independent, "tau": tau}, reason)
 

@@ -237,7 +237,9 @@ class Ranks:
         counts = self._timed(lambda: comm.allgather(count))
         if len(set(counts)) > 1:
             found = ", ".join(f"{m.node} {n}" for m, n in zip(self.members, counts, strict=True))
-            raise InputError(f"ranks: devices per rank differ ({found}); allowed: the same number on every rank")
+            raise InputError(
+                f"ranks: devices per rank differ ({found}); allowed: the same number on every rank"
+            )
 
     def facts(self) -> dict[str, Any]:
         """The ranks and the time spent in MPI, for the provenance."""

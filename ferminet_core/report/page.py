@@ -33,8 +33,8 @@ _MANY = 6  # lines; a longer notice is closed at first
 _ZERO_VARIANCE = (
     "Near an eigenstate the excess energy is proportional to the variance. A line through the "
     "energies and variances of one optimisation, extrapolated to zero variance, estimates the "
-    "energy that a longer optimisation would reach. This estimate is not an upper bound, and it does "
-    "not replace the result of a run. A remark gives the reason where there is no estimate. The "
+    "energy that a longer optimisation would reach. This estimate is not an upper bound, and it "
+    "does not replace the result of a run. A remark gives the reason where there is no estimate. The "
     "charts are in the section of each run."
 )
 

@@ -326,9 +326,7 @@ def pretraining_charts(
     misfit = dataset["orbital_misfit"].to_numpy()
     traces, bins = _series("misfit", misfit, _BLUE)
     met = "met" if dataset.attrs["converged"] else "not met"
-    text = (
-        f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
-    )
+    text = f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
     misfit_chart = Chart(
         name=f"{name}-misfit",
         title="Misfit of the orbitals",
