@@ -34,8 +34,8 @@ _ZERO_VARIANCE = (
     "Near an eigenstate the excess energy is proportional to the variance. A line through the "
     "energies and variances of one optimisation, extrapolated to zero variance, estimates the "
     "energy that a longer optimisation would reach. This estimate is not an upper bound, and it "
-    "does not replace the result of a run. A remark gives the reason where there is no estimate. The "
-    "charts are in the section of each run."
+    "does not replace the result of a run. Where there is no estimate, a remark gives the reason. "
+    "The charts are in the section of each run."
 )
 
 
