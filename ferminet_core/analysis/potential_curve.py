@@ -179,9 +179,7 @@ def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarr
     """
     n_points = distance.size
     if n_points < MIN_POINTS:
-        raise FitRefusedError(
-            f"{n_points} points are too few for a fit (at least {MIN_POINTS} are needed)"
-        )
+        raise FitRefusedError(f"a fit needs at least {MIN_POINTS} points, found {n_points}")
     if not (np.isfinite(energy).all() and np.isfinite(error).all()):
         raise FitRefusedError("an energy or its error is not a number")
     lowest = int(np.argmin(energy))

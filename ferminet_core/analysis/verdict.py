@@ -92,11 +92,8 @@ class Verdict(NamedTuple):
     findings: list[Finding]
 
     def plain(self) -> dict[str, Any]:
-        """The verdict as JSON values.
-
-        They are the text, the iterations that the run needs, and the numbers and reasons of each
-        rule.
-        """
+        """JSON values: the verdict, the iterations that the run needs, and the numbers and reasons
+        of each rule."""
         rules: dict[str, dict[str, Any]] = {}
         for finding in self.findings:
             rule = rules.setdefault(finding.rule, {"wrong": []})
@@ -133,8 +130,7 @@ def judge(
         optimisation: `SERIES` over the iterations (step,), hartree; empty if they are lost.
         inference: attributes of the inference.
         reference: attributes of the reference.
-        untrusted: flags that make the energy untrusted, in plain sentences.
-        doubtful: flags that only make it doubtful, in plain sentences.
+        untrusted, doubtful: flags of either weight, in plain sentences.
         deviation: from the prediction by the neighbours on the run's curve, if there is one.
     """
     names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
@@ -361,7 +357,10 @@ def _independent(inference: Mapping[str, Any]) -> Finding:
     reason = ""
     if independent < MIN_INDEPENDENT:
         needed = _round_up(MIN_INDEPENDENT * tau - records)
-        reason = f"the series has {independent:.0f} independent records; {needed} more are needed"
+        reason = (
+            f"the series has {independent:.0f} independent records; "
+            f"{needed} more records are needed"
+        )
     return Finding("independent_records", {"count": independent, "tau": tau}, reason)
 
 
@@ -408,10 +407,8 @@ def _smoothness(deviation: Deviation, inference: Mapping[str, Any]) -> Finding:
 
 
 def _bar(inference: Mapping[str, Any]) -> float:
-    """The smallest energy that matters, hartree.
-
-    It is the error of the inference, but at least `REMAINING` and at most chemical accuracy.
-    """
+    """The smallest energy that matters, hartree: the error of the inference, but at least
+    `REMAINING` and at most chemical accuracy."""
     error = _number(inference, "error_Eh")
     return min(max(REMAINING, error), CHEMICAL_ACCURACY) if math.isfinite(error) else REMAINING
 

@@ -104,9 +104,10 @@ class Record:
         self._end(state, str(error) or type(error).__name__)
 
     def abandon(self, reason: str) -> None:
-        """Record that the process ends from outside the loop, with nothing unsaved."""
+        """Record and report that the process ends from outside the loop."""
         self._end("resumable", reason)
         self.lease.release()
+        self._say(f"{reason}; continues from the last checkpoint when run again")
 
     def _end(self, state: str, reason: str) -> None:
         # A full disk must not hide the error that ends the attempt.
@@ -139,8 +140,11 @@ class Record:
 
     def tell(self, line: str) -> None:
         """Report something to the user, and record it."""
-        say(f"{self.job.spec.run_id} {self.job.stage}: {line}")
+        self._say(line)
         self.event("note", text=line)
+
+    def _say(self, line: str) -> None:
+        say(f"{self.job.spec.run_id} {self.job.stage}: {line}")
 
     def event(self, name: str, **details: Any) -> None:
         """Append to events.jsonl."""

@@ -90,9 +90,8 @@ def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]
     """The files of a stage of a run, under a lease that lasts as long as `held` is open."""
     work = run / f"{stage}.work"
     if work.is_dir():  # otherwise no process works there, and a lease would make the folder
-        held.enter_context(
-            Lease(work).acquire(lambda: "run the command stop first", lambda line: None)
-        )
+        reason = "run the command stop first"
+        held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
     candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
     return [path for path in candidates if path.exists()]
 

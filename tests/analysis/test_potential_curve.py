@@ -89,7 +89,7 @@ def test_order_of_the_points_does_not_matter() -> None:
 @pytest.mark.parametrize(
     ("grid", "error", "reason"),
     [
-        (np.array([1.2, 1.3, 1.4, 1.5]), 1e-4, "4 points are too few"),
+        (np.array([1.2, 1.3, 1.4, 1.5]), 1e-4, "needs at least 5 points, found 4"),
         (np.linspace(1.5, 3.0, 7), 1e-4, "lies at the end of the grid"),
         (np.linspace(0.6, 1.3, 7), 1e-4, "lies at the end of the grid"),
         (np.linspace(1.2, 1.6, 7), 0.5, "errors are too large"),

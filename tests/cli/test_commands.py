@@ -23,7 +23,9 @@ from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.parallel import jax_setup
 from ferminet_core.runner import progress, run_stage
+from ferminet_core.runner.attempt import Record
 from ferminet_core.storage import artefacts, files, provenance
+from ferminet_core.storage.lease import Lease
 
 
 @pytest.fixture
@@ -121,6 +123,20 @@ def test_a_broken_run_is_refused_until_something_changes(
     monkeypatch.setattr(provenance, "code_hash", lambda: "newer code")
     run(job, Oscillator())
     assert job.out.exists()
+
+
+def test_a_process_that_ends_during_compilation_says_that_it_continues(
+    spec: RunSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_for(spec, tmp_path)
+    held = Lease(job.work).acquire(lambda: "held", lambda line: None)
+    with held, Record(job, {}, held) as record:
+        record.abandon("received SIGINT")
+    status = files.read_json(job.work / "status.json")
+    assert status is not None
+    assert (status["state"], status["reason"]) == ("resumable", "received SIGINT")
+    expected = "optimise: received SIGINT; continues from the last checkpoint when run again\n"
+    assert capsys.readouterr().err.endswith(expected)
 
 
 def test_a_bug_leaves_its_reason_in_the_status(spec: RunSpec, tmp_path: Path) -> None:

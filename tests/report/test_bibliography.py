@@ -244,7 +244,7 @@ def test_the_command_reads_system_files_and_results(tmp_path: Path) -> None:
     text = invoke(ROOT / "systems" / "h2.yaml")
     assert text.startswith("% References for 8 runs of ")
     assert "%   Sims2006        published energies for comparison\n" in text
-    with pytest.raises(InputError, match="no scan, run or folder of scans"):
+    with pytest.raises(InputError, match="not the folder of a scan, a run or all results"):
         invoke(tmp_path)
     folder = tmp_path / "h2" / "spec"
     folder.mkdir(parents=True)

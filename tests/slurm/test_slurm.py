@@ -1,6 +1,6 @@
 """The workflow on a real Slurm, with MPI ranks on two nodes; and what may befall it there.
 
-Each fault ends, without repair by hand, in the very bytes that one process made undisturbed.
+Each fault ends, without repair by hand, in the same bytes as one uninterrupted process.
 """
 
 import json
