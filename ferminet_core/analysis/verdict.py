@@ -92,8 +92,11 @@ class Verdict(NamedTuple):
     findings: list[Finding]
 
     def plain(self) -> dict[str, Any]:
-        """JSON values: the verdict, the iterations that the run needs, and the numbers and reasons
-        of each rule."""
+        """The verdict as JSON values.
+
+        They are the text, the iterations that the run needs, and the numbers and reasons of each
+        rule.
+        """
         rules: dict[str, dict[str, Any]] = {}
         for finding in self.findings:
             rule = rules.setdefault(finding.rule, {"wrong": []})
@@ -130,7 +133,8 @@ def judge(
         optimisation: `SERIES` over the iterations (step,), hartree; empty if they are lost.
         inference: attributes of the inference.
         reference: attributes of the reference.
-        untrusted, doubtful: flags of either weight, in plain sentences.
+        untrusted: flags that make the energy untrusted, in plain sentences.
+        doubtful: flags that only make it doubtful, in plain sentences.
         deviation: from the prediction by the neighbours on the run's curve, if there is one.
     """
     names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
@@ -407,8 +411,10 @@ def _smoothness(deviation: Deviation, inference: Mapping[str, Any]) -> Finding:
 
 
 def _bar(inference: Mapping[str, Any]) -> float:
-    """The smallest energy that matters, hartree: the error of the inference, but at least
-    `REMAINING` and at most chemical accuracy."""
+    """The smallest energy that matters, hartree.
+
+    It is the error of the inference, but at least `REMAINING` and at most chemical accuracy.
+    """
     error = _number(inference, "error_Eh")
     return min(max(REMAINING, error), CHEMICAL_ACCURACY) if math.isfinite(error) else REMAINING
 
