@@ -105,8 +105,8 @@ def test_the_iterations_that_are_missing_within_a_factor_of_two(left: float, len
     truth = length * np.log(left / REMAINING)
     energies = [LIMIT + decay(left, length) + noise(seed=seed) for seed in range(240)]
     ratios = np.array([energy_trend(energy, REMAINING).more for energy in energies]) / truth
-    # Least squares give the ratio an error of 26 % or less, so that one in 37 lies below 1/2: 6.5 of
-    # 240, with a scatter of 2.5, and 24 are allowed.
+    # Least squares give the ratio an error of 26 % or less, so that one in 37 lies below 1/2: 6.5
+    # of 240, with a scatter of 2.5, and 24 are allowed.
     assert np.mean((ratios > 0.5) & (ratios < 2.0)) >= 0.9
     # The median scatters by 1.25 * 26 % / sqrt(240) = 2.1 %; four are 8 %. Half a step of the grid
     # of T, 5.6 %, enters a as the exponential of its product with the place of the data, t / T =

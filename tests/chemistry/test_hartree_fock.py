@@ -104,10 +104,10 @@ def test_lowest_of_several_unrestricted_solutions_is_found() -> None:
     assert dataset.attrs["e_hf"] == min(s["energy_Eh"] for s in tried)
     # Two quartet atoms: E(N2) = 2 E(N), and <S^2> = 3 of spins 3/2 coupled to M = 0.
     lone = solve(atom("N", spin=3), ReferenceConfig(basis="sto-3g")).attrs["e_hf"]
-    # Spherical atoms mix through their overlap S = 3e-4 alone. A tail exp(-a r^2) with a = 0.286 has
-    # a matrix element h of about its kinetic energy, a^2 R^2 / 2 = 2.6 hartree, times S. With a gap
-    # of 0.5 hartree or more 2 h^2 / gap = 27 S^2 go from the energy, and 2 (h / gap)^2 = 54 S^2 from
-    # <S^2>.
+    # Spherical atoms mix through their overlap S = 3e-4 alone. A tail exp(-a r^2) with a = 0.286
+    # has a matrix element h of about its kinetic energy, a^2 R^2 / 2 = 2.6 hartree, times S. With a
+    # gap of 0.5 hartree or more 2 h^2 / gap = 27 S^2 go from the energy, and 2 (h / gap)^2 = 54 S^2
+    # from <S^2>.
     mole = build_mole(diatomic("N", "N", 8.0), "sto-3g")
     overlap = np.abs(mole.intor("int1e_ovlp")[:5, 5:]).max()
     assert dataset.attrs["e_hf"] == pytest.approx(2 * lone, abs=27 * overlap**2)
