@@ -151,9 +151,11 @@ def test_settled_runs_are_hardly_ever_refused() -> None:
     energies = LIMIT + NOISE * np.sqrt(0.75) * ar1(0.5, 700, 300, seed=2)
     refused = [verdict(energy).text for energy in energies]
     assert sum(text != "converged" for text in refused) <= 8
-    # The rule can fail: all of these still fall, by 2.6 mEh and eight of their errors.
+    # The rule can fail: these still fall, by 2.6 mEh and eight of their errors. It is to find 99 of
+    # 100, for noise may bend a line until nothing seems to remain; 46 of 50 or more are then found
+    # with a probability of 0.9998.
     falls = energies + 2.6e-3 * np.linspace(2.0, 0.0, 700)
-    assert all(verdict(energy).text != "converged" for energy in falls[:50])
+    assert sum(verdict(energy).text != "converged" for energy in falls[:50]) >= 46
 
 
 def test_a_variance_that_rises_or_never_fell_is_suspect() -> None:

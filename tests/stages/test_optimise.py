@@ -74,8 +74,9 @@ def test_one_and_two_devices_take_the_same_steps(
     one, two = (run(spec_of(**settings), pretrained, n, monkeypatch) for n in (1, 2))
     # Order of summation in float64, 32 terms of order one: 1e-15. A damping of 1e-3 under
     # curvatures of up to 100 (32 walkers, whose scores have norms of some units) raises it by 1e5,
-    # and Adam's least denominator, 1e-8, by 1e8. Five steps of 0.01 leave 5e-12, with Adam 5e-9; twice that. A
-    # mean over one device's 16 walkers would differ by about 1 / sqrt(16) of a step, 2e-3.
+    # and Adam's least denominator, 1e-8, by 1e8. Five steps of 0.01 leave 5e-12, with Adam 5e-9;
+    # twice that. A mean over one device's 16 walkers would differ by about 1 / sqrt(16) of a step,
+    # 2e-3.
     rounding = 1e-8 if settings["optimiser"] == "adam" else 1e-11
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=0, atol=rounding)
