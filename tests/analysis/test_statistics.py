@@ -29,7 +29,8 @@ def test_reblocked_error_is_right_and_the_interval_covers(phi: float, n_samples:
     # Its own estimate of its scatter. A choice of the block size from the data adds 1.5 %: given
     # the error of one size, that of twice the size has the same mean (independent blocks) and twice
     # the variance. The bias grows from size to size, which adds up to 4 %, and series without a
-    # plateau add 2 %. The scatter of 400 errors is itself known to 1 / sqrt(800) = 3.5 %; four of it.
+    # plateau add 2 %. The scatter of 400 errors is itself known to 1 / sqrt(800) = 3.5 %; four of
+    # it.
     scatter = np.std(errors) / np.mean([r.error_error for r in results])
     assert 0.86 < scatter < 1.08 * 1.14
     # The plateau is lost where the largest block fails: for 1000 samples with tau = 5, where 15
@@ -173,8 +174,8 @@ def test_healthy_series_are_hardly_ever_flagged() -> None:
 
 
 def test_walkers_stuck_in_two_modes_are_seen_by_the_bootstrap_alone() -> None:
-    # 5 mEh apart, beside a spread of 100 mEh: too little for R-hat, and no trace in the series
-    # of means over walkers, whose reblocked error stays what it was.
+    # 0.2 hartree apart with a spread of 0.1, or 0.04 apart, which is too little for R-hat. Neither
+    # leaves a trace in the series of means over walkers, whose reblocked error stays the same.
     shift = np.where(np.arange(256) < 128, 0.1, -0.1)
     energies = healthy(2000, 256) + shift
     apart = statistics.summarise_energy(energies, seed=1)
