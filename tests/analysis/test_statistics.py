@@ -35,8 +35,8 @@ def test_reblocked_error_is_right_and_the_interval_covers(phi: float, n_samples:
     assert 0.86 < scatter < 1.08 * 1.14
     # The plateau is lost where the largest block fails: for 1000 samples with tau = 5, where 15
     # blocks of 64 have 64^3 / 2000 < (error_64 / error_1)^4, chi^2 with 14 degrees of freedom is
-    # 2.3 times its mean. The probability is 0.5 % or less: 2 of 400, more than 8 once in 4000
-    # cases.
+    # 2.3 times its mean. The probability is 0.5 % or less: 2 of 400, more than 8 once in
+    # 4000 cases.
     assert sum(not r.plateau_found for r in results) <= 8
     # Coverage of the 95 % interval with Student's t. Binomial scatter over 400 series: 1.1 %;
     # the bias of 4 % above costs another 0.8 %: within 0.95 -0.045 +0.033 (three sigma).
@@ -174,8 +174,8 @@ def test_healthy_series_are_hardly_ever_flagged() -> None:
 
 
 def test_walkers_stuck_in_two_modes_are_seen_by_the_bootstrap_alone() -> None:
-    # 5 mEh apart, beside a spread of 100 mEh: too little for R-hat, and no trace in the series
-    # of means over walkers, whose reblocked error stays what it was.
+    # 0.2 hartree apart with a spread of 0.1, or 0.04 apart, which is too little for R-hat. Neither
+    # leaves a trace in the series of means over walkers, whose reblocked error stays the same.
     shift = np.where(np.arange(256) < 128, 0.1, -0.1)
     energies = healthy(2000, 256) + shift
     apart = statistics.summarise_energy(energies, seed=1)
@@ -187,7 +187,9 @@ def test_walkers_stuck_in_two_modes_are_seen_by_the_bootstrap_alone() -> None:
     assert any("stuck in different regions" in flag for flag in apart.flags)
     assert apart.rhat > 1.1 > together.rhat
     assert any("R-hat" in flag for flag in apart.flags)
-    slight = statistics.summarise_energy(energies - 0.9 * shift, seed=1)
+    # Halves at +-0.02: 1 + 0.02^2 / (2 * 0.0133) = 1.015 in R-hat, and 0.02 / 16 over walkers, 4.5
+    # times the reblocked error, where twice is the limit.
+    slight = statistics.summarise_energy(energies - 0.8 * shift, seed=1)
     assert slight.rhat < statistics.RHAT_LIMIT
     assert any("stuck in different regions" in flag for flag in slight.flags)
 

@@ -7,9 +7,8 @@ from ferminet_core.inputs.molecule import Molecule
 
 # Variational: a solution lies no further above its minimum than g^2 / h. SCF ends at an orbital
 # gradient g below 3.2e-6, the root of `directly`'s 1e-11 (`solve` ends at 1e-6). The lowest
-# curvature h of the molecules in use, the lowest eigenvalue of PySCF's orbital Hessian, is 0.024
-# hartree (O2 in cc-pVDZ; N2 has 0.045, the others 0.3 or more): 4.2e-10. Rounding of 150 hartree is
-# 1e-12.
+# curvature h of the molecules in use, an eigenvalue of PySCF's orbital Hessian, is 0.024 hartree
+# (O2 in cc-pVDZ; N2 has 0.045, the others 0.3 or more): 4.2e-10. Rounding of 150 hartree is 1e-12.
 SCF_ROUNDING = 1e-9
 
 

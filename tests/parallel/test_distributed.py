@@ -24,8 +24,8 @@ def member(rank: int, gpus: str = "", host: str = "a") -> Member:
     return Member(rank, host, host, 100 + rank, tuple(gpus.split()))
 
 
-# A limit on the time of a test guards against a hang, of minutes or for ever. It is ten times or
-# more what the start of Python, JAX and MPI takes, so that a busy machine stays below it.
+# Limits on the time of a test guard against a hang: a rank that waits for another one that is gone
+# waits for ever. The start of Python, JAX and MPI takes a few seconds.
 
 
 def on_ranks(code: str, count: int = 2) -> subprocess.CompletedProcess[str]:
@@ -93,7 +93,7 @@ def test_a_rank_without_the_others_is_refused(tmp_path: Path) -> None:
     done = command(ranks=2, spec=tmp_path / "none.json")
     assert done.returncode == InputError.exit_code
     assert "--ranks: found 2, but this process is alone" in done.stderr
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 30
 
 
 def test_more_processes_than_asked_for_are_refused(tmp_path: Path) -> None:

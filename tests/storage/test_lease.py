@@ -84,8 +84,8 @@ def test_a_stopped_process_keeps_its_lease_only_while_it_renews_it(
     files.write_json(path, {**json.loads(path.read_text()), "machine": "another node"})
     began = time.monotonic()
     now_held = Lease(tmp_path).acquire(lambda: None, lambda line: None)
-    # Not before the expiry, of which file times may round off 0.1 s. The upper limit only guards
-    # against a hang: a lease is looked at again after a fraction of a second.
+    # Not before the expiry, counted from a file written up to 0.1 s before `began`. The upper limit
+    # only guards against a hang: a lease is looked at again after 0.5 s.
     assert 1.4 < time.monotonic() - began < 10.0
     now_held.check()
     now_held.release()
