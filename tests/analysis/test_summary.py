@@ -227,7 +227,7 @@ def test_no_minimum_is_refused_with_a_reason(tmp_path: Path) -> None:
     text = H2.replace("[0.8, 1.0, 1.2, 1.4, 1.7, ", "[")
     scan = make_scan(tmp_path, text)
     curve = summarise(scan, outcomes_on_the_curve(scan)).derived["curves"][0]
-    assert "too few" in curve["refused"]
+    assert curve["refused"] == "a fit needs at least 5 points, found 4"
     assert "r_e_bohr" not in curve
 
 

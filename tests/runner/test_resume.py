@@ -97,6 +97,7 @@ def use_devices(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
         monkeypatch.setattr(f"ferminet_core.stages.{module}.walker_mesh", lambda *_, **__: mesh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("period", "devices"), [pytest.param(1, 1, marks=pytest.mark.campaign), (5, 2)]
 )
@@ -249,6 +250,7 @@ def test_frozen_walkers_and_a_lost_width_are_told(
     assert not [note for step in healthy.steps(healthy.initial()) for note in step.notes]
 
 
+@pytest.mark.slow
 def test_a_state_of_another_shape_is_refused(pretrained: xr.Dataset, tmp_path: Path) -> None:
     found = leave(Optimise(spec_of(4), pretrained), tmp_path, 2)
     state = Optimise(spec_of(4), pretrained).initial()

@@ -107,6 +107,7 @@ def test_jobs_do_not_see_edits_of_the_system_file(workflow: Workflow, mode: str)
         assert json.loads(result.attrs["spec"])["config"]["reference"]["basis"] == "sto-3g"
 
 
+@pytest.mark.slow
 def test_a_warm_start_s_job_finds_its_neighbour_in_the_spec(workflow: Workflow) -> None:
     workflow.system.write_text(SYSTEM + "warm_start: {anchors: [r_2]}\n")
     assert workflow.snakemake("specs").returncode == 0

@@ -52,6 +52,7 @@ def test_one_chain_per_run(tmp_path: Path, text: str, n_runs: int) -> None:
     assert Workflow(tmp_path, text).jobs() == all_stages(n_runs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "systems").glob("*.yaml")), ids=lambda path: path.stem
 )
@@ -96,6 +97,7 @@ def test_an_override_of_one_geometry_recomputes_that_one_only(finished: Workflow
     assert finished.jobs() == all_stages(1)
 
 
+@pytest.mark.slow
 def test_conventional_energies_are_a_branch_beside_the_chain(finished: Workflow) -> None:
     """They come and change without touching the chain, and the chain without touching them."""
     asked = "overrides: {conventional.methods: [%s]%s}\n"
