@@ -1,8 +1,8 @@
 """Oracles need double precision, and two devices show what depends on the number of them.
 
 Executables are kept for the length of the session, because many tests build the same small stage.
-Two processes share the tests (pytest-xdist). A process that has finished its part takes tests of the
-other, so that both end together.
+Two processes share the tests (pytest-xdist). A process that has finished its part takes tests of
+the other, so that both end together.
 """
 
 import os
