@@ -44,8 +44,8 @@ def utc_now() -> str:
 def process_start(pid: int) -> int | None:
     """Start of a process in clock ticks since boot.
 
-    None if the process does not exist or has ended (a zombie, whose exit code nobody has read), or
-    if the system has no /proc.
+    None if the process does not exist or has ended (a zombie, whose exit code has not been read),
+    or if the system has no /proc.
     """
     try:
         # The name in field 2 may contain spaces. Field 3 is the state, field 22 the start.

@@ -181,7 +181,7 @@ def test_walkers_stuck_in_two_modes_are_seen_by_the_bootstrap_alone() -> None:
     apart = statistics.summarise_energy(energies, seed=1)
     together = statistics.summarise_energy(energies - shift, seed=1)
     assert apart.error == pytest.approx(together.error, rel=1e-6)
-    # Halves at +-0.1: standard error over walkers 0.1 / 16 beside 0.0004. Resampling scatters by
+    # Halves at +-0.1: standard error over walkers 0.1 / 16 next to 0.0004. Resampling scatters by
     # 1 / sqrt(2 * 1000) = 2 % or less.
     assert apart.error_bootstrap == pytest.approx(0.1 / 16, rel=0.15)
     assert any("stuck in different regions" in flag for flag in apart.flags)

@@ -44,7 +44,7 @@ def test_line_of_two_states_without_noise() -> None:
     p = np.geomspace(0.02, 1e-4, 12)
     variance = GAP**2 * p
     found = extrapolate(Blocks(GROUND + GAP * p, np.full(12, 1e-6), variance))
-    # 1e-9 is rounding beside errors of 1e-6.
+    # 1e-9 is rounding next to errors of 1e-6.
     assert found.energy.value == pytest.approx(GROUND, abs=1e-9)
     assert found.slope.value == pytest.approx(1 / GAP, rel=1e-6)
     assert (found.first_block, found.energy.model < 1e-9) == (0, True)

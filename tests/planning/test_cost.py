@@ -378,7 +378,7 @@ def test_the_state_holds_what_the_optimiser_keeps() -> None:
     assert numbers(**{"optimise.optimiser": "adam"}) == 2 * net.parameters
     assert numbers(**{"optimise.optimiser": "spring"}) == net.parameters
     assert numbers() == net.curvature
-    # Inverses that serve several steps are kept beside the factors.
+    # Inverses that serve several steps are kept next to the factors.
     assert numbers(**{"optimise.inverse_period": 2}) > numbers() + net.curvature - net.diagonal - 1
 
 

@@ -33,7 +33,7 @@ def test_states_of_a_stage_through_its_life(tmp_path: Path) -> None:
     with pytest.raises(PowerCutError):
         run(job, Oscillator(look))
     assert seen == ["running"] * 3
-    assert states(job)["optimise"] == "failed"  # an exception that nobody expected
+    assert states(job)["optimise"] == "failed"  # an unexpected exception
     run(job, Oscillator())
     assert states(job) == {
         "reference": "waiting",
@@ -62,7 +62,7 @@ def test_a_finished_run_has_the_verdict_of_the_last_summary(
     assert remark() == ""
     files.write_json(summary, {"verdicts": {run.name: {"verdict": "suspect: why"}}})
     assert remark() == "suspect: why"
-    # A result that was made anew since is another one.
+    # A result that was made again since is another one.
     later = summary.stat().st_mtime + 10
     os.utime(result, (later, later))
     (state,) = [s for s in status.run_states(run) if s.stage == "inference"]

@@ -4,7 +4,7 @@
     python tests/slurm/cluster.py start      # seconds; prints nothing but what went wrong
     python tests/slurm/cluster.py stop
 
-All state lies in one folder (`STATE`), anew at each start. The configuration is Slurm's standard
+All state lies in one folder (`STATE`), new at each start. The configuration is Slurm's standard
 file, /etc/slurm/slurm.conf: Snakemake's plugin for job steps strips SLURM_CONF from the environment
 of a job. A file there that this script has not written is never touched.
 

@@ -117,7 +117,7 @@ def assert_as_undisturbed(scan: Scan, undisturbed: Scan, seconds: float = 400.0)
 def test_the_chain_runs_on_two_nodes(scan: Scan, undisturbed: Scan) -> None:
     """Optimisation on two ranks, one on each node; inference, table and curve after it.
 
-    The system file is cut in half as soon as a job is in the queue: nobody reads it any more.
+    The system file is cut in half as soon as a job is in the queue: no process reads it any more.
     """
     scan.start()
     until(lambda: bool(jobs()), "a job")

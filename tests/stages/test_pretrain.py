@@ -131,7 +131,7 @@ def test_muon_moves_weight_matrices_and_adam_the_rest() -> None:
         else:
             # The first step of Adam with Nesterov's look-ahead and b1 = 0.9, whatever the gradient.
             nadam = rate * (0.9 * 0.1 / (1 - 0.9**2) + 1)
-            # Its eps of 1e-8 beside gradients of 1e-3 and more.
+            # Its eps of 1e-8 next to gradients of 1e-3 and more.
             np.testing.assert_allclose(np.abs(step), nadam, rtol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Records beside the artefacts: whole, readable, complete."""
+"""Records next to the artefacts: whole, readable, complete."""
 
 import json
 import os

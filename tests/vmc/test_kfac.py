@@ -110,7 +110,7 @@ def test_solving_with_a_factor_is_multiplying_by_its_inverse(outputs: int) -> No
         for period in (1, 2)
     )
     # Rounding of float64 times the condition numbers of the two damped factors, 2 and 35 at most,
-    # and as much again for entries that are small beside the others.
+    # and as much again for entries that are small compared with the others.
     np.testing.assert_allclose(solved["w"], inverted["w"], rtol=1e-12)
     np.testing.assert_allclose(solved["b"], inverted["b"], rtol=1e-12)
 
