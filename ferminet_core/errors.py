@@ -23,7 +23,7 @@ class ExitCode(enum.IntEnum):
     BAD_INPUT = 2, "Bad input. The error line says what is allowed."
     BROKEN = 65, "The calculation failed, and would fail again unchanged."
     BUG = 70, "A bug. Please report the traceback."
-    LOCKED = 73, "Another process works on the same stage."
+    LOCKED = 73, "Another process works on the same stage or scan."
     IO_ERROR = 74, "A file cannot be read or written. The same command continues."
     RESUME_ME = 85, "Stopped with a checkpoint. The same command continues."
 
@@ -59,7 +59,7 @@ class ArtefactError(FermiNetError):
 
 
 class LockedError(FermiNetError):
-    """Another process works on the same stage."""
+    """Another process works on the same stage or scan."""
 
     exit_code = ExitCode.LOCKED
 

@@ -101,12 +101,12 @@ def configuration(preset: str = DEFAULT_PRESET, **overrides: Any) -> Config:
 
 
 class Run:
-    """One geometry in one variant: its settings, its results and its wavefunction.
+    """One geometry in one variant: its settings, its results and its wavefunction."""
 
-    spec: molecule, settings and seeds of the run
-    """
-
-    spec: RunSpec
+    @property
+    def spec(self) -> RunSpec:
+        """Molecule, settings and seeds of the run."""
+        raise NotImplementedError
 
     @property
     def molecule(self) -> Molecule:
@@ -183,7 +183,7 @@ class StoredRun(Run):
         self._loaded: dict[str, xr.Dataset] = {}
 
     @cached_property
-    def spec(self) -> RunSpec:  # type: ignore[override]
+    def spec(self) -> RunSpec:
         """The run as its spec files have it."""
         return load_run(self.folder.parents[1], self.folder.name)
 
@@ -216,7 +216,12 @@ class ComputedRun(Run):
     """A run that was computed in memory, as far as was asked for."""
 
     def __init__(self, spec: RunSpec, datasets: Mapping[str, xr.Dataset]) -> None:
-        self.spec, self._datasets = spec, datasets
+        self._spec, self._datasets = spec, datasets
+
+    @property
+    def spec(self) -> RunSpec:
+        """See `Run.spec`."""
+        return self._spec
 
     @property
     def state(self) -> str:

@@ -1,6 +1,6 @@
 """The result of a scan: its table, its dataset, verdicts, and what follows from its curves.
 
-Pure functions of a scan and of what its runs left; `ferminet_core.report` reads and writes the
+Pure functions of a scan and of the results of its runs; `ferminet_core.report` reads and writes the
 files.
 """
 
@@ -33,7 +33,7 @@ SIGMA_BELOW_EXACT = 5.0
 
 
 class RunOutcome(NamedTuple):
-    """What a run has left so far."""
+    """State and results of a run, finished or not."""
 
     state: str  # done, failed, broken, running, resumable or waiting
     reason: str = ""

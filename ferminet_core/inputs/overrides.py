@@ -147,16 +147,13 @@ def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
     """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
 
     Some defaults are those of the optimiser that these levels choose (`OPTIMISER_DEFAULTS`). For
-    such a setting a preset speaks of its own optimiser only: with another one its value is left
-    out. An override always counts.
+    such a setting, the value of a preset applies to the preset's own optimiser only. An override
+    always applies.
 
     Raises:
         InputError: unknown preset, or settings that do not fit together.
     """
-    if preset not in presets():
-        raise InputError(
-            f"{where('preset')}: unknown preset {preset!r}{did_you_mean(preset, presets())}"
-        )
+    check_preset(preset, lambda: where("preset"))
     chosen = presets()[preset]
     key, default = "optimise.optimiser", OptimiseConfig().optimiser
     optimiser = {**chosen, **overrides}.get(key, default)

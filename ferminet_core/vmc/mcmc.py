@@ -148,6 +148,15 @@ def _relocate(
     return jax.vmap(propose)(electrons, drawn)
 
 
+def _propose(
+    electrons: jax.Array, step: jax.Array, width: jax.Array, nuclei: Nuclei
+) -> tuple[jax.Array, jax.Array]:
+    """Gaussian proposals, and the log of the ratio of their densities; see `make_kernel`."""
+    before = length(electrons, nuclei)
+    proposal = electrons + width * before[..., None] * step
+    return proposal, log_proposal_ratio(step, before, length(proposal, nuclei))
+
+
 def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Kernel:
     """A kernel of `moves` Metropolis moves (Metropolis et al. 1953) in the density |psi|^2.
 
@@ -178,14 +187,6 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
     def log_density(electrons: jax.Array) -> jax.Array:
         return 2.0 * log_psi(electrons)
 
-    def propose(
-        electrons: jax.Array, step: jax.Array, width: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Gaussian proposals, and the log of the ratio of their densities."""
-        before = length(electrons, nuclei)
-        proposal = electrons + width * before[..., None] * step
-        return proposal, log_proposal_ratio(step, before, length(proposal, nuclei))
-
     def kernel(key: jax.Array, state: Walkers, width: jax.Array) -> tuple[Walkers, Info]:
         def draw(i: jax.Array) -> Relocation:
             own_key = jax.random.fold_in(key, moves + i)
@@ -199,7 +200,7 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
             step, log_uniform = _walker_randoms(
                 jax.random.fold_in(key, i), Walkers(electrons, state.number)
             )
-            proposal, bias = propose(electrons, step, width)
+            proposal, bias = _propose(electrons, step, width, nuclei)
             gaussian = jnp.asarray(True)
             if drawn is not None:
                 gaussian = (i + 1) % RELOCATION_PERIOD != 0
