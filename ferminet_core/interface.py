@@ -28,6 +28,7 @@ from ferminet_core.inputs.scan_columns import COLUMNS, Kind
 from ferminet_core.inputs.spec_files import load_run
 from ferminet_core.inputs.stage_table import chain, load_code
 from ferminet_core.runner import status
+from ferminet_core.runner.origins import misfits
 from ferminet_core.storage import artefacts
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        """Of the whole run: waiting, running, resumable, failed, broken or done."""
+        """Of the whole run: waiting, running, resumable, failed, broken, stale or done."""
         raise NotImplementedError
 
     @property
@@ -130,7 +131,7 @@ class Run:
             stage: "reference", "pretrain", "optimise", "inference" or "conventional".
 
         Raises:
-            InputError: The stage does not exist or has not finished.
+            InputError: The stage does not exist or has not finished, or its result is stale.
             ArtefactError: The file is damaged.
         """
         raise NotImplementedError
@@ -192,7 +193,7 @@ class StoredRun(Run):
         """As `Run.state`, at the time of the call."""
         from ferminet_core.report.run_outcomes import run_outcome
 
-        return run_outcome(self.folder).state
+        return run_outcome(self.spec, self.folder).state
 
     @property
     def verdict(self) -> str:
@@ -208,6 +209,8 @@ class StoredRun(Run):
             if found.state != "done":
                 reason = f": {found.reason}" if found.reason else ""
                 raise InputError(f"{self.folder}: {stage} is not done ({found.state}{reason})")
+            if wrong := misfits(self.spec, self.folder).get(stage):
+                raise InputError(f"{self.folder}: {stage} is stale: {wrong}")
             self._loaded[stage] = artefacts.load(self.folder / f"{stage}.zarr.zip")
         return self._loaded[stage]
 

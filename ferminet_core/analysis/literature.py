@@ -4,18 +4,24 @@ A file that is missing or does not fit gives a warning and empty values, and nev
 results do not depend on what is already known.
 """
 
+import itertools
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ferminet_core import units
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import LiteratureSpec
 
 # Numbers in a table and in a grid that differ by less are the same.
 NUMBER_TOLERANCE = 1e-6
+# Endings of columns with lengths, by the unit that they say.
+_LENGTHS = {"_bohr": "bohr", "_angstrom": "angstrom"}
 _UNITS = frozenset({"Eh", "hartree", "Hartree", "a.u."})
 
 
@@ -49,6 +55,9 @@ def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Publis
     curve = np.empty((0, 2))
     sources: tuple[str, ...] = ()
     table = _read_rows(spec, warnings)
+    if table is not None and (reason := _wrong_unit(spec, scan)):
+        warnings.append(f"literature {spec.name!r}: {reason}; its columns stay empty")
+        table = None
     if table is not None:
         for run in scan.runs:
             rows = _matching_rows(table, spec, run)
@@ -79,6 +88,36 @@ def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Publis
         curve=curve,
         sources=sources,
     )
+
+
+def _wrong_unit(spec: LiteratureSpec, scan: Scan) -> str:
+    """The column whose name says another unit of length than its parameter has, if there is one."""
+    for column, parameter in spec.match.items():
+        said = next((unit for end, unit in _LENGTHS.items() if column.lower().endswith(end)), "")
+        found = length_unit(scan.runs, parameter) if said else ""
+        if found not in ("", said):
+            return f"its column {column} is in {said}, the parameter {parameter} in {found}"
+    return ""
+
+
+def length_unit(runs: Sequence[RunSpec], parameter: str) -> str:
+    """The unit in which a parameter is a distance between two nuclei, in all runs that have it.
+
+    Returns:
+        "bohr" or "angstrom"; empty for other parameters.
+    """
+    having = [run for run in runs if parameter in run.parameters]
+    for unit, factor in (("bohr", 1.0), ("angstrom", units.ANGSTROM_IN_BOHR)):
+        if having and all(
+            any(
+                # Lengths of a system file have about as many digits.
+                math.isclose(math.dist(p, q), factor * run.parameters[parameter], rel_tol=1e-6)
+                for p, q in itertools.combinations(run.molecule.positions, 2)
+            )
+            for run in having
+        ):
+            return unit
+    return ""
 
 
 def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None:

@@ -35,7 +35,7 @@ SIGMA_BELOW_EXACT = 5.0
 class RunOutcome(NamedTuple):
     """State and results of a run, finished or not."""
 
-    state: str  # done, failed, broken, running, resumable or waiting
+    state: str  # done, stale, failed, broken, running, resumable or waiting
     reason: str = ""
     inference: Mapping[str, Any] = {}  # attributes of the inference artefact
     reference: Mapping[str, Any] = {}  # attributes of the reference artefact

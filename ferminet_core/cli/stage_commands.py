@@ -98,12 +98,29 @@ def _run(
             raise InputError(f"--neighbour: found {neighbour}; the spec {spec} needs {wanted}")
         files = {name: parents[name] for name in entry.parents}
         if neighbour:
+            _check_neighbour(spec.with_name(f"{run.neighbour}.json"), neighbour)
             files["neighbour"] = neighbour
         job = Job(entry.name, run, out, work, files, force, attempt, wait)
         if entry.ranks:
             _run_loop(entry, job, devices, gpus, stop)
         else:
             _run_once(entry, job, devices, stop)
+
+
+def _check_neighbour(spec: Path, artefact: Path) -> None:
+    """Check that the result of a warm start's neighbour is what the neighbour's spec asks for.
+
+    Raises:
+        InputError: It was made for another geometry, or with other settings.
+        ArtefactError: It is missing or damaged.
+    """
+    if not spec.exists():
+        return
+    from ferminet_core.runner.origins import misfit
+    from ferminet_core.storage import artefacts
+
+    if reason := misfit(load_spec(spec), "optimise", artefacts.attributes(artefact)):
+        raise InputError(f"--neighbour: {artefact} is not what {spec} asks for: {reason}")
 
 
 def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") -> None:

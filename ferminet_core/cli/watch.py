@@ -16,7 +16,7 @@ from ferminet_core.units import format_duration
 
 States = Mapping[Path, list[StageState]]
 # Order of the runs if the terminal has too few lines for all of them.
-_IMPORTANCE = ("running", "broken", "failed", "resumable", "waiting", "done")
+_IMPORTANCE = ("running", "broken", "failed", "stale", "resumable", "waiting", "done")
 _ENDED = frozenset({"done", "broken"})
 
 

@@ -94,7 +94,8 @@ _BEFORE_OBSERVABLES = (
         Kind.TEXT,
         "state",
         "",
-        "`done`, or how far the run is; `verdict` then gives the reason",
+        "`done`, how far the run is, or `stale` if its result is not what the file asks for; "
+        "`verdict` then gives the reason",
     ),
     Column("energy_Eh", Kind.NUMBER, "energy (Eh)", "hartree", "mean local energy", fixed(6)),
     Column(

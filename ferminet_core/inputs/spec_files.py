@@ -7,7 +7,6 @@ files, so an edit of the system file does not reach them.
 """
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +15,11 @@ from pathlib import Path
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.origin import request_part, same_molecule
 from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
 from ferminet_core.inputs.scan import Scan, check_bases
 from ferminet_core.inputs.warm_starts import is_forest
 from ferminet_core.storage import files
-
-# Positions (bohr) that differ by less are the same request. A constant's next CODATA value, or
-# another order of additions, is not a reason to compute a geometry again.
-SAME_POSITION = 1e-8
 
 RUN_LIST = "runs.txt"
 FROZEN_SCAN = "scan.json"
@@ -196,14 +192,8 @@ def _part(run: RunSpec, conventional: bool) -> RunSpec:
     """
     section = "conventional"
     config = Config(**{k: v for k, v in run.config if (k == section) is conventional})
-    overrides = {
-        key: value
-        for key, value in run.request["overrides"].items()
-        if key.startswith(f"{section}.") is conventional
-    }
-    request = {**run.request, "overrides": overrides}
+    request = request_part(run.request, conventional)
     if conventional:
-        request.pop("share", None)
         run = run.model_copy(update={"neighbour": ""})
     return run.model_copy(update={"config": config, "request": request})
 
@@ -268,11 +258,10 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     # Like the stored request, this one passes through JSON: tuples become lists.
     request = json.loads(canonical_json(run.request))
     del request["molecule"]
-    same = stored == request and _same(molecule, run.molecule)
+    optimised = path.parents[1] / "runs" / run.run_id / "optimise.zarr.zip"
+    if ("share" in stored) != ("share" in request) and optimised.exists():
+        # More points of a curve may move its anchor. What is optimised keeps its start.
+        stored.pop("share", None)
+        request.pop("share", None)
+    same = stored == request and same_molecule(molecule, run.molecule)
     return str(spec.get("neighbour", "")) if same else None
-
-
-def _same(a: Molecule, b: Molecule) -> bool:
-    return (a.symbols, a.charge, a.spin) == (b.symbols, b.charge, b.spin) and all(
-        math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
-    )

@@ -1,6 +1,7 @@
 """The outcomes of a scan's runs, read from the files in their folders."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +11,51 @@ import xarray as xr
 from ferminet_core.analysis import estimates, verdict
 from ferminet_core.analysis.summary import RunOutcome
 from ferminet_core.errors import ArtefactError
+from ferminet_core.inputs.basis_sets import basis_label, limit_name, plain
+from ferminet_core.inputs.run_spec import RunSpec, parse_spec
+from ferminet_core.runner.origins import misfits
 from ferminet_core.runner.status import CONVENTIONAL, STAGES, stage_state, stages_of
 from ferminet_core.storage import artefacts, files
 
 
-def run_outcome(folder: Path, recompute: bool = False) -> RunOutcome:
+def run_outcome(run: RunSpec, folder: Path, recompute: bool = False) -> RunOutcome:
     """State and results of one run from the files in its folder.
 
     A damaged artefact makes its run failed, with the reason. A run is done also without its
-    conventional energies.
+    conventional energies. It is stale if an artefact of the chain is not the run's, as
+    `runner.origins` defines it; such an artefact gives no figures.
 
     Args:
+        run: the run as the scan has it.
         folder: of the run.
         recompute: derive the figures of the inference from its series instead of reading them.
     """
-    found, reason = _conventional(folder)
-    outcome = _chain_outcome(folder, recompute)
+    wrong = misfits(run, folder)
+    found, reason = _conventional(run, folder, wrong.pop(CONVENTIONAL, ""))
+    outcome = _chain_outcome(folder, recompute, wrong)
     return outcome._replace(conventional=found, conventional_reason=reason)
 
 
-def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
-    """The outcome of the stages from the reference to the inference."""
+def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> RunOutcome:
+    """The outcome of the stages from the reference to the inference.
+
+    Args:
+        folder: of the run.
+        recompute: as for `run_outcome`.
+        wrong: artefacts that are not the run's, by stage, with the reasons.
+    """
     wall_s = _wall_seconds(folder)
+    node_h = None if wall_s is None else wall_s / 3600.0
     reference: dict[str, Any] = {}
     inference: dict[str, Any] = {}
     series: dict[str, np.ndarray] = {}
     differences: list[str] = []
     try:
-        if (path := folder / "reference.zarr.zip").exists():
+        if (path := folder / "reference.zarr.zip").exists() and "reference" not in wrong:
             reference = dict(artefacts.load(path).attrs)
+        if wrong:
+            reason = f"stale: {list(wrong.values())[-1]}"
+            return RunOutcome("stale", reason, reference=reference, wall_s=wall_s, node_h=node_h)
         if (path := folder / "inference.zarr.zip").exists():
             if recompute:
                 inference, differences = _recomputed(folder, reference)
@@ -54,7 +71,7 @@ def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
         inference=inference,
         reference=reference,
         wall_s=wall_s,
-        node_h=None if wall_s is None else wall_s / 3600.0,
+        node_h=node_h,
         optimisation=series,
         differences=differences,
     )
@@ -85,17 +102,56 @@ def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any]
     return stored.attrs | derived, estimates.differences(stored.attrs, derived)
 
 
-def _conventional(folder: Path) -> tuple[xr.Dataset | None, str]:
-    """The conventional energies of a run that asks for any, or why there are none."""
+def _conventional(run: RunSpec, folder: Path, wrong: str) -> tuple[xr.Dataset | None, str]:
+    """The conventional energies of a run that asks for any, and why some or all are missing.
+
+    Method and basis set label each energy, so those that were computed earlier stay.
+    """
     if CONVENTIONAL not in stages_of(folder):
         return None, ""
+    if wrong:
+        return None, "stale: computed for another molecule"
     found = stage_state(folder, CONVENTIONAL)
     if found.state != "done":
         return None, found.reason
     try:
-        return artefacts.load(folder / f"{CONVENTIONAL}.zarr.zip"), ""
+        ds = artefacts.load(folder / f"{CONVENTIONAL}.zarr.zip")
     except ArtefactError as error:
         return None, str(error)
+    ds = _without_other_limits(run, ds)
+    return ds, _not_computed(run, ds)
+
+
+def _limits(run: RunSpec) -> dict[str, tuple[str, ...]]:
+    """The two basis sets behind the run's basis-set limit, by the name of the limit."""
+    config = run.config.conventional
+    if not config.extrapolate:
+        return {}
+    return {limit_name(*config.basis[-2:]): tuple(map(plain, config.basis[-2:]))}
+
+
+def _without_other_limits(run: RunSpec, ds: xr.Dataset) -> xr.Dataset:
+    """Leave out a limit of other basis sets. Its name has the sizes of the sets, not the family."""
+    if "spec" not in ds.attrs:
+        return ds
+    made = _limits(parse_spec(str(ds.attrs["spec"]), f"conventional energies of {run.run_id}"))
+    wanted = _limits(run)
+    other = [name for name in made if name in wanted and wanted[name] != made[name]]
+    return ds.drop_sel(basis=other)
+
+
+def _not_computed(run: RunSpec, ds: xr.Dataset) -> str:
+    """The methods and basis sets that the run asks for and its file lacks."""
+    config = run.config.conventional
+    methods = set(map(str, ds["method"].values))
+    bases = {plain(str(name)) for name in ds["basis"].values}
+    missing = [f"method {name}" for name in config.methods if name not in methods]
+    missing += [
+        f"basis {basis_label(name)}"
+        for name in (*config.basis, *_limits(run))
+        if config.methods and plain(name) not in bases
+    ]
+    return f"not computed yet: {', '.join(missing)}" if missing else ""
 
 
 def _unfinished_state(folder: Path) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.report import run_charts
 from ferminet_core.report.charts import Chart
 from ferminet_core.report.density_charts import density_charts
+from ferminet_core.runner.origins import misfits
 from ferminet_core.runner.status import STAGES, StageState, run_states
 from ferminet_core.runner.work_files import read_events
 from ferminet_core.storage import artefacts, files
@@ -44,13 +45,15 @@ def read_run(
 ) -> RunPage:
     """Charts and facts of a run; a damaged file is reported and left out.
 
+    An artefact that is not the run's is left out too; the state of the run says why.
+
     Args:
         run: the run as the scan has it now.
         folder: of the run, with the artefacts of its stages.
         name: prefix of the names of its charts.
         published: energies to compare with.
     """
-    found, problems = _artefacts(folder)
+    found, problems = _artefacts(run, folder)
     stages = {stage: folder / f"{stage}.work" for stage in STAGES}
     events = {stage: read_events(work) for stage, work in stages.items()}
     provenance = {
@@ -92,12 +95,13 @@ def read_run(
     )
 
 
-def _artefacts(folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
+def _artefacts(run: RunSpec, folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
     """The artefacts of the finished stages in their order, and a line for each unreadable file."""
     found, problems = {}, []
+    wrong = misfits(run, folder)
     for stage in STAGES:
         path = folder / f"{stage}.zarr.zip"
-        if path.exists():
+        if path.exists() and stage not in wrong:
             try:
                 found[stage] = artefacts.load(path)
             except ArtefactError as error:

@@ -15,6 +15,9 @@ from ferminet_core.report import page, plots
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.storage import artefacts, files
 
+# Stale runs that the terminal names, with what differs. An edit may concern all runs of a scan.
+_STALE_SHOWN = 5
+
 
 def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[str]:
     """Write the results of a scan, whether all of its runs are done or not.
@@ -39,7 +42,7 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
     """
     folder = Path(results) / scan.name
     outcomes = {
-        run.run_id: run_outcome(folder / "runs" / run.run_id, recompute) for run in scan.runs
+        run.run_id: run_outcome(run, folder / "runs" / run.run_id, recompute) for run in scan.runs
     }
     summary = summarise(scan, outcomes)
     try:
@@ -122,6 +125,11 @@ def describe(summary: Summary) -> list[str]:
         lines.append(
             f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
         )
+    rows = summary.table[summary.table["state"] == "stale"]
+    stale = [f"{name}: {why}" for name, why in zip(rows["run_id"], rows["verdict"], strict=True)]
+    lines += stale[:_STALE_SHOWN]
+    if len(stale) > _STALE_SHOWN:
+        lines.append(f"and {len(stale) - _STALE_SHOWN} more stale runs, named in scan.csv")
     verdicts = {run_id: found["verdict"] for run_id, found in derived["verdicts"].items()}
     wrong = [f"{run_id}: {text}" for run_id, text in verdicts.items() if text != "converged"]
     if verdicts:

@@ -12,6 +12,7 @@ from typing import Any
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.inputs.messages import show
+from ferminet_core.inputs.origin import describe, molecule_differences
 from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.runner.attempt import Record
 from ferminet_core.runner.job import Job
@@ -81,21 +82,17 @@ def _superseded(job: Job, record: Record, before: Mapping[str, Any]) -> str | No
 
 
 def _refuse_foreign(job: Job, before: Mapping[str, Any]) -> None:
-    spec = job.spec
-    expected = {
-        "stage": job.stage,
-        "run_id": spec.run_id,
-        "molecule": spec.molecule.fingerprint,
-    }
-    for key, wanted in expected.items():
+    spec, other = job.spec, _made_from(job, before)
+    for key, wanted in (("stage", job.stage), ("run_id", spec.run_id)):
         if before.get(key) == wanted:
             continue
-        other = _made_from(job, before)
         raise InputError(
             f"{job.work}: {key}: found files of run {other.run_id!r} at {_geometry(other)}, stage "
             f"{before.get('stage')!r}; expected: run {spec.run_id!r} at {_geometry(spec)}, stage "
             f"{job.stage!r}{_remedy(job)}"
         )
+    if different := molecule_differences(other.molecule, spec.molecule):
+        raise InputError(f"{job.work}: molecule: {describe(different)}{_remedy(job)}")
 
 
 def _made_from(job: Job, before: Mapping[str, Any]) -> RunSpec:

@@ -16,7 +16,8 @@ import xarray as xr
 
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.inputs.config import CheckpointConfig
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.origin import describe, molecule_differences
+from ferminet_core.inputs.run_spec import RunSpec, parse_spec
 from ferminet_core.inputs.stage_table import declared
 from ferminet_core.parallel import distributed
 from ferminet_core.parallel.jax_setup import CompileLog, process_age
@@ -59,10 +60,12 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
                     f"starts from run {job.spec.neighbour!r}"
                 )
         elif ds.attrs.get("molecule") != job.spec.molecule.fingerprint:
-            raise InputError(
-                f"{path}: was made for another molecule than {job.spec.run_id} "
-                f"(run {ds.attrs.get('run_id')!r} of scan {ds.attrs.get('scan')!r})"
-            )
+            made = parse_spec(str(ds.attrs.get("spec")), str(path))
+            if different := molecule_differences(made.molecule, job.spec.molecule):
+                raise InputError(
+                    f"{path}: was made for another molecule than {job.spec.run_id} "
+                    f"(run {made.run_id!r} of scan {made.scan!r}): {describe(different)}"
+                )
         loaded[name] = ds
     return loaded
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs import stage_table
+from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.spec_files import conventional_spec
-from ferminet_core.storage import files, lease
+from ferminet_core.runner.origins import misfit
+from ferminet_core.storage import artefacts, files, lease
 from ferminet_core.storage.checkpoints import steps_in
 
 # The chain. A run is finished when the last stage is done.
@@ -21,7 +24,8 @@ class StageState(NamedTuple):
     """One stage of one run.
 
     state: waiting, running, resumable (the next start continues from a checkpoint), failed, broken
-    (failed in a way that would repeat: refused until settings or code change), or done
+    (failed in a way that would repeat: refused until settings or code change), stale (the spec file
+    has changed since, and asks for another molecule or other settings), or done
     step, total: iterations, or records of inference
     energy_Eh, error_Eh: of the latest block, hartree
     rate: steps per second; left_s: seconds to the end at that rate
@@ -58,7 +62,9 @@ def stage_state(run: Path, stage: str) -> StageState:
     status = files.read_json(work / "status.json") or {}
     holder = lease.holder_of(work)
     age = _checkpoint_age(work)
-    state = _state(run / f"{stage}.zarr.zip", status, holder is not None, age is not None)
+    artefact = run / f"{stage}.zarr.zip"
+    state = _state(artefact, status, holder is not None, age is not None)
+    stale = _stale(run, stage, artefact) if state == "done" else ""
     step, total, rate = status.get("step"), status.get("total"), status.get("rate")
     left = None
     if state == "running" and rate and step is not None and total:
@@ -69,7 +75,7 @@ def stage_state(run: Path, stage: str) -> StageState:
     return StageState(
         run=run.name,
         stage=stage,
-        state=state,
+        state="stale" if stale else state,
         step=step,
         total=total,
         energy_Eh=status.get("energy_Eh"),
@@ -79,8 +85,24 @@ def stage_state(run: Path, stage: str) -> StageState:
         checkpoint_age_s=age,
         restarts=int(status.get("restarts") or 0),
         holder=lease.describe(holder) if holder else "",
-        reason="" if state in ("running", "done") else reason,
+        reason=stale if state in ("running", "done") else reason,
     )
+
+
+def _stale(run: Path, stage: str, artefact: Path) -> str:
+    """How a finished stage differs from its spec file, if that is newer; empty if it does not.
+
+    The times decide whether to read the two files, so that a look at many runs stays cheap.
+    """
+    scan = run.parent.parent
+    entry = stage_table.declared(stage)
+    spec = scan / "spec" / f"{run.name}.json" if entry.chain else conventional_spec(scan, run.name)
+    try:
+        if spec.stat().st_mtime <= artefact.stat().st_mtime:
+            return ""
+        return misfit(load_spec(spec), stage, artefacts.attributes(artefact))
+    except (OSError, InputError, ArtefactError):
+        return ""
 
 
 def _state(artefact: Path, status: dict[str, Any], held: bool, has_checkpoint: bool) -> str:

@@ -154,6 +154,23 @@ def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
     return ds.set_coords([name for name in auxiliary if name in variables])
 
 
+def attributes(path: Path) -> dict[str, Any]:
+    """The attributes of an artefact, the digest among them; its arrays are not read.
+
+    Raises:
+        ArtefactError: The file is missing, cut short, or not an artefact of this package.
+    """
+    members = _read_members(path, set())
+    if "zarr.json" not in members:
+        raise ArtefactError(f"{path}: not an artefact of this package (a zip without a Zarr group)")
+    try:
+        found = json.loads(members["zarr.json"].to_bytes())["attributes"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtefactError(f"{path}: unreadable Zarr metadata: {error}") from error
+    _check_format(path, found)
+    return dict(found)
+
+
 def open_dataset(path: str | Path) -> xr.Dataset:
     """Open an artefact by its path, without reading its arrays before they are used.
 
@@ -192,13 +209,17 @@ def _open_group(
         stored = {name: _open_array(group, name) for name in names}
     except (ValueError, KeyError, TypeError) as error:
         raise ArtefactError(f"{path}: unreadable Zarr metadata: {error}") from error
+    _check_format(path, attributes)
+    return attributes, stored
+
+
+def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
     found = attributes.get(_FORMAT)
     if found != FORMAT_VERSION:
         raise ArtefactError(
             f"{path}: {_FORMAT} is {found!r}, this version of the package reads {FORMAT_VERSION}; "
             "use the version that wrote it, or delete the file and run the stage again"
         )
-    return attributes, stored
 
 
 def digest(path: Path) -> str:

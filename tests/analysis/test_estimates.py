@@ -125,8 +125,8 @@ def test_a_tampered_figure_is_named_with_both_values(
     first, second = (run.run_id for run in scan.runs)
     save_run(folder / first, scan.runs[0])
     save_run(folder / second, scan.runs[1], **{name: wrong})
-    assert run_outcome(folder / first, recompute=True).differences == []
-    (line,) = run_outcome(folder / second, recompute=True).differences
+    assert run_outcome(scan.runs[0], folder / first, recompute=True).differences == []
+    (line,) = run_outcome(scan.runs[1], folder / second, recompute=True).differences
     save_run(folder / "untouched", scan.runs[1])
     right = artefacts.load(folder / "untouched" / "inference.zarr.zip").attrs[name]
     assert line == f"{name} is stored as {wrong!r}, its series give {right!r}"
@@ -154,7 +154,7 @@ def test_the_table_has_the_recomputed_figures_and_the_command_fails(
     assert caught.value.exit_code == 65
     assert (results / "h2" / "scan.csv").read_bytes() == table
     # Without --recompute the file counts as damaged.
-    assert run_outcome(path).state == "failed"
+    assert run_outcome(second, path).state == "failed"
 
 
 def rewrite(path: Path, found: str, wanted: str) -> str:
@@ -171,13 +171,15 @@ def rewrite(path: Path, found: str, wanted: str) -> str:
 
 def test_what_cannot_be_recomputed_fails_its_run_with_a_reason(scan: Scan, tmp_path: Path) -> None:
     folder = tmp_path / "results" / "h2" / "runs" / scan.runs[0].run_id
-    save_run(folder, scan.runs[0], spec="{}")
-    outcome = run_outcome(folder, recompute=True)
+    run, optimise = scan.runs[0], folder / "optimise.zarr.zip"
+    save_run(folder, run)
+    artefacts.save(artefacts.load(optimise).drop_attrs(), optimise)
+    outcome = run_outcome(run, folder, recompute=True)
     assert outcome.state == "failed"
     assert "inference.zarr.zip: cannot be recomputed" in outcome.reason
-    (folder / "optimise.zarr.zip").unlink()
-    assert run_outcome(folder).state == "done"  # its energy stands, its trend is unknown
-    assert run_outcome(folder).optimisation == {}
+    optimise.unlink()
+    assert run_outcome(run, folder).state == "done"  # its energy stands, its trend is unknown
+    assert run_outcome(run, folder).optimisation == {}
 
 
 @pytest.mark.parametrize("figures_too", [True, False])
@@ -193,7 +195,7 @@ def test_an_observable_that_an_earlier_version_did_not_measure(
         kept = {name: x for name, x in stored.attrs.items() if not name.startswith("dipole")}
         stored = stored.drop_attrs().assign_attrs(kept)
     artefacts.save(stored, path)
-    outcome = run_outcome(folder, recompute=True)
+    outcome = run_outcome(scan.runs[0], folder, recompute=True)
     assert outcome.differences == ([] if figures_too else ())
     assert (outcome.state, outcome.reason) == (
         ("done", "") if figures_too else ("failed", f"{path}: holds no variable dipole")

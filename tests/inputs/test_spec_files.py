@@ -58,6 +58,32 @@ def test_the_run_that_another_one_started_from_stays(tmp_path: Path) -> None:
     assert dict(find_changes(more, tmp_path).neighbours) == {"r_3": "r_1", "r_2.5": "r_1"}
 
 
+def test_a_curve_that_grows_keeps_its_anchor(tmp_path: Path) -> None:
+    """Its centre moves, but what is optimised stays: the old anchor and the new one's start."""
+    text = (
+        "units: bohr\natoms: [H 0 0 -R/2, H 0 0 R/2]\npreset: smoke\n"
+        "parameters: {R: [1.0, 1.2, 1.4%s]}\nwarm_start: neighbours\n"
+    )
+    write_specs(make_scan(tmp_path, text % "", "h2"), tmp_path)
+    longer = make_scan(tmp_path, text % ", 1.6, 1.8", "h2")
+    planned = {run.run_id: run.neighbour for run in longer.runs}
+    assert (planned["r_1.2"], planned["r_1.4"]) == ("r_1.4", "")
+    # Nothing has begun: all runs follow the new plan.
+    assert "spec/r_1.2.json" in find_changes(longer, tmp_path).texts
+    for name in ("r_1", "r_1.2", "r_1.4"):
+        path = tmp_path / "h2" / "runs" / name / "optimise.zarr.zip"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    changes = find_changes(longer, tmp_path)
+    assert set(changes.texts) == {"spec/r_1.6.json", "spec/r_1.8.json", "runs.txt"}
+    assert dict(changes.neighbours) == {
+        "r_1": "r_1.2",
+        "r_1.4": "r_1.2",
+        "r_1.6": "r_1.4",
+        "r_1.8": "r_1.6",
+    }
+
+
 @pytest.mark.parametrize(
     "path", sorted((ROOT / "systems").glob("*.yaml")), ids=lambda path: path.stem
 )

@@ -30,7 +30,7 @@ def scan(here: Path) -> Scan:
 
 
 def test_the_table_is_that_of_the_summary(here: Path, scan: Scan) -> None:
-    outcomes = {run.run_id: run_outcome(here / "runs" / run.run_id) for run in scan.runs}
+    outcomes = {run.run_id: run_outcome(run, here / "runs" / run.run_id) for run in scan.runs}
     expected = summarise(scan, outcomes).table
     found = ferminet_core.open(here).table
     pd.testing.assert_frame_equal(found, expected, check_exact=True)

@@ -107,8 +107,8 @@ def written(scan: Scan, results: Path) -> Path:
     """Write the page as `write_summary` does, but no pictures; returns its folder."""
     folder = results / scan.name
     folder.mkdir(parents=True, exist_ok=True)
-    runs = {run.run_id: folder / "runs" / run.run_id for run in scan.runs}
-    summary = summarise(scan, {run_id: run_outcome(path) for run_id, path in runs.items()})
+    found = {run.run_id: run_outcome(run, folder / "runs" / run.run_id) for run in scan.runs}
+    summary = summarise(scan, found)
     (folder / "scan.csv").write_text(summary.table.to_csv(index=False, lineterminator="\n"))
     write_report(scan, summary, folder)
     return folder

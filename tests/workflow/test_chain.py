@@ -18,7 +18,7 @@ from benchmarks.layouts import AS_ROOT, LAUNCHER
 from ferminet_core.analysis.statistics import summarise_energy
 from ferminet_core.errors import ExitCode
 from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.inputs.spec_files import load_run, write_specs
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.runner import status
 from ferminet_core.stages.warm_start import space_warp
@@ -80,7 +80,7 @@ def test_numbers_follow_from_the_raw_series(scan: Path) -> None:
     assert row["energy_Eh"] == pytest.approx(again.mean, rel=1e-14)
     assert row["error_Eh"] == pytest.approx(again.error, rel=1e-12)
     # All figures again, bit by bit.
-    outcome = run_outcome(scan / "runs/r_1.4", recompute=True)
+    outcome = run_outcome(load_run(scan, "r_1.4"), scan / "runs/r_1.4", recompute=True)
     assert outcome.differences == []
     assert outcome.inference == ds.attrs
 

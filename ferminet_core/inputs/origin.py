@@ -1,0 +1,153 @@
+"""What a result was made from, compared with what the scan asks for now.
+
+Runs and their files have names, and a name stays when a system file changes `units` or a setting.
+So a result counts only if the spec inside it asks for the same molecule and the same settings.
+"""
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ferminet_core.inputs.config import Resume, resume_rules
+from ferminet_core.inputs.messages import show
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.run_spec import RunSpec, canonical_json, flat_settings
+from ferminet_core.inputs.stage_table import declared
+from ferminet_core.units import ANGSTROM_IN_BOHR
+
+# Positions (bohr) that differ by less are the same request. A constant's next CODATA value, or
+# another order of additions, is not a reason to compute a geometry again.
+SAME_POSITION = 1e-8
+# Settings that a warm start scales by its share.
+_SHARED = ("optimise.iterations", "optimise.delay")
+_MOST_LISTED = 3
+
+
+def same_molecule(a: Molecule, b: Molecule) -> bool:
+    """Whether two molecules are the same request: same nuclei in the same places, same spin."""
+    return (a.symbols, a.charge, a.spin) == (b.symbols, b.charge, b.spin) and all(
+        math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
+    )
+
+
+def request_part(request: Mapping[str, Any], conventional: bool) -> dict[str, Any]:
+    """The part of a run's request that its conventional energies depend on, or all other stages.
+
+    Args:
+        request: `RunSpec.request`.
+        conventional: Which of the two.
+    """
+    overrides = {
+        key: value
+        for key, value in request.get("overrides", {}).items()
+        if key.startswith("conventional.") is conventional
+    }
+    part = {**request, "overrides": overrides}
+    if conventional:
+        part.pop("share", None)
+    return part
+
+
+def differences(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
+    """How the origin of a stage's result differs from what is asked for; empty if it does not.
+
+    Requests are compared, as for spec files. A new default of the program is no difference. Neither
+    is a setting that a resume may change: the result is then one of fewer or more iterations, which
+    it says itself, or the same one. Neither is another start, in full or from a neighbour, because
+    a new point of a curve may change the plan for the others.
+
+    Args:
+        made: The spec in the result.
+        wanted: The run as the scan has it.
+        stage: Name of the stage.
+
+    Returns:
+        A phrase for each difference, those of the molecule first.
+    """
+    found = molecule_differences(made.molecule, wanted.molecule)
+    old, new = (flat_settings(spec.config, stage) for spec in (made, wanted))
+    rules = resume_rules()
+    found += [
+        f"{key} {show(old[key])}, the file says {show(new[key])}"
+        for key in _changed_keys(made, wanted, stage)
+        if key in new and rules[key] is Resume.NO and old[key] != new[key]
+    ]
+    return found
+
+
+def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:
+    """How the molecule of a result differs from the one that is asked for; empty if it does not."""
+    if same_molecule(made, wanted):
+        return []
+    if made.symbols != wanted.symbols:
+        return [f"computed for {_atoms(made)}, the file says {_atoms(wanted)}"]
+    found = [
+        f"computed with {name} {old}, the file says {new}"
+        for name in ("charge", "spin")
+        if (old := getattr(made, name)) != (new := getattr(wanted, name))
+    ]
+    in_same_state = wanted.model_copy(update={"charge": made.charge, "spin": made.spin})
+    return found if same_molecule(made, in_same_state) else [*found, _of_positions(made, wanted)]
+
+
+def describe(differences: Sequence[str]) -> str:
+    """Differences in one line."""
+    more = len(differences) - _MOST_LISTED
+    listed = [*differences[:_MOST_LISTED], *([f"and {more} more"] if more > 0 else [])]
+    return "; ".join(listed)
+
+
+def _changed_keys(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
+    """The settings of a stage that the two requests may differ in, in their order."""
+    conventional = not declared(stage).chain
+    # A stored request passed through JSON: tuples became lists.
+    old, new = (
+        json.loads(canonical_json(request_part(spec.request, conventional)))
+        for spec in (made, wanted)
+    )
+    keys = list(flat_settings(wanted.config, stage))
+    if old.get("preset") != new.get("preset"):
+        changed = set(keys)
+    else:
+        before, after = old["overrides"], new["overrides"]
+        changed = {
+            key
+            for key in {**before, **after}
+            if (key in before, before.get(key)) != (key in after, after.get(key))
+        }
+        if old.get("share") != new.get("share"):
+            changed.update(_SHARED)
+    if bool(made.neighbour) != bool(wanted.neighbour):
+        changed.difference_update(_SHARED)
+    return [key for key in keys if key in changed]
+
+
+def _atoms(molecule: Molecule) -> str:
+    """The nuclei in their order, with a count for each stretch of equal ones: "Li H", "H*10"."""
+    stretches = [(s, len(list(of))) for s, of in itertools.groupby(molecule.symbols)]
+    return " ".join(symbol if n == 1 else f"{symbol}*{n}" for symbol, n in stretches)
+
+
+def _of_positions(made: Molecule, wanted: Molecule) -> str:
+    """The distance between two nuclei that differs most, and a change of units."""
+
+    def distances(molecule: Molecule) -> list[float]:
+        return [math.dist(p, q) for p, q in itertools.combinations(molecule.positions, 2)]
+
+    places = range(1, len(made.symbols) + 1)
+    pairs = zip(distances(made), distances(wanted), itertools.combinations(places, 2), strict=True)
+    old, new, (i, j) = max(pairs, key=lambda pair: abs(pair[0] - pair[1]), default=(0, 0, (0, 0)))
+    if abs(old - new) < SAME_POSITION:
+        return "computed for nuclei that the file turns or moves"
+    between = f"{made.symbols[i - 1]}{i}-{made.symbols[j - 1]}{j}"
+    text = f"computed with {between} = {old:.6g} bohr, the file says {new:.6g} bohr"
+    for factor, units in (
+        (ANGSTROM_IN_BOHR, "bohr, now angstrom"),
+        (1.0 / ANGSTROM_IN_BOHR, "angstrom, now bohr"),
+    ):
+        scaled = [tuple(factor * x for x in p) for p in made.positions]
+        if all(math.dist(p, q) < 1e-6 for p, q in zip(scaled, wanted.positions, strict=True)):
+            text += f" (units: {units})"
+    return text
