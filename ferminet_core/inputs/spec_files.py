@@ -18,7 +18,7 @@ from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.origin import request_part, same_molecule
 from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
 from ferminet_core.inputs.scan import Scan, check_bases
-from ferminet_core.inputs.warm_starts import is_forest
+from ferminet_core.inputs.warm_starts import generations
 from ferminet_core.storage import files
 
 RUN_LIST = "runs.txt"
@@ -205,7 +205,7 @@ def _changed_chains(scan: Scan, folder: Path) -> tuple[list[tuple[RunSpec, Path]
     planned = {run.run_id: run.neighbour for run in scan.runs}
     kept = {name: n for name, n in stored.items() if n is not None and n in {"", *planned}}
     neighbours = {**planned, **kept}
-    if not is_forest(neighbours):
+    if generations(neighbours) is None:
         neighbours = planned
     changed = [
         (run.model_copy(update={"neighbour": neighbours[run.run_id]}), path)

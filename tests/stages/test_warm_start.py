@@ -1,5 +1,6 @@
 """Warm starts: who starts from whom, and walkers that follow the nuclei; `test_chain` runs them."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import write_specs
-from ferminet_core.inputs.warm_starts import central, distance, generation, is_forest, spanning_tree
+from ferminet_core.inputs.warm_starts import central, generations, spanning_tree
 from ferminet_core.stages.warm_start import space_warp
 
 SYSTEM = """
@@ -44,9 +45,15 @@ def planned(folder: Path, text: str) -> dict[str, tuple[str, int, float]]:
 # --- the graph ------------------------------------------------------------------------------------
 
 
-def test_distance_leaves_out_translations() -> None:
-    # Each nucleus of a bond that grows by d moves d/2 from the centre: sqrt(2) d/2.
-    assert distance(hydrogen(1.4), hydrogen(3.4, shift=7.0)) == pytest.approx(np.sqrt(2.0))
+def distance(a: Molecule, b: Molecule) -> float:
+    """Root of the summed squared displacements of the nuclei about their centre, bohr."""
+    first, second = (np.array(m.positions) - np.mean(m.positions, axis=0) for m in (a, b))
+    return float(np.linalg.norm(first - second))
+
+
+def test_translations_do_not_count() -> None:
+    molecules = {"a": hydrogen(1.4), "far": hydrogen(1.5), "near": hydrogen(1.44, shift=7.0)}
+    assert spanning_tree(molecules, ["a"]) == {"near": "a", "far": "near"}
 
 
 def test_tree_is_a_chain_from_the_anchor_outwards() -> None:
@@ -55,7 +62,7 @@ def test_tree_is_a_chain_from_the_anchor_outwards() -> None:
     assert spanning_tree(molecules, ["r2"]) == {"r1.4": "r2", "r1": "r1.4", "r4": "r2"}
     both = spanning_tree(molecules, ["r1", "r4"])
     assert both == {"r1.4": "r1", "r2": "r1.4"}
-    assert [generation(both, name) for name in molecules] == [0, 0, 1, 2]
+    assert generations(both) == {"r1.4": 1, "r2": 2, "r1": 0}
 
 
 def test_no_other_tree_is_shorter() -> None:
@@ -75,15 +82,54 @@ def test_no_other_tree_is_shorter() -> None:
     shortest = min(
         length(parents)
         for choice in np.ndindex(*(5,) * 4)
-        if is_forest(parents := {n: names[c] for n, c in zip(others, choice, strict=True)})
+        if generations(parents := {n: names[c] for n, c in zip(others, choice, strict=True)})
     )
     assert length(spanning_tree(molecules, ["m0"])) == pytest.approx(shortest, rel=1e-12)
 
 
-def test_cycles_are_no_forest() -> None:
-    assert is_forest({"a": "b", "b": "", "c": "b"})
-    assert not is_forest({"a": "b", "b": "c", "c": "a", "d": "a"})
-    assert not is_forest({"a": "a"})
+def test_a_run_that_descends_from_itself_has_no_generation() -> None:
+    assert generations({}) == {}
+    assert generations({"d": "c", "a": "b", "b": "", "c": "b"}) == {"d": 2, "c": 1, "b": 0, "a": 1}
+    assert generations({"a": "b", "b": "c", "c": "a", "d": "a"}) is None
+    assert generations({"a": "a"}) is None
+
+
+def test_equal_distances_are_decided_by_the_order() -> None:
+    """Not by rounding: the grid and its mirror image give the same tree."""
+    grid = [1.0 + 0.1 * i for i in range(12)]
+    molecules = {f"r{i}": hydrogen(r) for i, r in enumerate(grid)}
+    moved = {f"r{i}": hydrogen(r, shift=0.3) for i, r in enumerate(grid)}
+    tree = spanning_tree(molecules, ["r0", "r11"])
+    assert tree == spanning_tree(moved, ["r0", "r11"])
+    assert central(molecules) == central(moved) == "r5"  # r6 is as central
+
+
+def test_a_chain_of_two_thousand_geometries_is_planned_in_a_second() -> None:
+    """It was minutes. A recursion over the chain would end at a thousand."""
+    molecules = {f"r{i}": hydrogen(1.0 + 1e-3 * i) for i in range(2000)}
+    began = time.process_time()
+    tree = spanning_tree(molecules, [central(molecules)])
+    found = generations(tree)
+    assert time.process_time() - began < 1.0
+    assert found is not None
+    assert max(found.values()) == 1000
+    alone = generations(spanning_tree(molecules, ["r1999"]))
+    assert alone is not None
+    assert alone["r0"] == 1999
+
+
+def test_a_longer_chain_than_snakemake_can_follow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ferminet_core.inputs.warm_starts.MAX_GENERATIONS", 2)
+    text = SYSTEM + "warm_start: {anchors: [%s]}\n"
+    path = tmp_path / "chain.yaml"
+    path.write_text(text % "r_1.4")
+    load_scan(path)
+    path.write_text(text % "r_4")
+    line = r"chain\.yaml:\d+: warm_start: found 3 warm starts in a row; allowed: 2; name more"
+    with pytest.raises(InputError, match=line):
+        load_scan(path)
 
 
 # --- the system file ------------------------------------------------------------------------------
@@ -162,7 +208,7 @@ def test_anchors_that_change_places_leave_no_cycle(tmp_path: Path) -> None:
     write_specs(load_scan(path), tmp_path)
     path.write_text(SYSTEM + "warm_start: {anchors: [r_4]}\n")
     found = [load_spec(spec) for spec in write_specs(load_scan(path), tmp_path)]
-    assert is_forest({spec.run_id: spec.neighbour for spec in found})
+    assert generations({spec.run_id: spec.neighbour for spec in found}) is not None
     assert [spec.run_id for spec in found if not spec.neighbour] == ["r_4"]
 
 

@@ -171,3 +171,11 @@ def test_ranks_may_follow_the_number_of_electrons(workflow: Workflow) -> None:
     assert workflow.snakemake("specs").returncode == 0
     after = workflow.snakemake(one, *words)
     assert "mpirun -n 8 python -m ferminet_core optimise" in after.stdout + after.stderr
+
+
+def test_a_long_chain_of_warm_starts_is_planned(tmp_path: Path) -> None:
+    """Snakemake follows it by recursion, past the interpreter's limit of calls from 262 on."""
+    bonds = [1.0 + 0.01 * i for i in range(300)]
+    chain = f"parameters: {{R: {bonds}}}\nwarm_start: {{anchors: [r_3.99]}}\n"
+    workflow = Workflow(tmp_path, SYSTEM.replace("parameters: {R: [1.4, 2.0, 3.0]}\n", chain))
+    assert workflow.jobs() == all_stages(300)

@@ -17,7 +17,7 @@ from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import find_changes, freeze
 from ferminet_core.inputs.stage_table import STAGES
-from ferminet_core.inputs.warm_starts import generation
+from ferminet_core.inputs.warm_starts import generations
 from ferminet_core.runner.workflow_lock import hold
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
@@ -32,6 +32,19 @@ def fail(error):
     sys.exit(error.exit_code)
 
 
+def read_texts():
+    """Take names and paths from the words of --config, also of a profile, as they are.
+
+    Snakemake reads the values as YAML, for which 2026_11_28 is a number. A profile puts quotes
+    around a text that looks like one.
+    """
+    for word in workflow.config_settings.config_args or ():
+        key, _, text = word.partition("=")
+        if key in ("system", "results", "preset", "set"):
+            quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+            config[key] = text[1:-1] if quoted else text
+
+
 def check_config():
     """Refuse unknown keys and values of the wrong kind; set defaults."""
     schema = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
@@ -44,15 +57,17 @@ def check_config():
     except WorkflowError as error:
         found = error.__context__  # jsonschema's own error
         key = ".".join(map(str, found.path))
-        raise InputError(f"--config {key}: {found.message}") from None
+        hint = "; put quotes around it" if found.validator == "type" else ""
+        raise InputError(f"--config {key}: {found.message}{hint}") from None
 
 
 try:
+    read_texts()
     check_config()
 except FermiNetError as error:
     fail(error)
 
-RESULTS = str(config["results"])
+RESULTS = os.path.expanduser(config["results"])
 FOLDER = f"{RESULTS}/{{scan}}"
 SPEC = f"{FOLDER}/spec/{{run_id}}.json"
 CONVENTIONAL_SPEC = f"{FOLDER}/spec/conventional/{{run_id}}.json"
@@ -60,7 +75,7 @@ RUN = f"{FOLDER}/runs/{{run_id}}"
 LOGS = f"{FOLDER}/logs/{{run_id}}"
 
 if workflow.is_main_process:
-    SYSTEM = str(config["system"])
+    SYSTEM = config["system"]
     if not SYSTEM.endswith((".yaml", ".yml")):
         SYSTEM = f"systems/{SYSTEM}.yaml"
     try:
@@ -75,9 +90,14 @@ if workflow.is_main_process:
     SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
     RUN_IDS = [run.run_id for run in SCAN.runs]
 
-    # Unfinished runs by their number of steps from an anchor, which is 0 without warm starts.
+    # The number of warm starts from an anchor to each run; anchors are not named.
+    GENERATIONS = generations(CHANGES.neighbours) or {}
+    # Snakemake follows a chain of jobs by recursion: four calls for each warm start.
+    sys.setrecursionlimit(
+        sys.getrecursionlimit() + 10 * max(GENERATIONS.values(), default=0)
+    )
     UNFINISHED = Counter(
-        generation(CHANGES.neighbours, run_id)
+        GENERATIONS.get(run_id, 0)
         for run_id in RUN_IDS
         if not os.path.exists(f"{SCAN_FOLDER}/runs/{run_id}/inference.zarr.zip")
     )
@@ -104,7 +124,7 @@ def cores(wildcards):
     """
     if not (workflow.is_main_process and workflow.resource_settings.cores):
         return 1
-    together = UNFINISHED[generation(CHANGES.neighbours, wildcards.run_id)]
+    together = UNFINISHED[GENERATIONS.get(wildcards.run_id, 0)]
     return max(1, workflow.cores // max(1, together))
 
 
