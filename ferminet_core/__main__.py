@@ -14,13 +14,25 @@ def program_name() -> str:
     return "python -m ferminet_core" if name == "__main__.py" else name
 
 
+def words() -> list[str]:
+    """The words of the command line, with the home folder for a `~` that the shell left alone.
+
+    A shell does so in `--results=~/x`, and within quotes.
+    """
+    found = []
+    for word in sys.argv[1:]:
+        option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        found.append(option + sign + os.path.expanduser(value))
+    return found
+
+
 def main() -> int:
     """Run the command line and return the exit code (see `ferminet_core.errors.ExitCode`)."""
     from ferminet_core.cli.commands import app
     from ferminet_core.parallel import distributed
 
     try:
-        app(prog_name=program_name())
+        app(words(), prog_name=program_name())
     except ResumeError as error:  # no failure, so without the word
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:

@@ -7,6 +7,7 @@ The variables that choose them (`CUDA_VISIBLE_DEVICES`, `XLA_FLAGS`) and the fol
 (`JAX_COMPILATION_CACHE_DIR`) must be set before JAX is loaded.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -320,7 +321,7 @@ def open_results(folder: str | Path) -> ScanResults:
     Raises:
         InputError: This is not the folder of a scan.
     """
-    folder = Path(folder)
+    folder = Path(os.path.expanduser(folder))
     if not (folder / "spec").is_dir():
         raise InputError(f"{folder}: not the folder of a scan (try results/h2)")
     return ScanResults(folder)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -280,7 +281,8 @@ def _atoms(
     if source.atoms is not None and source.xyz is not None:
         raise InputError(f"{file.where((*location, 'xyz'))}: `atoms` is given as well; keep one")
     if source.xyz is not None:
-        return list(read_xyz(file.path.parent / source.xyz, file.where((*location, "xyz"))))
+        path = file.path.parent / os.path.expanduser(source.xyz)
+        return list(read_xyz(path, file.where((*location, "xyz"))))
     return [
         parse_atom(line, partial(file.where, (*location, "atoms", i)), parameters)
         for i, line in enumerate(source.atoms or [])

@@ -63,6 +63,7 @@ def load_scan(
         InputError: Anything in the file is wrong; one line for each problem. `check_bases` checks
             basis sets.
     """
+    path = os.path.expanduser(path)
     if Path(path).suffix == ".json":
         if preset is not None or overrides:
             raise InputError(f"{path}: --preset and --set need a system file")
@@ -79,7 +80,6 @@ def load_scan(
     check_quantities(system, file, {point.name for point in geometries})
     settings = command_line(overrides)
     runs = run_table(file.path, system, geometries, name, used, settings)
-    folder = file.path.parent
     return Scan(
         name=name,
         title=system.title,
@@ -88,12 +88,17 @@ def load_scan(
         parameters=tuple(dict.fromkeys(p for point in geometries for p in point.parameters)),
         runs=with_neighbours(runs, system, file),
         literature=[
-            entry.model_copy(update={"file": os.path.normpath(folder / entry.file)})
+            entry.model_copy(update={"file": _beside(file.path, entry.file)})
             for entry in system.literature
         ],
         quantities=system.quantities,
         correlation=system.correlation,
     )
+
+
+def _beside(system: Path, name: str) -> str:
+    """The path of a file that a system file names, relative to the working directory."""
+    return os.path.normpath(system.parent / os.path.expanduser(name))
 
 
 def _frozen(path: Path) -> Scan:

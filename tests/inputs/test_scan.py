@@ -945,3 +945,17 @@ def test_schema_accepts_the_project_s_systems() -> None:
         jsonschema.validate(data, json_schema())
     with pytest.raises(jsonschema.ValidationError, match="layer"):
         jsonschema.validate({"overrides": {"network.layer": 1}}, json_schema())
+
+
+def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/h.xyz").write_text("1\n\nH 0 0 0\n")
+    text = (
+        "name: h\nunits: bohr\nxyz: ~/h.xyz\nspin: 1\n"
+        "literature: [{name: a, file: ~/a.csv, match: {x: geometry}, kind: exact}]\n"
+    )
+    (tmp_path / "home/h.yaml").write_text(text)
+    scan = load_scan("~/h.yaml")
+    assert scan.runs[0].molecule.symbols == ("H",)
+    assert scan.literature[0].file == str(tmp_path / "home/a.csv")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -171,7 +172,9 @@ def test_bad_input_ends_with_one_line_and_no_job(tmp_path: Path, text: str, foun
     ("config", "found"),
     [
         ({"sytem": "h2"}, "--config sytem: unknown key; did you mean 'system'?"),
-        ({"preset": "3"}, "--config preset: 3 is not of type 'string'"),
+        ({"preset": "1_0"}, "--preset: unknown preset '1_0'"),
+        ({"system": "1e5"}, "systems/1e5.yaml"),
+        ({"results": ""}, "--config results: ''"),
         ({"takeover": "maybe"}, "--config takeover: 'maybe' is not one of"),
         ({"preset": "smal"}, "--preset: unknown preset 'smal'; did you mean 'small'?"),
     ],
@@ -181,6 +184,48 @@ def test_bad_configuration_ends_with_one_line_and_no_job(
 ) -> None:
     assert found in refusal(workflow, **config)
     assert not workflow.results.exists()
+
+
+def test_names_and_paths_are_text(workflow: Workflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For YAML the first is the number 20261128; a shell leaves the tilde of the second alone."""
+    monkeypatch.setenv("HOME", str(workflow.folder / "home"))
+    workdir = workflow.folder / "workdir"
+    assert workflow.snakemake("specs", config={"results": "2026_11_28"}).returncode == 0
+    assert workflow.snakemake("specs", config={"results": "~/x"}).returncode == 0
+    for folder in (workdir / "2026_11_28", workflow.folder / "home" / "x"):
+        assert (folder / "test" / "spec" / "r_2.json").exists()
+    assert [path.name for path in workdir.iterdir() if path.name[0] != "."] == ["2026_11_28"]
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{system: %s, results: '2026_11_29'}",
+        "[system=%s, results=2026_11_29]",
+    ],
+)
+def test_texts_of_a_profile_are_text(workflow: Workflow, config: str) -> None:
+    profile = workflow.folder / "profile"
+    profile.mkdir()
+    here = (ROOT / "cluster_profiles/local/config.yaml").read_text()
+    (profile / "config.yaml").write_text(f"{here}\nconfig: {config % workflow.system}\n")
+    command = workflow.command("specs")
+    command = command[: command.index("--config")]
+    command[command.index("--profile") + 1] = str(profile)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (workflow.folder / "workdir/2026_11_29/test/runs.txt").exists()
+
+
+def test_a_number_in_a_configuration_file_is_refused(workflow: Workflow) -> None:
+    file = workflow.folder / "config.yaml"
+    file.write_text(f"system: {workflow.system}\nresults: 2026_11_28\n")
+    command = workflow.command("--configfile", str(file))
+    command = command[: command.index("--config")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    line = "results: 20261128 is not of type 'string'; put quotes around it"
+    assert line in done.stderr
 
 
 def refusal(workflow: Workflow, **config: str) -> str:
