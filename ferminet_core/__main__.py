@@ -32,7 +32,7 @@ def main() -> int:
     from ferminet_core.parallel import distributed
 
     try:
-        app(words(), prog_name=program_name())
+        app(args=words(), prog_name=program_name())
     except ResumeError as error:  # no failure, so without the word
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:

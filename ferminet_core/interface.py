@@ -267,6 +267,13 @@ def _check_stage(stage: str, known: Sequence[str], run: str) -> None:
         raise InputError(f"{run}: found no stage {stage!r}{did_you_mean(stage, known)}")
 
 
+class Runs(dict[str, Run]):
+    """Runs by run_id; a name that is not there is an InputError with the nearest ones."""
+
+    def __missing__(self, name: str) -> Run:
+        raise InputError(f"runs: found no run {show(name)}{did_you_mean(name, self, 'there are')}")
+
+
 class ScanResults:
     """The results of a scan on disk, finished or not.
 
@@ -275,9 +282,7 @@ class ScanResults:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.runs: dict[str, Run] = {
-            path.name: StoredRun(path) for path in status.run_folders(folder)
-        }
+        self.runs = Runs({path.name: StoredRun(path) for path in status.run_folders(folder)})
 
     @cached_property
     def dataset(self) -> xr.Dataset:

@@ -115,6 +115,12 @@ def summary(
 ) -> None:
     """Write table, curve, fits and report of a scan's finished runs, compared with literature."""
     scan = load_scan(system, preset=preset, overrides=overrides or ())
+    if not (results / scan.name).is_dir():
+        there = [path.parent.name for path in results.glob("*/spec")]
+        raise InputError(
+            f"{results / scan.name}: no such folder of results"
+            f"{did_you_mean(scan.name, there, 'there are')}; see --preset and --results"
+        )
     from ferminet_core.report import scan_files
 
     for line in scan_files.write_summary(scan, results, recompute):

@@ -190,7 +190,8 @@ def _result(summary: Summary, runs: Sequence[RunPage]) -> Section:
     unfinished = summary.table[summary.table["state"] != "done"]
     if not unfinished.empty:
         lines = [
-            f"{row['run_id']}: {tables.state_and_reason(row)}" for _, row in unfinished.iterrows()
+            f"{row['run_id']}: {tables.state_and_reason(row['state'], row['verdict'])}"
+            for _, row in unfinished.iterrows()
         ]
         more = "The command `ferminet_core summary` writes this page again."
         notices.append(Notice("Not finished", lines, more))

@@ -38,9 +38,8 @@ def scan_table(summary: Summary) -> Table:
     return Table("All runs", [heading for heading, _, _ in columns], rows)
 
 
-def state_and_reason(row: Mapping[Any, Any]) -> str:
+def state_and_reason(state: str, reason: str) -> str:
     """The state of an unfinished run and its reason, which may begin with the state."""
-    state, reason = str(row["state"]), str(row["verdict"])
     return reason if reason.startswith(state) else ", ".join(filter(None, (state, reason)))
 
 

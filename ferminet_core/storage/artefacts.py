@@ -13,6 +13,7 @@ Zarr 3 takes a path for a folder:
     xr.open_zarr(zarr.storage.ZipStore(path, mode="r"), consolidated=False)
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -39,6 +40,7 @@ _FORMAT = "format_version"
 # xarray's own name for the list of non-index coordinates
 _COORDINATES = "coordinates"
 # Equal data gives equal bytes.
+_ZIP_MAGIC = b"PK\x03\x04"  # first bytes of every zip that holds a file
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)  # the earliest a zip can hold
 # Exceptions of Python's zip reader for files that are cut short or have flipped bits.
 _ZIP_ERRORS = (
@@ -215,6 +217,8 @@ def _open_group(
 
 def _check_format(path: Path, attributes: Mapping[str, Any]) -> None:
     found = attributes.get(_FORMAT)
+    if found is None:
+        raise ArtefactError(f"{path}: not an artefact of this package (it has no {_FORMAT})")
     if found != FORMAT_VERSION:
         raise ArtefactError(
             f"{path}: {_FORMAT} is {found!r}, this version of the package reads {FORMAT_VERSION}; "
@@ -338,6 +342,18 @@ def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
             ]
             return {name: make(archive.read(name)) for name in names}
     except _ZIP_ERRORS as error:
+        if _is_foreign(path):
+            raise ArtefactError(f"{path}: not an artefact of this package ({error})") from error
         raise ArtefactError(
             f"{path}: damaged or cut short ({error}); delete the file and run the stage again"
         ) from error
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a file that cannot be read was never an artefact, by its name or first bytes."""
+    if not path.name.endswith(".zarr.zip"):
+        return True
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        begins = file.read(len(_ZIP_MAGIC))
+        return begins not in (_ZIP_MAGIC, b"") and not zipfile.is_zipfile(file)
+    return False

@@ -16,6 +16,7 @@ import typer
 import xarray as xr
 from helpers.stages import SYSTEM, Oscillator, command, failing, job_for, run
 
+from ferminet_core import units
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import ArtefactError, BrokenRunError, InputError
 from ferminet_core.inputs.run_spec import RunSpec, load_spec
@@ -202,6 +203,29 @@ def test_bad_input_ends_with_one_line(tmp_path: Path, system_file: Path) -> None
     assert command("check", system_file, "--nonsense").returncode == 2
 
 
+def test_a_summary_of_a_scan_without_results_names_those_that_have(
+    tmp_path: Path, system_file: Path
+) -> None:
+    results = tmp_path / "results"
+    (results / "test-paper" / "spec").mkdir(parents=True)
+    done = command("summary", system_file, "--results", results)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"{results}/h2: no such folder of results; " in done.stderr
+    assert "there are: test-paper; see --preset" in done.stderr
+    assert [path.name for path in results.iterdir()] == ["test-paper"]
+
+
+def test_a_tilde_that_the_shell_left_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ferminet_core import __main__
+
+    monkeypatch.setenv("HOME", "/home/x")
+    arguments = ["summary", "~/a.yaml", "--results=~/r", "--set", "a.b=~", "--results", "~"]
+    monkeypatch.setattr("sys.argv", ["program", *arguments])
+    expected = ["summary", "/home/x/a.yaml", "--results=/home/x/r"]
+    assert __main__.words() == [*expected, "--set", "a.b=~", "--results", "/home/x"]
+
+
 def test_check_prints_the_run_table_and_writes_nothing(tmp_path: Path, system_file: Path) -> None:
     before = sorted(tmp_path.iterdir())
     done = command("check", system_file)
@@ -282,6 +306,19 @@ def test_a_warm_start_needs_the_neighbour_that_its_spec_names(
     assert done.returncode == 2
     assert done.stderr.startswith("error: --neighbour: found None; ")
     assert "needs the optimisation of 'r_2'" in done.stderr
+    # The neighbour's artefact is of another geometry than its spec file, as after an edit of units.
+    here, far = (
+        ((0.0, 0.0, 0.0), (0.0, 0.0, bond)) for bond in (2.0, 2.0 * units.ANGSTROM_IN_BOHR)
+    )
+    origin = spec.molecule.model_copy(update={"positions": here})
+    made = spec.model_copy(update={"run_id": "r_2", "molecule": origin})
+    moved = made.model_copy(update={"molecule": origin.model_copy(update={"positions": far})})
+    (tmp_path / "r_2.json").write_text(moved.model_dump_json())
+    attributes = {"stage": "optimise", "run_id": "r_2", "spec": made.model_dump_json()}
+    artefacts.save(xr.Dataset(attrs=attributes), tmp_path / "n.zarr.zip")
+    done = command("pretrain", path, *files_of_the_job, "--neighbour", tmp_path / "n.zarr.zip")
+    assert done.returncode == 2
+    assert "r_2.json asks for: computed with H1-H2 = 2 bohr, the file says 3.77945" in done.stderr
 
 
 def test_every_command_has_help() -> None:

@@ -63,6 +63,9 @@ def test_what_is_not_there_is_one_line(here: Path, tmp_path: Path) -> None:
     run = ferminet_core.open(here).runs["r_1.4"]
     with pytest.raises(ferminet_core.InputError, match="no stage 'inferrence'; did you mean"):
         run.dataset("inferrence")
+    with pytest.raises(ferminet_core.InputError, match=r"no run 'r_1\.8'; did you mean 'r_1\.7'"):
+        _ = ferminet_core.open(here).runs["r_1.8"]
+    assert ferminet_core.open(here).runs.get("r_9") is None
     with pytest.raises(ferminet_core.InputError, match="reference recorded no series"):
         run.series("reference")
 

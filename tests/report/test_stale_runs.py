@@ -10,10 +10,11 @@ from helpers.finished_scan import SYSTEM, save_finished_scan
 from helpers.scans import LITERATURE, make_scan, save_conventional, write_literature
 
 import ferminet_core
+from ferminet_core.analysis.summary import summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.spec_files import write_specs
-from ferminet_core.report import page, run_outcomes, scan_files
+from ferminet_core.report import page, plots, scan_files
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.report.run_page import read_run
 from ferminet_core.runner.maintenance import archive
@@ -27,7 +28,7 @@ UNITS = ("units: bohr", "units: angstrom")
 def without_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts take seconds and are tested elsewhere."""
     monkeypatch.setattr(page, "_packed_plotly", lambda: "")
-    monkeypatch.setattr(scan_files.plots, "plot_scan", lambda *arguments: None)
+    monkeypatch.setattr(plots, "plot_scan", lambda *arguments: None)
 
 
 def finished(here: Path) -> Scan:
@@ -124,7 +125,7 @@ def test_a_stale_parent_makes_its_stages_stale(tmp_path: Path) -> None:
 def test_only_attributes_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finished(tmp_path)
     (run, *_) = edited(tmp_path, *UNITS).runs
-    monkeypatch.setattr(run_outcomes.artefacts, "load", lambda *a, **k: pytest.fail("read whole"))
+    monkeypatch.setattr(artefacts, "load", lambda *a, **k: pytest.fail("read whole"))
     assert run_outcome(run, tmp_path / "results/h2/runs/r_0.8").state == "stale"
 
 
@@ -179,10 +180,10 @@ def test_published_energies_keep_to_the_unit_of_their_column(tmp_path: Path) -> 
     write_literature(tmp_path)
     text = SYSTEM + LITERATURE
     scan = make_scan(tmp_path, text)
-    found = scan_files.summarise(scan, {})
+    found = summarise(scan, {})
     assert found.warnings == []
     assert found.table["ref_exact_Eh"].notna().all()
-    found = scan_files.summarise(make_scan(tmp_path, text.replace(*UNITS)), {})
+    found = summarise(make_scan(tmp_path, text.replace(*UNITS)), {})
     assert found.warnings[0] == (
         "literature 'exact': its column R_bohr is in bohr, the parameter R in angstrom; its "
         "columns stay empty"

@@ -211,11 +211,32 @@ def test_changed_metadata_and_other_formats_are_refused(tmp_path: Path) -> None:
     rewrite(path, **{"zarr.json": None})
     with pytest.raises(ArtefactError, match="not an artefact"):
         artefacts.load(path)
-    path.write_text("R,E\n1.4,-1.17\n")
-    with pytest.raises(ArtefactError, match="damaged or cut short"):
-        artefacts.load(path)
     with pytest.raises(ArtefactError, match=r"absent\.zarr\.zip: no such file"):
         artefacts.load(tmp_path / "absent.zarr.zip")
+
+
+@pytest.mark.parametrize("name", ["scan.csv", "a.zarr.zip"])
+def test_no_one_is_advised_to_delete_another_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text("R,E\n1.4,-1.17\n")
+    with pytest.raises(ArtefactError, match="not an artefact of this package") as found:
+        artefacts.digest(path)
+    assert "delete" not in str(found.value)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("zarr.json", '{"zarr_format": 3, "node_type": "group", "attributes": {}}')
+    for read in (artefacts.digest, artefacts.attributes):
+        with pytest.raises(ArtefactError, match="not an artefact of this package") as found:
+            read(path)
+        assert "delete" not in str(found.value)
+
+
+def test_attributes_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr.zip"
+    artefacts.save(example(), path)
+    assert artefacts.attributes(path).items() >= artefacts.load(path).attrs.items()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ArtefactError, match="damaged or cut short"):
+        artefacts.attributes(path)
 
 
 def test_a_crash_before_the_rename_leaves_the_old_file(

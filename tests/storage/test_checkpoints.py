@@ -252,8 +252,19 @@ def test_another_geometry_is_refused_though_all_shapes_fit(tmp_path: Path) -> No
         drive(job_for(spec, tmp_path))
     # The same name, but another molecule.
     moved = spec_of(tmp_path / "moved", SYSTEM.replace("0 0 R/2", "0 0 R/2+0.1"))
-    with pytest.raises(InputError, match="molecule"):
+    with pytest.raises(
+        InputError, match=r"molecule: computed with H1-H2 = 1\.4 bohr, the file says 1\.5 bohr"
+    ):
         drive(job_for(moved, tmp_path))
+
+
+def test_a_geometry_that_differs_by_rounding_is_resumed(tmp_path: Path) -> None:
+    """As after a new value of a constant, where the spec file is written again for a setting."""
+    interrupted(tmp_path)
+    nearly = spec_of(tmp_path / "nearly", SYSTEM.replace("0 0 R/2", "0 0 R/2+1e-9"))
+    job = job_for(nearly, tmp_path)
+    drive(job)
+    assert "continues from step" in notes(job)[-1]
 
 
 KEYS = [key for key, rule in resume_rules().items() if rule is Resume.NO]
