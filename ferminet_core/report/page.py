@@ -189,10 +189,8 @@ def _result(summary: Summary, runs: Sequence[RunPage]) -> Section:
     notices = []
     unfinished = summary.table[summary.table["state"] != "done"]
     if not unfinished.empty:
-        lines = [
-            f"{row['run_id']}: {tables.state_and_reason(row['state'], row['verdict'])}"
-            for _, row in unfinished.iterrows()
-        ]
+        texts = zip(unfinished["run_id"], unfinished["state"], unfinished["verdict"], strict=True)
+        lines = [f"{name}: {tables.state_and_reason(*words)}" for name, *words in texts]
         more = "The command `ferminet_core summary` writes this page again."
         notices.append(Notice("Not finished", lines, more))
     if flagged := summary.derived["flagged"]:
