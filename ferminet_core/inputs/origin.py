@@ -67,6 +67,8 @@ def differences(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
         A phrase for each difference, those of the molecule first.
     """
     found = molecule_differences(made.molecule, wanted.molecule)
+    if _plain_part(made, stage) == _plain_part(wanted, stage):
+        return found
     old, new = (flat_settings(spec.config, stage) for spec in (made, wanted))
     rules = resume_rules()
     found += [
@@ -99,14 +101,20 @@ def describe(differences: Sequence[str]) -> str:
     return "; ".join(listed)
 
 
+def _plain_part(spec: RunSpec, stage: str) -> dict[str, Any]:
+    """The part of a request that concerns a stage, without the molecule.
+
+    A stored request passed through JSON, where tuples became lists. So does this one.
+    """
+    part = request_part(spec.request, not declared(stage).chain)
+    part.pop("molecule", None)
+    plain: dict[str, Any] = json.loads(canonical_json(part))
+    return plain
+
+
 def _changed_keys(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
     """The settings of a stage that the two requests may differ in, in their order."""
-    conventional = not declared(stage).chain
-    # A stored request passed through JSON: tuples became lists.
-    old, new = (
-        json.loads(canonical_json(request_part(spec.request, conventional)))
-        for spec in (made, wanted)
-    )
+    old, new = _plain_part(made, stage), _plain_part(wanted, stage)
     keys = list(flat_settings(wanted.config, stage))
     if old.get("preset") != new.get("preset"):
         changed = set(keys)
