@@ -111,7 +111,7 @@ def test_fingerprint_sees_everything() -> None:
         ({"symbols": ("h",), "spin": 1}, "unknown element 'h'; did you mean 'H'"),
         ({"symbols": ("CL",), "spin": 1}, "unknown element 'CL'; did you mean 'Cl'"),
         ({"symbols": ("Hee",)}, "unknown element 'Hee'; did you mean 'He'"),
-        ({"symbols": ("Zz",)}, "unknown element 'Zz'; allowed: Al, Ar"),
+        ({"symbols": ("Zz",)}, "unknown element 'Zz'; allowed: H to Kr"),
         ({"symbols": ("He",), "spin": 0.5}, "spin: found 0.5; allowed: a valid integer"),
         ({"symbols": ("He",), "charge": True}, "charge: found True; allowed: a valid integer"),
         ({"symbols": ()}, "symbols: found ()"),
