@@ -39,7 +39,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 def _one_name(value: object) -> object:
     """Refuse a basis set per element, which PySCF would accept."""
     if isinstance(value, dict):
-        raise ValueError(
+        raise ValueError(  # noqa: TRY004  (pydantic reports this one)
             f"found {show(value)}; allowed: one basis set for all elements, such as 'cc-pvdz'"
         )
     return value

@@ -41,7 +41,8 @@ def did_you_mean(found: object, allowed: Iterable[object], what: str = "allowed"
         return f"{hint}; {what}: none"
     if len(names) > _MAX_LISTED and close:
         return hint
-    listed = ", ".join(_cut(printable(name)) for name in names[:_MAX_LISTED]) + ", ..." * (len(names) > _MAX_LISTED)
+    listed = ", ".join(_cut(printable(name)) for name in names[:_MAX_LISTED])
+    listed += ", ..." * (len(names) > _MAX_LISTED)
     return f"{hint}{'' if hint else ';'} {what}: {listed}"
 
 

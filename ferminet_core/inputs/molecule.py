@@ -23,9 +23,9 @@ ELEMENTS = (
 )
 # fmt: on
 # Further elements, which are no misspelt lighter ones.
-HEAVIER = frozenset(
-    "Rb Sr Y Zr Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er "
-    "Tm Yb Lu Hf Ta W Re Os Ir Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu".split()
+HEAVIER = re.compile(
+    "Rb|Sr|Y|Zr|Nb|Mo|Tc|Ru|Rh|Pd|Ag|Cd|In|Sn|Sb|Te|I|Xe|Cs|Ba|La|Ce|Pr|Nd|Pm|Sm|Eu|Gd|Tb|Dy|Ho|Er"
+    "|Tm|Yb|Lu|Hf|Ta|W|Re|Os|Ir|Pt|Au|Hg|Tl|Pb|Bi|Po|At|Rn|Fr|Ra|Ac|Th|Pa|U|Np|Pu"
 )
 # Nuclei nearer than this (bohr) are a slip, and no basis set suits them.
 COINCIDENT = 1e-3
@@ -117,8 +117,8 @@ class Molecule(BaseModel):
             if max(map(abs, position)) > MAX_COORDINATE:
                 raise ValueError(
                     f"atom {i + 1} ({self.symbols[i]}): found a coordinate of "
-                    f"{max(position, key=abs):g} bohr; allowed: at most {MAX_COORDINATE:g} from the "
-                    "origin (single precision resolves 1e-4 bohr there)"
+                    f"{max(position, key=abs):g} bohr; allowed: at most {MAX_COORDINATE:g} from "
+                    "the origin (single precision resolves 1e-4 bohr there)"
                 )
         if self.charge < -len(self.symbols):
             raise ValueError(
@@ -215,10 +215,10 @@ def check_element(symbol: str) -> None:
         hint = _HINTS[symbol]
     elif label and label[1].capitalize() in ELEMENTS:
         hint = f"labels are not supported; write {label[1].capitalize()}, and one basis set for all"
-    elif _GHOST.fullmatch(symbol) and symbol.capitalize() not in HEAVIER:
+    elif _GHOST.fullmatch(symbol) and not HEAVIER.fullmatch(symbol):
         hint = "ghost atoms are not supported; leave this line out"
     else:
         close = difflib.get_close_matches(symbol[:10], ELEMENTS, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]!r}?" if close and symbol not in HEAVIER else ""
+        hint = f"did you mean {close[0]!r}?" if close and not HEAVIER.fullmatch(symbol) else ""
     hint = f"{hint} " if hint.endswith("?") else f"{hint}; " * bool(hint)
     raise ValueError(f"unknown element {show(symbol)}; {hint}allowed: {ALLOWED_ELEMENTS}")

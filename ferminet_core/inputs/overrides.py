@@ -155,7 +155,9 @@ def check_preset(preset: str, where: Callable[[], str]) -> None:
         InputError: Unknown preset; the line begins with what `where` returns.
     """
     if preset not in presets():
-        raise InputError(f"{where()}: unknown preset {show(preset)}{did_you_mean(preset, presets())}")
+        raise InputError(
+            f"{where()}: unknown preset {show(preset)}{did_you_mean(preset, presets())}"
+        )
 
 
 def check_given(preset: str | None, where: Callable[[], str]) -> str:
@@ -166,8 +168,8 @@ def check_given(preset: str | None, where: Callable[[], str]) -> str:
     """
     if preset is None:
         raise InputError(
-            f"{where()}: is missing; allowed: {', '.join(presets())}; try `preset: small`, which is "
-            "for a few electrons on a few cores (paper and pfau2020 run for days on GPUs)"
+            f"{where()}: is missing; allowed: {', '.join(presets())}; try `preset: small`, which "
+            "is for a few electrons on a few cores (paper and pfau2020 run for days on GPUs)"
         )
     return preset
 
