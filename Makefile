@@ -11,9 +11,9 @@ SET ?=
 ARGS ?=
 
 # A misspelt variable would run something else: `make scan SYTEM=lih` would compute H2.
-VARIABLES := SYSTEM RESULTS PRESET CORES SET ARGS PYTHON REQUIRE_SLURM REQUIRE_BROWSER REPORT SHELL
+VARIABLES := SYSTEM RESULTS PRESET CORES SET ARGS PYTHON REQUIRE_SLURM REQUIRE_BROWSER REPORT
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
-UNKNOWN := $(firstword $(filter-out $(VARIABLES) MAKEFLAGS,$(GIVEN)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES) SHELL MAKEFLAGS,$(GIVEN)))
 ifneq ($(UNKNOWN),)
 CLOSE := $(shell python3 -c 'import difflib, sys; name, *known = sys.argv[1:]; \
     print(*difflib.get_close_matches(name.upper(), known, 1))' '$(UNKNOWN)' $(VARIABLES) 2>/dev/null)

@@ -84,6 +84,7 @@ _RECORDS = f"{RECORDS_PER_CALL} records are one compiled call; a hundred million
 _SINGLE = _why("single precision would lose all smaller numbers beside it")
 _RATE = _why("parameters are of order 1, and a larger step leaves nothing of them")
 _WIDTH = _why("the weights of a layer of this width take 400 MB")
+_FITS = _why("every network meets it from the start")
 _STEPS = _why("walkers forget their positions within tens of moves")
 
 
@@ -260,11 +261,17 @@ class PretrainConfig(Section):
     energy_tolerance: float = Field(
         0.004,
         gt=0,
+        le=10,
+        json_schema_extra=_FITS,
         description="Pretraining ends when the energy exceeds Hartree-Fock's by at most this "
         "fraction of |E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.02, gt=0, description="Relative rms misfit at which the orbitals fit."
+        0.02,
+        gt=0,
+        le=10,
+        description="Relative rms misfit at which the orbitals fit.",
+        json_schema_extra=_FITS,
     )
     steps: Whole = Field(
         2,
@@ -328,7 +335,13 @@ class OptimiseConfig(Section):
         description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
     )
-    delay: float = Field(10_000.0, gt=0, description="Iterations after which the rate has fallen.")
+    delay: float = Field(
+        10_000.0,
+        gt=0,
+        le=1e15,
+        description="Iterations after which the rate has fallen.",
+        json_schema_extra=_why("for a rate that never falls, set decay to 0"),
+    )
     decay: float = Field(
         1.0,
         ge=0,

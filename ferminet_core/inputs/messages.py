@@ -145,13 +145,10 @@ def _problem(details: ErrorDetails, reason: str) -> str:
         case "literal_error":
             options = [o.strip("' ") for o in context["expected"].replace(" or ", ",").split(",")]
             return f"found {found}{did_you_mean(details['input'], options)}"
-        case "too_long":
-            # Without the end of a long list, pydantic does not know its length.
-            count = context["actual_length"] or f"more than {context['max_length']}"
-            return f"found {count} in the list; allowed: at most {context['max_length']}{because}"
-        case "string_too_long":
-            length = len(details["input"])
-            return f"found {length} characters; allowed: at most {context['max_length']}{because}"
+        case "too_long" | "string_too_long":
+            count = len(details["input"])
+            what = "characters" if isinstance(details["input"], str) else "entries"
+            return f"found {count} {what}; allowed: at most {context['max_length']}{because}"
         case kind if kind in _ALLOWED:
             numbers = {k: f"{v:g}" if isinstance(v, float) else v for k, v in context.items()}
             return f"found {found}; allowed: {_ALLOWED[kind].format(**numbers)}{because}"
