@@ -345,10 +345,11 @@ def _atoms(
 
 def frame_atoms(frame: Frame) -> list[Atom]:
     """The atoms of a frame, whose coordinates are numbers."""
-    return [
-        Atom(symbol, tuple(parse_number(repr(x), ()) for x in position), lambda: frame.where)
-        for symbol, position in zip(frame.symbols, frame.positions, strict=True)
-    ]
+    atoms = []
+    for symbol, position in zip(frame.symbols, frame.positions, strict=True):
+        x, y, z = (parse_number(repr(coordinate), ()) for coordinate in position)
+        atoms.append(Atom(symbol, (x, y, z), lambda: frame.where))
+    return atoms
 
 
 def check_comment(frame: Frame, units: str, charge: int, spin: int) -> None:

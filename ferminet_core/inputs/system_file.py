@@ -361,7 +361,7 @@ def _check_literature(system: SystemFile, file: YamlFile) -> None:
     known = {"geometry", *system.parameters}
     known |= {p for geometry in system.geometries for p in geometry.parameters}
     # The frames of an XYZ file have parameters of their own. The summary warns of what fits no run.
-    frames = any(source.xyz is not None for source in (system, *system.geometries))
+    frames = any(xyz for xyz in (system.xyz, *(g.xyz for g in system.geometries)))
     for i, entry in enumerate(system.literature):
         if entry.name in names:
             where = file.where(("literature", i, "name"))

@@ -23,7 +23,7 @@ MAX_DEPTH = 20
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _Loader(_Base):
     """SafeLoader with YAML 1.2 scalars that refuses duplicate or odd keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -38,7 +38,7 @@ class _Loader(_Base):  # type: ignore[misc]
             if problem:
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
-        return super().construct_mapping(node, deep)  # type: ignore[no-any-return]
+        return super().construct_mapping(node, deep)
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -144,7 +144,8 @@ def _check_events(text: str) -> None:
         if depth > MAX_DEPTH:
             problem = f"nested too deeply; allowed: {MAX_DEPTH} levels"
         if problem:
-            raise yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
+            mark: Any = event.start_mark
+            raise yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
 def _problem(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -10,8 +10,9 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import pytest
@@ -45,7 +46,7 @@ class Input(NamedTuple):
     name: str
     text: str | bytes
     line: str | None
-    files: dict[str, str | bytes] = {}
+    files: Mapping[str, str | bytes] = MappingProxyType({})
     options: tuple[str, ...] = ()
     prepare: Callable[[Path], None] | None = None
 
@@ -444,9 +445,8 @@ def parameters() -> Iterator[Input]:
     ):
         text = BASE.replace("{R: [1.4]}", f"{{R: [1.4], {name}: [1]}}")
         yield Input(f"parameter {name[:20]}", text, f":3: parameters.*: {expected}")
-    product = BASE.replace("H 0 0 R", "H S T R").replace(
-        "{R: [1.4]}", "{%s}" % ", ".join(f"{n}: {{start: 1, stop: 2, num: 9999}}" for n in "RST")
-    )
+    grids = ", ".join(f"{name}: {{start: 1, stop: 2, num: 9999}}" for name in "RST")
+    product = BASE.replace("H 0 0 R", "H S T R").replace("{R: [1.4]}", f"{{{grids}}}")
     yield Input("1e12 runs", product, "more than 10000 runs; split the scan")
     run_name = "g" * 140
     listed = f"geometries: [{{name: {run_name}, atoms: [He 0 0 0]}}]\n"
