@@ -444,10 +444,8 @@ class RuntimeConfig(Section):
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Precision of the network."
     )
-    chunk: Whole | None = Field(
+    chunk: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = Field(
         None,
-        ge=1,
-        le=1_000_000,
         description="Walkers per pass of the local energy. Default: as many as the cache allows.",
         json_schema_extra=_resume(Resume.ROUNDING) | _why("there are no more walkers"),
     )
@@ -470,10 +468,8 @@ class CheckpointConfig(Section):
         description="Minutes between checkpoints; more if they would take over 2 % of the run.",
         json_schema_extra=_resume(Resume.FREE) | _why("a year"),
     )
-    every_steps: Whole | None = Field(
+    every_steps: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(_whole)] | None = Field(
         None,
-        ge=1,
-        le=MAX_COUNT,
         description="Steps between checkpoints, in addition. Default: only time counts.",
         json_schema_extra=_resume(Resume.FREE) | _COUNT,
     )

@@ -682,6 +682,19 @@ def test_too_many_runs(load: Load) -> None:
         load(text)
 
 
+def test_a_preset_must_be_given_and_paper_stands_for_what_was_implied(
+    load: Load, tmp_path: Path
+) -> None:
+    """Names and requests of runs whose file had no preset stay those of `preset: paper`."""
+    without = H2.replace("preset: smoke\n", "")
+    with pytest.raises(InputError, match=r"h2.yaml: preset: is missing; allowed: .*try .*small"):
+        load(without)
+    paper = load(without + "preset: paper\n")
+    assert (paper.name, paper.runs[0].request["preset"]) == ("h2", "paper")
+    assert load(without, preset="paper") == paper
+    assert load(without, preset="smoke").name == "h2-smoke"
+
+
 # -- basis sets --
 
 
