@@ -199,7 +199,7 @@ class McmcConfig(Section):
     walkers: Whole = Field(
         4096,
         ge=2,
-        le=1_000_000,
+        le=10_000_000,
         multiple_of=2,
         description="Number of walkers.",
         json_schema_extra=_why(_WALKERS),
@@ -444,7 +444,7 @@ class RuntimeConfig(Section):
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Precision of the network."
     )
-    chunk: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(_whole)] | None = Field(
+    chunk: Annotated[int, Field(ge=1, le=10_000_000), BeforeValidator(_whole)] | None = Field(
         None,
         description="Walkers per pass of the local energy. Default: as many as the cache allows.",
         json_schema_extra=_resume(Resume.ROUNDING) | _why("there are no more walkers"),

@@ -1,8 +1,7 @@
 """Error lines that say where a problem is, what was found and what is allowed."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -68,8 +67,8 @@ def plain_location(location: Sequence[str | int]) -> Location:
     return tuple(part for part in location if part not in TAGS)
 
 
-def no_reason(location: Location) -> str:
-    """The reason for the bound of a value that needs none."""
+def nothing(location: Location) -> str:
+    """The reason for a bound that needs none, and the hint for a key without one."""
     return ""
 
 
@@ -77,8 +76,8 @@ def error_lines(
     error: ValidationError,
     allowed_keys: Callable[[Location], Iterable[str]],
     where: Callable[[Location], str],
-    reason: Callable[[Location], str] = no_reason,
-    hints: Mapping[str, str] = MappingProxyType({}),
+    reason: Callable[[Location], str] = nothing,
+    hint: Callable[[Location], str] = nothing,
 ) -> list[tuple[Location, str]]:
     """Location and line of each problem that pydantic found, of the first `MAX_LINES`.
 
@@ -87,7 +86,7 @@ def error_lines(
         allowed_keys: Returns the keys of the mapping at a location, for suggestions.
         where: Returns the beginning of the line: file, line and key of a location.
         reason: Returns the reason for the bounds of the value at a location.
-        hints: What to write in place of keys that do not exist, by such a key.
+        hint: Returns what to write in place of a key that does not exist, if that is known.
     """
     lines: dict[str, Location] = {}
     found = error.errors(include_url=False)
@@ -99,22 +98,12 @@ def error_lines(
             break
         location = plain_location(details["loc"])
         if details["type"] == "extra_forbidden":
-            problem = _unknown(location, allowed_keys, hints)
+            suggested = did_you_mean(str(location[-1]), allowed_keys(location[:-1]))
+            problem = f"unknown key{f'; {known}' if (known := hint(location)) else suggested}"
         else:
             problem = _problem(details, reason(location))
         lines[f"{where(location)}: {problem}"] = location
     return [(location, line) for line, location in lines.items()]
-
-
-def _unknown(
-    location: Location,
-    allowed_keys: Callable[[Location], Iterable[str]],
-    hints: Mapping[str, str],
-) -> str:
-    key = str(location[-1])
-    if key in hints:
-        return f"unknown key; {hints[key]}"
-    return f"unknown key{did_you_mean(key, allowed_keys(location[:-1]))}"
 
 
 # What is allowed, by the type of pydantic's error and from its context.

@@ -244,6 +244,12 @@ def _reason(location: Location) -> str:
     return _REASONS.get(str(location[-1]), "") if location else ""
 
 
+def _hint(location: Location) -> str:
+    """What to write in place of a key beside which `overrides` may stand."""
+    beside = "overrides" in _keys_at(location[:-1])
+    return _hints().get(str(location[-1]), "") if beside else ""
+
+
 @cache
 def _hints() -> dict[str, str]:
     """What to write in place of the keys of other programs, and of settings out of their place."""
@@ -276,7 +282,7 @@ def parse_system(file: YamlFile) -> SystemFile:
     try:
         system = SystemFile.model_validate(file.data)
     except ValidationError as error:
-        found = error_lines(error, _keys_at, file.where, _reason, _hints())
+        found = error_lines(error, _keys_at, file.where, _reason, _hint)
         lines = [line for _, line in found]
         raise InputError("\n".join(lines)) from None
     if system.preset is not None:

@@ -129,7 +129,7 @@ def settings() -> Iterator[Input]:
 def bounds() -> Iterator[Input]:
     """What no machine can compute, with the reason."""
     for key, value, line in (
-        ("mcmc.walkers", "1e12", "found 1000000000000; allowed: at most 1000000 .*GPU holds"),
+        ("mcmc.walkers", "1e12", "found 1000000000000; allowed: at most 10000000 .*GPU holds"),
         ("mcmc.walkers", "7", "found 7; allowed: a multiple of 2 .*two halves"),
         ("network.layers", "1e9", "found 1000000000; allowed: at most 100 .published"),
         ("network.one_electron_width", "1e6", "at most 10000 .the weights"),
@@ -423,6 +423,10 @@ def parameters() -> Iterator[Input]:
         ("{start: 1, stop: .nan, num: 3}", "parameters.R.stop: found nan"),
         ("{start: -1e308, stop: 1e308, num: 3}", "parameters.R: start and stop are too far apart"),
         ("{start: 1, stop: 1, num: 3}", "parameters.R: 1 is given twice"),
+        (
+            "{start: 1, stop: 2, steps: 3}",
+            "parameters.R.steps: unknown key; did you mean|steps: unk",
+        ),
         ("{start: 1, stp: 2, num: 3}", "parameters.R.stp: unknown key; did you mean 'stop'"),
         ("{linspace: [1, 2, 3]}", "parameters.R.linspace: unknown key"),
         (
