@@ -16,7 +16,6 @@ from ferminet_core.inputs.messages import printable, show
 from ferminet_core.inputs.molecule import ELEMENTS, MAX_ATOMS, Position, check_element
 from ferminet_core.inputs.text_files import read_text
 
-MAX_XYZ_BYTES = 4_000_000
 # Fortran writes 1.0D-05, and Mathematica, which wrote QM9, 1.0*^-5.
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:(?:[eEdD]|\*\^)[-+]?[0-9]+)?")
 _PAIR = re.compile(r"""(?<!\S)([A-Za-z][\w.-]*)\s*=\s*("[^"]*"|'[^']*'|\[[^\]]*\]|\S+)""")
@@ -54,7 +53,7 @@ def read_frames(path: Path, where: str) -> list[Frame]:
     name = f"{where}: {printable(str(path))}"
     try:
         # A comment may be in any encoding. What matters is ASCII.
-        text = read_text(path, MAX_XYZ_BYTES, ("utf-8-sig", "latin-1"))
+        text = read_text(path, encodings=("utf-8-sig", "latin-1"))
     except OSError as error:
         raise InputError(f"{name} cannot be read: {error.strerror}") from None
     lines = text.replace("\r\n", "\n").replace("\r", "\n").rstrip().split("\n")

@@ -537,7 +537,7 @@ def xyz_files() -> Iterator[Input]:
         ("units", H2.replace("\n\n", "\nunits=bohr\n"), "a.xyz:2: found units of bohr .*angstrom"),
         ("far", "2\n\nH 0 0 0\nH 0 0 1e6\n", "atom 2 .H.: found a coordinate of"),
         ("together", "2\n\nH 0 0 0\nH 0 0 0\n", "atoms 1 .H. and 2 .H. coincide"),
-        ("large", "2\n" + "#" * 4_000_001, "a.xyz cannot be read: it is larger than 4000000 bytes"),
+        ("large", "2\n" + "#" * 1_000_001, "a.xyz cannot be read: it is larger than 1000000 bytes"),
         ("UTF-16", H2.encode("utf-16"), "a.xyz:1: found"),
     ):
         where = "geometry " if name in ("far", "together") else ":2: xyz: .*"
