@@ -22,7 +22,7 @@ from ferminet_core.inputs.config import Config, setting_keys
 from ferminet_core.inputs.messages import MAX_LINES
 
 # Processor seconds of one check, a guard against work that grows with the square of the input. A
-# right file takes some hundredths, 60 000 keys take 1.3 on an idle machine and 2.2 on a busy one.
+# right file takes some hundredths. 60 000 unknown keys took 1.4 to 2.2 beside other work.
 LIMIT = 5.0
 # Seconds after which an input counts as one that hangs, on a machine with other work.
 HANGS = 60
