@@ -10,6 +10,16 @@ CORES ?=
 SET ?=
 ARGS ?=
 
+# A misspelt variable would run something else: `make scan SYTEM=lih` would compute H2.
+VARIABLES := SYSTEM RESULTS PRESET CORES SET ARGS PYTHON REQUIRE_SLURM REQUIRE_BROWSER REPORT
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(firstword $(filter-out $(VARIABLES) SHELL MAKEFLAGS,$(GIVEN)))
+ifneq ($(UNKNOWN),)
+CLOSE := $(shell python3 -c 'import difflib, sys; name, *known = sys.argv[1:]; \
+    print(*difflib.get_close_matches(name.upper(), known, 1))' '$(UNKNOWN)' $(VARIABLES) 2>/dev/null)
+$(error unknown variable $(UNKNOWN)$(if $(CLOSE),; did you mean $(CLOSE)?,;) allowed: $(VARIABLES))
+endif
+
 VENV := .venv
 BIN := $(VENV)/bin
 # A copy of the lock that $(VENV) was made from: there once everything is installed.

@@ -116,7 +116,7 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         "multipleOf": "a multiple of",
     }
     kind = {"boolean": "`true`, `false`", "string": "text", "integer": "whole", "number": ""}
-    bounds = [f"{words} {schema[key]:g}" for key, words in signs.items() if key in schema]
+    bounds = [f"{words} {schema[key]:.10g}" for key, words in signs.items() if key in schema]
     return ", ".join(filter(None, [kind[schema["type"]], *bounds]))
 
 
@@ -124,10 +124,11 @@ def settings() -> Iterator[str]:
     """One table of settings per section."""
     definitions = config.Config.model_json_schema()
     rules, presets = config.resume_rules(), overrides.presets()
+    reasons = config.bound_reasons()
     for name, value in config.Config():
         if not isinstance(value, config.Section):
             description = definitions["properties"][name]["description"]
-            yield f"`{name}` (default {_code(value)}): {description}"
+            yield f"`{name}` (default {_code(value)}): {description} At most {reasons[name]}."
             yield ""
             continue
         model = type(value)
@@ -140,6 +141,8 @@ def settings() -> Iterator[str]:
             if name == "optimise":
                 others = [*_by_optimiser(field), *others]
             description = _text(str(details.description))
+            if key in reasons:
+                description += f" Bounds: {reasons[key]}."
             if rules[key] is not config.Resume.NO:
                 description += f" A resume may change it: {rules[key].value}."
             default = ", ".join([_code(getattr(value, field)), *others])

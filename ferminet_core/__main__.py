@@ -26,6 +26,13 @@ def words() -> list[str]:
     return found
 
 
+def _lines(error: Exception) -> str:
+    """The lines of an error, without control characters, which a file or a name may hold."""
+    from ferminet_core.inputs.messages import printable
+
+    return "\n".join(map(printable, str(error).split("\n")))
+
+
 def main() -> int:
     """Run the command line and return the exit code (see `ferminet_core.errors.ExitCode`)."""
     from ferminet_core.cli.commands import app
@@ -36,12 +43,12 @@ def main() -> int:
     except ResumeError as error:  # no failure, so without the word
         return distributed.ranks().settle(str(error), error.exit_code)
     except FermiNetError as error:
-        return distributed.ranks().settle(f"error: {error}", error.exit_code)
+        return distributed.ranks().settle(f"error: {_lines(error)}", error.exit_code)
     except BrokenPipeError:  # the reader of the output has closed it, as in `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.IO_ERROR
     except OSError as error:
-        return distributed.ranks().settle(f"error: {error}", ExitCode.IO_ERROR)
+        return distributed.ranks().settle(f"error: {_lines(error)}", ExitCode.IO_ERROR)
     except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
         return distributed.ranks().settle(traceback.format_exc(), ExitCode.BUG)
     return ExitCode.DONE

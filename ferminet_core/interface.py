@@ -19,15 +19,16 @@ import xarray as xr
 from ferminet_core.analysis import summary, verdict
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config
-from ferminet_core.inputs.geometries import FACTORS, parse_atom, read_xyz
+from ferminet_core.inputs.geometries import FACTORS, check_comment, frame_atoms, parse_atom
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.overrides import DEFAULT_PRESET, flatten, resolve
+from ferminet_core.inputs.overrides import check_given, flatten, resolve
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import COLUMNS, Kind
 from ferminet_core.inputs.spec_files import load_run
 from ferminet_core.inputs.stage_table import chain, load_code
+from ferminet_core.inputs.xyz_files import read_frames
 from ferminet_core.runner import status
 from ferminet_core.runner.origins import misfits
 from ferminet_core.storage import artefacts
@@ -56,14 +57,15 @@ class Progress(NamedTuple):
 
 
 def molecule(
-    atoms: Sequence[str] | Path, units: str = "bohr", charge: int = 0, spin: int = 0
+    atoms: Sequence[str] | Path, units: str | None = None, charge: int = 0, spin: int = 0
 ) -> Molecule:
     """Nuclei and electrons in the notation of system files.
 
     Args:
         atoms: One `El x y z` per atom, such as `["H 0 0 -0.7", "H 0 0 0.7"]`, or the path of an XYZ
             file.
-        units: Of the coordinates, "bohr" or "angstrom".
+        units: Of the coordinates, "bohr" or "angstrom". Lines are in bohr by default. Those of an
+            XYZ file must be given.
         charge: Total charge.
         spin: 2S, the number of up electrons minus that of down electrons.
 
@@ -73,10 +75,21 @@ def molecule(
     Raises:
         InputError: Unknown element or unit, wrong coordinates, or an impossible charge or spin.
     """
+    if units is None:
+        if isinstance(atoms, Path):
+            raise InputError("units: is missing; allowed: angstrom (usual in XYZ files), bohr")
+        units = "bohr"
     if units not in FACTORS:
         raise InputError(f"units: found {show(units)}{did_you_mean(units, FACTORS)}")
     if isinstance(atoms, Path):
-        parsed = list(read_xyz(atoms, "atoms"))
+        frames = read_frames(atoms, "atoms")
+        if len(frames) > 1:
+            raise InputError(
+                f"atoms: {atoms}: has {len(frames)} frames; allowed: one; a system file with "
+                "`xyz` makes a scan of them"
+            )
+        check_comment(frames[0], units, charge, spin)
+        parsed = frame_atoms(frames[0])
     elif isinstance(atoms, str):
         raise InputError(f"atoms: found {show(atoms)}; allowed: a list of lines, or a Path")
     else:
@@ -88,18 +101,18 @@ def molecule(
     return Molecule.make(symbols, positions, charge, spin)
 
 
-def configuration(preset: str = DEFAULT_PRESET, **overrides: Any) -> Config:
+def configuration(preset: str | None = None, **overrides: Any) -> Config:
     """All settings of a run: defaults, then those of a preset, then overrides.
 
     Args:
-        preset: "smoke", "small", "paper" or "pfau2020".
+        preset: "smoke", "small", "paper" or "pfau2020". Must be given.
         **overrides: Settings by section, such as `optimise={"iterations": 500}`, or by dotted key,
             such as `**{"optimise.iterations": 500}`.
 
     Raises:
-        InputError: Unknown preset or setting, a wrong type, or a value out of bounds.
+        InputError: No or unknown preset, unknown setting, a wrong type, or a value out of bounds.
     """
-    return resolve(preset, flatten(overrides, str), str)
+    return resolve(check_given(preset, lambda: "preset"), flatten(overrides, str), str)
 
 
 class Run:

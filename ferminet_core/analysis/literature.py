@@ -4,6 +4,7 @@ A file that is missing or does not fit gives a warning and empty values, and nev
 results do not depend on what is already known.
 """
 
+import io
 import itertools
 import math
 from collections.abc import Sequence
@@ -17,11 +18,13 @@ from ferminet_core import units
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import LiteratureSpec
+from ferminet_core.inputs.text_files import read_text
 
 # Numbers in a table and in a grid that differ by less are the same.
 NUMBER_TOLERANCE = 1e-6
 # Endings of columns with lengths, by the unit that they say.
 _LENGTHS = {"_bohr": "bohr", "_angstrom": "angstrom"}
+MAX_TABLE_BYTES = 10_000_000
 _UNITS = frozenset({"Eh", "hartree", "Hartree", "a.u."})
 
 
@@ -128,7 +131,8 @@ def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None
 
     try:
         # "NA" and "NaN" could be molecules; only empty cells are missing.
-        table = pd.read_csv(spec.file, keep_default_na=False, na_values=[""])
+        text = io.StringIO(read_text(spec.file, MAX_TABLE_BYTES))
+        table = pd.read_csv(text, keep_default_na=False, na_values=[""])
     except OSError as error:
         refuse(f"{spec.file} cannot be read ({error.strerror or error})")
         return None

@@ -30,15 +30,11 @@ def console() -> Console:
 
 def print_runs(scan: Scan) -> None:
     """The run table: one row per run."""
-    table = Table(box=None, pad_edge=False)
     variants = any(run.variant for run in scan.runs)
     warm = any(run.neighbour for run in scan.runs)
-    for name in ("run", "geometry", *(["variant"] if variants else []), *scan.parameters):
-        table.add_column(name)
-    for name in ("formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"):
-        table.add_column(name, justify="right")
-    if warm:
-        table.add_column("starts from")
+    left = ["run", "geometry", *(["variant"] if variants else []), *scan.parameters]
+    right = ["formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"]
+    rows = [[*left, *right, *(["starts from"] if warm else [])]]
     for run in scan.runs:
         molecule, config = run.molecule, run.config
         cells = [run.run_id, run.geometry, *([run.variant] if variants else [])]
@@ -53,10 +49,18 @@ def print_runs(scan: Scan) -> None:
             str(config.optimise.iterations),
             *([run.neighbour] if warm else []),
         ]
-        table.add_row(*cells)
+        rows.append(cells)
     count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"
     print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}")
-    console().print(table)
+    # Rich takes seconds for thousands of rows.
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    justified = range(len(left), len(left) + len(right))
+    for row in rows:
+        cells = [
+            cell.rjust(width) if i in justified else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
 
 
 def formula(molecule: Molecule) -> str:

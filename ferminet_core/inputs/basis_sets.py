@@ -7,10 +7,15 @@ import difflib
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.messages import show
+from ferminet_core.inputs.molecule import ELEMENTS
 
+# PySCF takes other names for paths of files, or for the text of a basis set.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +*(),@_-]*")
 _SIZES = {"d": 2, "t": 3, "q": 4, "5": 5, "6": 6}
 _DUNNING = re.compile(rf"(aug)?cc(p|pc|pwc)v([{''.join(_SIZES)}])z")
 # PySCF has no single error for a missing set. It raises its own (a RuntimeError), an error of its
@@ -83,6 +88,11 @@ def check_basis(name: str, symbols: Iterable[str], key: str = "reference.basis")
     """
     from pyscf import gto
 
+    if _NAME.fullmatch(name) and Path(name.partition("@")[0]).is_file():
+        raise InputError(
+            f"{key}: {name!r} is also a file in this folder, and PySCF would read it; rename the "
+            "file, or start elsewhere"
+        )
     for symbol in sorted(set(symbols)):
         shells = _load(gto.basis.load, element_basis(name, symbol), symbol)
         if not shells:
@@ -94,14 +104,14 @@ def check_basis(name: str, symbols: Iterable[str], key: str = "reference.basis")
         named = any(word in name.lower() for word in ("ecp", "gth", "bfd"))
         if valence or named or _load(gto.basis.load_ecp, name, symbol):
             raise InputError(
-                f"{key}: {name!r} needs an effective core potential for {symbol}, but this program "
-                "treats all electrons; choose an all-electron basis such as 'cc-pvdz'"
+                f"{key}: {show(name)} needs an effective core potential for {symbol}, but this "
+                "program treats all electrons; choose an all-electron basis such as 'cc-pvdz'"
             )
 
 
 def _load(load: Callable[[str, str], list[Any]], name: str, symbol: str) -> list[Any]:
     """What PySCF has for an element under this name; empty if it has nothing."""
-    if any(character in name for character in "/\\\n"):  # PySCF would open such a file
+    if not _NAME.fullmatch(name):
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other packages that may have more sets
@@ -112,10 +122,29 @@ def _load(load: Callable[[str, str], list[Any]], name: str, symbol: str) -> list
 
 
 def _absent(name: str, symbol: str) -> str:
+    from pyscf import gto
+
+    if plain(name) in gto.basis.ALIAS:
+        covered = [e for e in ELEMENTS if _load(gto.basis.load, element_basis(name, e), e)]
+        if not covered:
+            return f"{show(name)} has no functions for {symbol}; choose another, such as 'cc-pvdz'"
+        return (
+            f"{show(name)} has no functions for {symbol}; it has {', '.join(covered)}; choose one "
+            f"that has {symbol}"
+        )
+    close = difflib.get_close_matches(plain(name), gto.basis.ALIAS, n=1)
+    hint = f"did you mean {_spelling(close[0])!r}?" if close else "try 'cc-pvdz' or 'cc-pvtz'"
+    return f"unknown basis set {show(name)}; {hint}"
+
+
+def _spelling(alias: str) -> str:
+    """The spelling of a set as in PySCF's documentation, such as "cc-pvdz" for "ccpvdz".
+
+    PySCF names its files so, apart from capitals.
+    """
     from pyscf.gto.basis import ALIAS
 
-    if plain(name) in ALIAS:
-        return f"{name!r} has no functions for {symbol}; choose one that does"
-    close = difflib.get_close_matches(plain(name), ALIAS, n=1)
-    hint = f"did you mean {close[0]!r}?" if close else "try 'cc-pvdz' or 'cc-pvtz'"
-    return f"unknown basis set {name!r}; {hint}"
+    files = ALIAS[alias]
+    file = files if isinstance(files, str) else files[0]
+    stem = Path(file).stem.lower()
+    return stem if plain(stem) == alias else alias

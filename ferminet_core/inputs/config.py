@@ -34,6 +34,18 @@ def _whole(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
+
+
+def _one_name(value: object) -> object:
+    """Refuse a basis set per element, which PySCF would accept."""
+    if isinstance(value, dict):
+        raise ValueError(  # noqa: TRY004  (pydantic reports this one)
+            f"found {show(value)}; allowed: one basis set for all elements, such as 'cc-pvdz'"
+        )
+    return value
+
+
+BasisName = Annotated[str, BeforeValidator(_one_name), Field(min_length=1, max_length=100)]
 ConventionalMethod = Literal["rhf", "uhf", "ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
 
 
@@ -58,6 +70,24 @@ def _resume(rule: Resume) -> dict[str, Any]:
     return {"resume": rule.value}
 
 
+def _why(reason: str) -> dict[str, Any]:
+    """The reason for the bounds of a setting, for error lines and the page of settings."""
+    return {"why": reason}
+
+
+# Iterations, moves and records. The bound catches slips of the keyboard and keeps numbers of steps
+# within 32 bits.
+MAX_COUNT = 100_000_000
+_COUNT = _why("a hundred million takes months on any machine")
+_WALKERS = "pretraining uses two halves; a GPU holds some ten thousand walkers"
+_RECORDS = f"{RECORDS_PER_CALL} records are one compiled call; a hundred million take months"
+_SINGLE = _why("single precision would lose all smaller numbers beside it")
+_RATE = _why("parameters are of order 1, and a larger step leaves nothing of them")
+_WIDTH = _why("the weights of a layer of this width take 400 MB")
+_FITS = _why("every network meets it from the start")
+_STEPS = _why("walkers forget their positions within tens of moves")
+
+
 class Section(BaseModel):
     """Base class of settings. Refuses unknown keys, text for numbers, and numbers for booleans."""
 
@@ -67,10 +97,34 @@ class Section(BaseModel):
 class NetworkConfig(Section):
     """The wavefunction (Pfau et al. 2020)."""
 
-    layers: Whole = Field(4, ge=1, description="Interaction layers.")
-    one_electron_width: Whole = Field(256, ge=1, description="Width of the one-electron stream.")
-    two_electron_width: Whole = Field(32, ge=1, description="Width of the two-electron stream.")
-    determinants: Whole = Field(16, ge=1, description="Number of determinants.")
+    layers: Whole = Field(
+        4,
+        ge=1,
+        le=100,
+        description="Interaction layers.",
+        json_schema_extra=_why("published networks have 4, and each layer takes memory and time"),
+    )
+    one_electron_width: Whole = Field(
+        256,
+        ge=1,
+        le=10_000,
+        description="Width of the one-electron stream.",
+        json_schema_extra=_WIDTH,
+    )
+    two_electron_width: Whole = Field(
+        32,
+        ge=1,
+        le=10_000,
+        description="Width of the two-electron stream.",
+        json_schema_extra=_WIDTH,
+    )
+    determinants: Whole = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Number of determinants.",
+        json_schema_extra=_why("published networks have 16 to 32, and each takes memory and time"),
+    )
     determinant_form: Literal["dense", "block"] = Field(
         "dense",
         description="Form of each determinant. dense: one matrix of all electrons (JAX code). "
@@ -92,7 +146,7 @@ class ReferenceConfig(Section):
     method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
         "auto", description="Hartree-Fock method. auto: the stable solution of lowest energy."
     )
-    basis: str = Field("cc-pvdz", min_length=1, description="Gaussian basis set, by PySCF's name.")
+    basis: BasisName = Field("cc-pvdz", description="Gaussian basis set, by PySCF's name.")
 
 
 class ConventionalConfig(Section):
@@ -103,11 +157,12 @@ class ConventionalConfig(Section):
         description="Methods. Without any, the stage does not run. rhf means ROHF for open shells.",
         json_schema_extra=_resume(Resume.ANEW),
     )
-    basis: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(strict=False)] = Field(
+    basis: Annotated[tuple[BasisName, ...], Field(strict=False)] = Field(
         ("cc-pvdz",),
         min_length=1,
+        max_length=20,
         description="Gaussian basis sets, by PySCF's names.",
-        json_schema_extra=_resume(Resume.ANEW),
+        json_schema_extra=_resume(Resume.ANEW) | _why("each is a calculation of its own"),
     )
     extrapolate: bool = Field(
         False,
@@ -142,23 +197,38 @@ class McmcConfig(Section):
     """Sampling of |psi|^2 by all-electron Gaussian moves and moves from atom to atom."""
 
     walkers: Whole = Field(
-        4096, ge=2, multiple_of=2, description="Number of walkers. Pretraining uses two halves."
+        4096,
+        ge=2,
+        le=10_000_000,
+        multiple_of=2,
+        description="Number of walkers.",
+        json_schema_extra=_why(_WALKERS),
     )
     steps: Whole = Field(
         10,
         ge=1,
+        le=10_000,
+        json_schema_extra=_STEPS,
         description="Moves between two updates. In molecules every tenth goes from atom to atom.",
     )
     width: float = Field(
         0.15,
         gt=0,
+        le=10,
+        json_schema_extra=_why("a wider move ends far outside of the molecule"),
         description="Initial width of a move, relative to the electron's distance to the nearest "
         "nucleus.",
     )
     target_acceptance: float = Field(
         0.525, gt=0, lt=1, description="Fraction of accepted moves to which the width is adapted."
     )
-    burn_in: Whole = Field(200, ge=0, description="Moves before the walkers are used.")
+    burn_in: Whole = Field(
+        200,
+        ge=0,
+        le=MAX_COUNT,
+        description="Moves before the walkers are used.",
+        json_schema_extra=_COUNT,
+    )
 
 
 class PretrainConfig(Section):
@@ -170,26 +240,53 @@ class PretrainConfig(Section):
     learning_rate: float = Field(
         1e-2,
         gt=0,
+        le=10,
+        json_schema_extra=_RATE,
         description="Initial learning rate. It falls as 1 / (1 + t/1000) at iteration t.",
     )
-    min_iterations: Whole = Field(200, ge=0, description="Smallest number of iterations.")
+    min_iterations: Whole = Field(
+        200,
+        ge=0,
+        le=MAX_COUNT,
+        description="Smallest number of iterations.",
+        json_schema_extra=_COUNT,
+    )
     max_iterations: Whole = Field(
         20000,
         ge=1,
+        le=MAX_COUNT,
         description="Largest number of iterations.",
-        json_schema_extra=_resume(Resume.GROW),
+        json_schema_extra=_resume(Resume.GROW) | _COUNT,
     )
     energy_tolerance: float = Field(
         0.004,
         gt=0,
+        le=10,
+        json_schema_extra=_FITS,
         description="Pretraining ends when the energy exceeds Hartree-Fock's by at most this "
         "fraction of |E_HF|, within its error, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.02, gt=0, description="Relative rms misfit at which the orbitals fit."
+        0.02,
+        gt=0,
+        le=10,
+        description="Relative rms misfit at which the orbitals fit.",
+        json_schema_extra=_FITS,
     )
-    steps: Whole = Field(2, ge=1, description="Moves of the walkers per iteration.")
-    check_every: Whole = Field(100, ge=1, description="Iterations between checks of the criterion.")
+    steps: Whole = Field(
+        2,
+        ge=1,
+        le=10_000,
+        description="Moves of the walkers per iteration.",
+        json_schema_extra=_STEPS,
+    )
+    check_every: Whole = Field(
+        100,
+        ge=1,
+        le=MAX_COUNT,
+        description="Iterations between checks of the criterion.",
+        json_schema_extra=_COUNT,
+    )
 
     @model_validator(mode="after")
     def _order(self) -> "PretrainConfig":
@@ -224,24 +321,46 @@ class OptimiseConfig(Section):
         "kfac", description="Optimiser; spring: for few walkers (arXiv:2401.10190)."
     )
     iterations: Whole = Field(
-        200_000, ge=1, description="Iterations.", json_schema_extra=_resume(Resume.GROW)
+        200_000,
+        ge=1,
+        le=MAX_COUNT,
+        description="Iterations.",
+        json_schema_extra=_resume(Resume.GROW) | _COUNT,
     )
     learning_rate: float = Field(
         _KFAC["learning_rate"],
         gt=0,
+        le=10,
+        json_schema_extra=_RATE,
         description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
     )
-    delay: float = Field(10_000.0, gt=0, description="Iterations after which the rate has fallen.")
+    delay: float = Field(
+        10_000.0,
+        gt=0,
+        le=1e15,
+        description="Iterations after which the rate has fallen.",
+        json_schema_extra=_why("for a rate that never falls, set decay to 0"),
+    )
     decay: float = Field(
-        1.0, ge=0, description="The rate is learning_rate / (1 + t/delay)^decay at iteration t."
+        1.0,
+        ge=0,
+        le=10,
+        description="The rate is learning_rate / (1 + t/delay)^decay at iteration t.",
+        json_schema_extra=_why("the rate would be zero from the first iterations on"),
     )
     damping: float = Field(
-        _KFAC["damping"], gt=0, description="Damping of the curvature; KFAC and SPRING."
+        _KFAC["damping"],
+        gt=0,
+        le=1e6,
+        description="Damping of the curvature; KFAC and SPRING.",
+        json_schema_extra=_SINGLE,
     )
     norm_constraint: float = Field(
         _KFAC["norm_constraint"],
         gt=0,
+        le=1e6,
+        json_schema_extra=_RATE,
         description="Bound on the squared norm of the step. KFAC measures the norm by its Fisher "
         "matrix, SPRING in the parameters themselves.",
     )
@@ -249,21 +368,35 @@ class OptimiseConfig(Section):
         0.99, ge=0, lt=1, description="Share of its last step that SPRING starts from; 0: MinSR."
     )
     ema_decay: float = Field(0.95, ge=0, lt=1, description="Memory of KFAC's running averages.")
-    inverse_period: Whole = Field(1, ge=1, description="Iterations between inversions in KFAC.")
+    inverse_period: Whole = Field(
+        1,
+        ge=1,
+        le=MAX_COUNT,
+        description="Iterations between inversions in KFAC.",
+        json_schema_extra=_COUNT,
+    )
     singlet_penalty: float = Field(
         0.1,
         ge=0,
+        le=1e6,
+        json_schema_extra=_SINGLE,
         description="Hartree added for a wavefunction that changes sign when up and down electrons "
         "are exchanged; only for spin 0 with a spin-broken reference, as of a stretched bond.",
     )
     max_rollbacks: Whole = Field(
         5,
         ge=0,
+        le=100,
+        json_schema_extra=_why("a hundred halvings leave a learning rate of zero"),
         description="How often the optimisation may take back iterations with numbers that are not "
         "finite. Each time it halves the learning rate; after the last it fails.",
     )
     clip: float = Field(
-        5.0, gt=0, description="Half-width of the clipping window in mean absolute deviations."
+        5.0,
+        gt=0,
+        le=1e6,
+        description="Half-width of the clipping window in mean absolute deviations.",
+        json_schema_extra=_why("a million deviations clip nothing"),
     )
     clip_centre: Literal["mean", "median"] = Field(
         "mean", description="Centre of the clipping window (JAX code: mean; 2020: median)."
@@ -276,20 +409,31 @@ class InferenceConfig(Section):
     samples: Whole = Field(
         10_000,
         ge=RECORDS_PER_CALL,
+        le=MAX_COUNT,
         multiple_of=RECORDS_PER_CALL,
         description="Number of records.",
-        json_schema_extra=_resume(Resume.GROW),
+        json_schema_extra=_resume(Resume.GROW) | _why(_RECORDS),
     )
-    thin: Whole = Field(10, ge=1, description="Moves between two records.")
+    thin: Whole = Field(
+        10,
+        ge=1,
+        le=10_000,
+        description="Moves between two records.",
+        json_schema_extra=_STEPS,
+    )
     max_equilibration: Whole = Field(
         2000,
         ge=100,
+        le=MAX_COUNT,
+        json_schema_extra=_why("fewer than a hundred show no drift; a hundred million take months"),
         description="Records after which the measurement starts even if the energy still drifts.",
     )
     keep_every: Whole = Field(
         100,
         ge=RECORDS_PER_CALL,
+        le=MAX_COUNT,
         multiple_of=RECORDS_PER_CALL,
+        json_schema_extra=_why(_RECORDS),
         description="Records between two stored sets of walkers.",
     )
 
@@ -300,17 +444,17 @@ class RuntimeConfig(Section):
     precision: Literal["float32", "float64"] = Field(
         "float32", description="Precision of the network."
     )
-    chunk: Whole | None = Field(
+    chunk: Annotated[int, Field(ge=1, le=10_000_000), BeforeValidator(_whole)] | None = Field(
         None,
-        ge=1,
         description="Walkers per pass of the local energy. Default: as many as the cache allows.",
-        json_schema_extra=_resume(Resume.ROUNDING),
+        json_schema_extra=_resume(Resume.ROUNDING) | _why("there are no more walkers"),
     )
     block: Whole = Field(
         50,
         ge=1,
+        le=1_000_000,
         description="Largest number of iterations per compiled call; fewer if they take seconds.",
-        json_schema_extra=_resume(Resume.FREE),
+        json_schema_extra=_resume(Resume.FREE) | _why("a stage stops only between two calls"),
     )
 
 
@@ -320,20 +464,21 @@ class CheckpointConfig(Section):
     every_minutes: float = Field(
         10.0,
         gt=0,
+        le=525_600,
         description="Minutes between checkpoints; more if they would take over 2 % of the run.",
-        json_schema_extra=_resume(Resume.FREE),
+        json_schema_extra=_resume(Resume.FREE) | _why("a year"),
     )
-    every_steps: Whole | None = Field(
+    every_steps: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(_whole)] | None = Field(
         None,
-        ge=1,
         description="Steps between checkpoints, in addition. Default: only time counts.",
-        json_schema_extra=_resume(Resume.FREE),
+        json_schema_extra=_resume(Resume.FREE) | _COUNT,
     )
     keep: Whole = Field(
         2,
         ge=1,
+        le=1000,
         description="Number of checkpoints of a running stage that are kept.",
-        json_schema_extra=_resume(Resume.FREE),
+        json_schema_extra=_resume(Resume.FREE) | _why("each holds the whole state"),
     )
     keep_finished: bool = Field(
         True,
@@ -345,7 +490,13 @@ class CheckpointConfig(Section):
 class Config(Section):
     """All settings of a run."""
 
-    seed: Whole = Field(0, ge=0, description="Seed of all random numbers of the run.")
+    seed: Whole = Field(
+        0,
+        ge=0,
+        le=2**63 - 1,
+        description="Seed of all random numbers of the run.",
+        json_schema_extra=_why("64 bits"),
+    )
     network: NetworkConfig = NetworkConfig()
     reference: ReferenceConfig = ReferenceConfig()
     conventional: ConventionalConfig = ConventionalConfig()
@@ -370,14 +521,21 @@ def setting_keys() -> tuple[str, ...]:
     return tuple(keys)
 
 
+def _extra(key: str) -> dict[str, Any]:
+    """What a field says beyond its bounds, by its dotted key."""
+    section, _, name = key.partition(".")
+    owner = type(getattr(Config(), section)) if name else Config
+    extra = owner.model_fields[name or section].json_schema_extra
+    return extra if isinstance(extra, dict) else {}
+
+
 @cache
 def resume_rules() -> dict[str, Resume]:
     """How a resume may change each setting, by dotted key."""
-    rules = {}
-    for key in setting_keys():
-        section, _, name = key.partition(".")
-        owner = type(getattr(Config(), section)) if name else Config
-        extra = owner.model_fields[name or section].json_schema_extra
-        rule = extra.get("resume") if isinstance(extra, dict) else None
-        rules[key] = Resume(rule or Resume.NO)
-    return rules
+    return {key: Resume(_extra(key).get("resume") or Resume.NO) for key in setting_keys()}
+
+
+@cache
+def bound_reasons() -> dict[str, str]:
+    """The reasons for the bounds of the settings that have one, by dotted key."""
+    return {key: _extra(key)["why"] for key in setting_keys() if "why" in _extra(key)}

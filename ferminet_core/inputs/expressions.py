@@ -8,13 +8,14 @@ import ast
 import itertools
 import math
 import operator
+import re
 import warnings
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.messages import did_you_mean
+from ferminet_core.inputs.messages import did_you_mean, show
 
 T = TypeVar("T")
 
@@ -71,6 +72,11 @@ _COMPARE: Mapping[type[ast.cmpop], Callable[[float, float], bool]] = {
     ast.GtE: lambda a, b: a > b or _close(a, b),
 }
 
+_PLAIN_NUMBER = re.compile(r"-?[0-9]+\.?[0-9]*")  # not the only form, but nearly all are of it
+# Python reads on after a backslash, drops what follows #, takes other scripts' letters for Latin
+# ones, and reads 1_0 and 0x10 as numbers. A user who writes these means something else.
+_NOT_ARITHMETIC = re.compile(r"[^ -~]|[\\#;]|(?<![A-Za-z0-9_])[0-9][0-9.]*(?:_|[xXoObB][0-9])")
+
 # Constructs that users write out of habit, with an explanation in place of "not allowed".
 _FORBIDDEN: Mapping[type[ast.AST], str] = {
     ast.Attribute: "attribute access is not allowed",
@@ -119,6 +125,8 @@ def parse_number(text: str, parameters: Collection[str]) -> Expression:
         InputError: It is not arithmetic, or a parameter is unknown. The line says what is wrong and
             what is allowed.
     """
+    if _PLAIN_NUMBER.fullmatch(text):
+        return Expression(text, frozenset(), ast.Constant(float(text)))
     return _parse(text, parameters, _check_number)
 
 
@@ -135,6 +143,8 @@ def _parse(text: str, parameters: Collection[str], check: Callable[[ast.expr], N
         raise InputError(
             f"{text[:20]!r}...: expression of {len(text)} characters; allowed: {MAX_LENGTH}"
         )
+    if odd := _NOT_ARITHMETIC.search(text):
+        raise InputError(f"{show(text)}: {odd[0]!r} is not arithmetic; allowed: {_ALLOWED}")
     try:
         with warnings.catch_warnings():
             # Python warns of `1or R`, as a DeprecationWarning before 3.12. The checks decide.

@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.expressions import Expression, parse_condition, parse_number
+from ferminet_core.inputs.expressions import (
+    MAX_LENGTH,
+    RESERVED,
+    Expression,
+    parse_condition,
+    parse_number,
+)
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule, Position, check_element
 from ferminet_core.inputs.system_file import (
+    COLUMN_NAMES,
+    IDENTIFIER,
+    MAX_RUN_NAME,
     Case,
     Geometry,
     Grid,
@@ -22,7 +32,9 @@ from ferminet_core.inputs.system_file import (
     SystemFile,
     ValueRange,
     Values,
+    variant_suffix,
 )
+from ferminet_core.inputs.xyz_files import Frame, read_frames
 from ferminet_core.inputs.yaml_file import YamlFile
 from ferminet_core.units import ANGSTROM_IN_BOHR
 
@@ -32,6 +44,9 @@ _DIGITS = 10
 
 # Returns the beginning of an error line: file, line and key. Only an error needs the line.
 Where = Callable[[], str]
+
+# Numbers in the comments of XYZ files that are results or facts, and tell no geometries apart.
+_RESULTS = frozenset({"charge", "spin", "multiplicity", "energy", "free_energy", "gnorm"})
 
 FACTORS: Mapping[str, float] = {"bohr": 1.0, "angstrom": ANGSTROM_IN_BOHR}
 
@@ -78,7 +93,10 @@ class Atom:
 
 @dataclass(frozen=True)
 class _Family:
-    """A geometry whose parameters are still open; `index` is its place in the file's list."""
+    """A geometry whose parameters are still open; `index` is its place in the file's list.
+
+    frame: parameters of the frame of an XYZ file that it comes from
+    """
 
     index: int | None
     name: str
@@ -87,6 +105,7 @@ class _Family:
     charge: int
     spin: int
     values: dict[str, list[float]]
+    frame: dict[str, float]
     overrides: dict[str, Any]
 
 
@@ -123,14 +142,29 @@ def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
     families = _families(system, file, name)
     conditions = _conditions(system, file, families)
     _check_used(system, file, families, conditions)
+    variants = [variant_suffix(variant) for variant in system.variants] or [""]
+    count = sum(math.prod(map(len, family.values.values())) for family in families)
+    if count * len(variants) > MAX_RUNS:
+        raise InputError(f"{file.path}: more than {MAX_RUNS} runs; split the scan")
     found: list[Point] = []
     for family in families:
         for values in itertools.product(*family.values.values()):
-            if (len(found) + 1) * max(1, len(system.variants)) > MAX_RUNS:
-                raise InputError(f"{file.path}: more than {MAX_RUNS} runs; split the scan")
-            parameters = dict(zip(family.values, values, strict=True))
+            parameters = {**family.frame, **dict(zip(family.values, values, strict=True))}
             found.append(_point(family, parameters, conditions, file.path))
+    _check_lengths(found, max(map(len, variants)), file.path)
     return found
+
+
+def _check_lengths(found: Sequence[Point], variant: int, path: Path) -> None:
+    """Names of runs become names of files, which have at most 255 characters."""
+    longest = max((point.name for point in found), key=len)
+    length = len(longest) + (variant + 1 if variant else 0)
+    if length > MAX_RUN_NAME:
+        raise InputError(
+            f"{path}: geometry {show(longest)}: the run's name has {length} characters; allowed: "
+            f"at most {MAX_RUN_NAME} (names of files are made of it); shorten the names of the "
+            "geometry, its parameters or its variant"
+        )
 
 
 def _point(
@@ -164,49 +198,56 @@ def _families(system: SystemFile, file: YamlFile, name: str) -> list[_Family]:
     common = _parameters(system, file, system.parameters, ())
     families = []
     if system.atoms is not None or system.xyz is not None:
-        families.append(
-            _Family(
-                index=None,
-                name="" if common else name,
-                atoms=_atoms(system, file, (), common),
-                units=_units(system.units, file, ()),
-                charge=system.charge,
-                spin=system.spin,
-                values=common,
-                overrides={},
+        units = _units(system.units, file, ())
+        for atoms, frame in _atoms(system, file, (), common, (units, system.charge, system.spin)):
+            families.append(
+                _Family(
+                    index=None,
+                    name="" if common or frame else name,
+                    atoms=atoms,
+                    units=units,
+                    charge=system.charge,
+                    spin=system.spin,
+                    values=common,
+                    frame=frame,
+                    overrides={},
+                )
             )
-        )
     for i, geometry in enumerate(system.geometries):
-        families.append(_listed_family(i, geometry, common, system, file))
+        families.extend(_listed_families(i, geometry, common, system, file))
     if not families:
         raise InputError(f"{file.path}: no geometry; give `atoms`, `xyz` or `geometries`")
     return families
 
 
-def _listed_family(
+def _listed_families(
     i: int,
     geometry: Geometry,
     common: Mapping[str, list[float]],
     system: SystemFile,
     file: YamlFile,
-) -> _Family:
+) -> Iterator[_Family]:
     location = ("geometries", i)
     if geometry.atoms is None and geometry.xyz is None:
         raise InputError(f"{file.where(location)}: no coordinates; give `atoms` or `xyz`")
     own = _parameters(system, file, geometry.parameters, location)
-    atoms = _atoms(geometry, file, location, {**common, **own})
-    used = _used_names(atoms)
-    values = {p: v for p, v in common.items() if p in used and p not in own}
-    return _Family(
-        index=i,
-        name=geometry.name,
-        atoms=atoms,
-        units=_units(geometry.units or system.units, file, location),
-        charge=system.charge if geometry.charge is None else geometry.charge,
-        spin=system.spin if geometry.spin is None else geometry.spin,
-        values={**values, **own},
-        overrides=geometry.overrides,
-    )
+    units = _units(geometry.units or system.units, file, location)
+    charge = system.charge if geometry.charge is None else geometry.charge
+    spin = system.spin if geometry.spin is None else geometry.spin
+    for atoms, frame in _atoms(geometry, file, location, {**common, **own}, (units, charge, spin)):
+        used = _used_names(atoms)
+        values = {p: v for p, v in common.items() if p in used and p not in own}
+        yield _Family(
+            index=i,
+            name=geometry.name,
+            atoms=atoms,
+            units=units,
+            charge=charge,
+            spin=spin,
+            values={**values, **own},
+            frame=frame,
+            overrides=geometry.overrides,
+        )
 
 
 def _parameters(
@@ -231,7 +272,7 @@ def _units(units: str | None, file: YamlFile, location: tuple[str | int, ...]) -
 
 
 def _conditions(system: SystemFile, file: YamlFile, families: list[_Family]) -> list[_Condition]:
-    known = {name for family in families for name in family.values}
+    known = {name for family in families for name in (*family.values, *family.frame)}
     conditions = []
     for i, case in enumerate(system.cases):
         where = partial(file.where, ("cases", i, "where"))
@@ -277,21 +318,86 @@ def _atoms(
     file: YamlFile,
     location: tuple[str | int, ...],
     parameters: Collection[str],
-) -> list[Atom]:
+    facts: tuple[str, int, int],
+) -> list[tuple[list[Atom], dict[str, float]]]:
+    """The atoms of each geometry of a source, with the parameters of the frame if it has several.
+
+    `facts` are the units, the charge and the spin, which a comment in an XYZ file may contradict.
+    """
     if source.atoms is not None and source.xyz is not None:
         raise InputError(f"{file.where((*location, 'xyz'))}: `atoms` is given as well; keep one")
-    if source.xyz is not None:
-        path = file.path.parent / os.path.expanduser(source.xyz)
-        return list(read_xyz(path, file.where((*location, "xyz"))))
-    return [
-        parse_atom(line, partial(file.where, (*location, "atoms", i)), parameters)
-        for i, line in enumerate(source.atoms or [])
+    if source.xyz is None:
+        lines = source.atoms or []
+        places = [partial(file.where, (*location, "atoms", i)) for i in range(len(lines))]
+        atoms = [
+            parse_atom(line, where, parameters) for line, where in zip(lines, places, strict=True)
+        ]
+        return [(atoms, {})]
+    where = file.where((*location, "xyz"))
+    frames = read_frames(file.path.parent / os.path.expanduser(source.xyz), where)
+    for frame in frames:
+        check_comment(frame, *facts)
+    found = _frame_parameters(frames) if len(frames) > 1 else [{}]
+    for name in found[0]:
+        if name in parameters:
+            raise InputError(f"{where}: {name!r} is a parameter of the frames, too; rename yours")
+    return [(frame_atoms(f), values) for f, values in zip(frames, found, strict=True)]
+
+
+def frame_atoms(frame: Frame) -> list[Atom]:
+    """The atoms of a frame, whose coordinates are numbers."""
+    atoms = []
+    for symbol, position in zip(frame.symbols, frame.positions, strict=True):
+        x, y, z = (parse_number(repr(coordinate), ()) for coordinate in position)
+        atoms.append(Atom(symbol, (x, y, z), lambda: frame.where))
+    return atoms
+
+
+def check_comment(frame: Frame, units: str, charge: int, spin: int) -> None:
+    """Check that the comment of a frame does not contradict units, charge (e) and spin (2S).
+
+    Raises:
+        InputError: It does.
+    """
+    given = {"charge": charge, "multiplicity": spin + 1}
+    for key, value in frame.numbers.items():
+        expected = given.get(key.lower())
+        if expected is not None and value != expected:
+            raise InputError(
+                f"{frame.where}: found {key}={value:g} in the comment, but charge {charge} and "
+                f"spin {spin} (multiplicity {spin + 1}) are given; change one of them"
+            )
+    if frame.units not in (None, units):
+        raise InputError(
+            f"{frame.where}: found units of {frame.units} in the comment, but {units} is given; "
+            "change one of them"
+        )
+
+
+def _frame_parameters(frames: Sequence[Frame]) -> list[dict[str, float]]:
+    """The parameters of each frame.
+
+    They are the numbers in the comments that all frames have and that differ between them. Where
+    these do not tell all frames apart, `frame` does, which counts from 1.
+    """
+    shared = [
+        name
+        for name in frames[0].numbers
+        if all(name in frame.numbers for frame in frames)
+        and len({value_text(frame.numbers[name]) for frame in frames}) > 1
+        and re.fullmatch(IDENTIFIER, name)
+        and not {name, name.lower()} & {*_RESULTS, *RESERVED, *COLUMN_NAMES}
     ]
+    shared = [n for i, n in enumerate(shared) if n.lower() not in map(str.lower, shared[:i])]
+    found = [{name: float(value_text(f.numbers[name])) for name in shared} for f in frames]
+    if len({tuple(values.values()) for values in found}) < len(frames):
+        found = [{"frame": float(i), **v} for i, v in enumerate(found, start=1)]
+    return found
 
 
 def parse_atom(line: str, where: Where, parameters: Collection[str]) -> Atom:
     """An atom from `El x y z`. An expression may contain spaces within parentheses only."""
-    parts = _split(line)
+    parts = _split(line) if len(line) <= 4 * MAX_LENGTH else []
     if len(parts) != 4:
         raise InputError(
             f"{where()}: found {show(line)}; allowed: an element and three coordinates without "
@@ -317,47 +423,6 @@ def _split(line: str) -> list[str]:
     return [word for word in words if word]
 
 
-def read_xyz(path: Path, where: str) -> Iterator[Atom]:
-    """Atoms of an XYZ file: their number, a comment, one `El x y z` per line.
-
-    Coordinates are numbers. Further columns are ignored.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{where}: {path} cannot be read: {reason}") from None
-    count = lines[0].strip() if lines else ""
-    if not count.isdecimal() or int(count) < 1:
-        raise InputError(
-            f"{where}: {path}:1: found {show(count)}; allowed: the number of atoms (XYZ format)"
-        )
-    rows = lines[2 : 2 + int(count)]
-    rest = [row for row in lines[2 + int(count) :] if row.strip()]
-    if len(rows) < int(count) or rest:
-        found = sum(bool(row.strip()) for row in lines[2:])
-        raise InputError(
-            f"{where}: {path}: found {found} atoms; the first line says {count} "
-            "(one geometry per file)"
-        )
-    for i, row in enumerate(rows, start=3):
-        yield _xyz_atom(row, f"{where}: {path}:{i}")
-
-
-def _xyz_atom(row: str, where: str) -> Atom:
-    words = row.split()
-    if len(words) < 4:
-        raise InputError(f"{where}: found {show(row)}; allowed: an element and three coordinates")
-    for word in words[1:4]:
-        try:
-            finite = math.isfinite(float(word))
-        except ValueError:
-            finite = False
-        if not finite:
-            raise InputError(f"{where}: found {show(word)}; allowed: a finite number")
-    return parse_atom(" ".join(words[:4]), lambda: where, ())
-
-
 # --- values of parameters ------------------------------------------------------------------------
 
 
@@ -368,10 +433,12 @@ def _values(
     if isinstance(given, NamedGrid):
         if given.grid not in system.grids:
             hint = did_you_mean(given.grid, system.grids, "grids")
-            raise InputError(f"{file.where(location)}: unknown grid {given.grid!r}{hint}")
+            raise InputError(f"{file.where(location)}: unknown grid {show(given.grid)}{hint}")
         return _values(system.grids[given.grid], system, file, ("grids", given.grid))
     if isinstance(given, ValueRange):
         step = (given.stop - given.start) / (given.num - 1)
+        if not math.isfinite(step):
+            raise InputError(f"{file.where(location)}: start and stop are too far apart")
         numbers = [given.start + i * step for i in range(given.num - 1)] + [given.stop]
     else:
         numbers = given if isinstance(given, list) else [given]

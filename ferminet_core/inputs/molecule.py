@@ -1,14 +1,16 @@
 """A molecule: nuclei, positions, number of electrons and spin."""
 
+import difflib
 import hashlib
 import json
 import math
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.messages import did_you_mean, dotted, error_lines
+from ferminet_core.inputs.messages import dotted, error_lines, show
 
 # In the order of their nuclear charge.
 # fmt: off
@@ -20,8 +22,31 @@ ELEMENTS = (
     "Ga", "Ge", "As", "Se", "Br", "Kr",
 )
 # fmt: on
+# Further elements, which are no misspelt lighter ones.
+HEAVIER = re.compile(
+    "Rb|Sr|Y|Zr|Nb|Mo|Tc|Ru|Rh|Pd|Ag|Cd|In|Sn|Sb|Te|I|Xe|Cs|Ba|La|Ce|Pr|Nd|Pm|Sm|Eu|Gd|Tb|Dy|Ho|Er"
+    "|Tm|Yb|Lu|Hf|Ta|W|Re|Os|Ir|Pt|Au|Hg|Tl|Pb|Bi|Po|At|Rn|Fr|Ra|Ac|Th|Pa|U|Np|Pu"
+)
 # Nuclei nearer than this (bohr) are a slip, and no basis set suits them.
 COINCIDENT = 1e-3
+# Bounds of what users give (see `Molecule.make`). Stored molecules need not obey them.
+MAX_COORDINATE = 1000.0  # bohr; there, single precision still resolves 1e-4 bohr
+MAX_ELECTRONS = 200  # the largest published calculations of this kind have about a hundred
+MAX_ATOMS = MAX_ELECTRONS
+# Validation context of a molecule that a user gives.
+GIVEN = {"given": True}
+
+# What users of other programs write in place of an element.
+_HINTS = {
+    "D": "deuterium: write H; nuclei are fixed, so their mass does not matter",
+    "T": "tritium: write H; nuclei are fixed, so their mass does not matter",
+    "Tv": "a translation vector: periodic systems are not supported",
+    "X": "dummy atoms are not supported; leave this line out",
+    "Xx": "dummy atoms are not supported; leave this line out",
+}
+_GHOST = re.compile(r"(?i)(ghost|gh|bq|x)[-_:.@]?[a-z]{0,2}[0-9]*|@[a-z]+|[a-z]{1,2}:")
+_LABEL = re.compile(r"(?i)([a-z]{1,2})(?:[-_:@#(.]?[0-9].*|@.+)")
+ALLOWED_ELEMENTS = f"{ELEMENTS[0]} to {ELEMENTS[-1]}"
 
 Position = tuple[float, float, float]
 
@@ -41,39 +66,69 @@ class Molecule(BaseModel):
     spin: Annotated[int, Field(strict=True)] = 0
 
     @model_validator(mode="after")
-    def _possible(self) -> "Molecule":
+    def _possible(self, info: ValidationInfo) -> "Molecule":
         for symbol in self.symbols:
             check_element(symbol)
         if len(self.symbols) != len(self.positions):
             raise ValueError(f"{len(self.symbols)} symbols for {len(self.positions)} positions")
+        if info.context is GIVEN:
+            self._check_computable()
         self._check_distances()
         self._check_electrons()
         return self
 
     def _check_distances(self) -> None:
-        for i, first in enumerate(self.positions):
-            for j, second in enumerate(self.positions[:i]):
-                distance = math.dist(first, second)
+        """Only atoms that are near each other in x can coincide."""
+        order = sorted(range(len(self.positions)), key=lambda i: self.positions[i])
+        for place, i in enumerate(order):
+            for j in order[place + 1 :]:
+                if self.positions[j][0] - self.positions[i][0] >= COINCIDENT:
+                    break
+                distance = math.dist(self.positions[i], self.positions[j])
                 if distance < COINCIDENT:
+                    first, second = sorted((i, j))
                     raise ValueError(
-                        f"atoms {j + 1} ({self.symbols[j]}) and {i + 1} ({self.symbols[i]}) "
-                        f"coincide: {distance:.2g} bohr apart; allowed: at least {COINCIDENT:g}"
+                        f"atoms {first + 1} ({self.symbols[first]}) and {second + 1} "
+                        f"({self.symbols[second]}) coincide: {distance:.2g} bohr apart; "
+                        f"allowed: at least {COINCIDENT:g}"
                     )
 
     def _check_electrons(self) -> None:
         n = self.n_electrons
         if n < 1:
             raise ValueError(
-                f"charge: found {self.charge}, which leaves {n} electrons; "
+                f"charge: found {show(self.charge)}, which leaves {show(n)} electrons; "
                 f"allowed: at most {n + self.charge - 1}"
             )
-        possible = range(n % 2, n + 1, 2)
-        if self.spin not in possible:
-            nearest = min(possible, key=lambda spin: (abs(spin - self.spin), spin))
-            listed = ", ".join(str(s) for s in possible[:5]) + ", ..." * (len(possible) > 5)
+        if not 0 <= self.spin <= n or (n - self.spin) % 2:
+            nearest = min(max(self.spin, n % 2), n)
+            nearest -= (n - nearest) % 2
+            few = ", ".join(str(spin) for spin in range(n % 2, min(n, n % 2 + 8) + 1, 2))
+            listed = few + ", ..." * (n > n % 2 + 8)
             raise ValueError(
-                f"spin: found {self.spin} (2S, up minus down electrons), impossible with {n} "
-                f"electron{'s' * (n != 1)}; did you mean {nearest}? allowed: {listed}"
+                f"spin: found {show(self.spin)} (2S, up minus down electrons), impossible with "
+                f"{show(n)} electron{'s' * (n != 1)}; did you mean {show(nearest)}? "
+                f"allowed: {listed}"
+            )
+
+    def _check_computable(self) -> None:
+        """Refuse what no machine can compute, and anions that do not exist."""
+        for i, position in enumerate(self.positions):
+            if max(map(abs, position)) > MAX_COORDINATE:
+                raise ValueError(
+                    f"atom {i + 1} ({self.symbols[i]}): found a coordinate of "
+                    f"{max(position, key=abs):g} bohr; allowed: at most {MAX_COORDINATE:g} from "
+                    "the origin (single precision resolves 1e-4 bohr there)"
+                )
+        if self.charge < -len(self.symbols):
+            raise ValueError(
+                f"charge: found {show(self.charge)}; allowed: at least {-len(self.symbols)} "
+                "(an atom in vacuum binds at most one electron more)"
+            )
+        if self.n_electrons > MAX_ELECTRONS:
+            raise ValueError(
+                f"found {self.n_electrons} electrons; allowed: at most {MAX_ELECTRONS} "
+                "(the largest published calculations have about 100)"
             )
 
     @classmethod
@@ -88,10 +143,11 @@ class Molecule(BaseModel):
         """A molecule; positions in bohr.
 
         Raises:
-            InputError: The molecule is impossible; the line begins with `where`.
+            InputError: The molecule is impossible or too large; the line begins with `where`.
         """
         try:
-            return cls(symbols=symbols, positions=positions, charge=charge, spin=spin)
+            parts = {"symbols": symbols, "positions": positions, "charge": charge, "spin": spin}
+            return cls.model_validate(parts, context=GIVEN)
         except ValidationError as error:
             lines = error_lines(
                 error,
@@ -148,8 +204,21 @@ def check_element(symbol: str) -> None:
     Raises:
         ValueError: The element is unknown; the text has a suggestion.
     """
-    if symbol not in ELEMENTS:
-        # Case first: CL is Cl and not C.
-        named = [e for e in ELEMENTS if e.lower() == symbol.lower()]
-        hint = f"; did you mean {named[0]!r}?" if named else did_you_mean(symbol, ELEMENTS)
-        raise ValueError(f"unknown element {symbol!r}{hint}")
+    if symbol in ELEMENTS:
+        return
+    # Case first: CL is Cl and not C.
+    named = [e for e in ELEMENTS if e.lower() == symbol.lower()]
+    label = _LABEL.fullmatch(symbol)
+    if named:
+        hint = f"did you mean {named[0]!r}?"
+    elif symbol in _HINTS:
+        hint = _HINTS[symbol]
+    elif label and label[1].capitalize() in ELEMENTS:
+        hint = f"labels are not supported; write {label[1].capitalize()}, and one basis set for all"
+    elif _GHOST.fullmatch(symbol) and not HEAVIER.fullmatch(symbol):
+        hint = "ghost atoms are not supported; leave this line out"
+    else:
+        close = difflib.get_close_matches(symbol[:10], ELEMENTS, n=1, cutoff=0.6)
+        hint = f"did you mean {close[0]!r}?" if close and not HEAVIER.fullmatch(symbol) else ""
+    hint = f"{hint} " if hint.endswith("?") else f"{hint}; " * bool(hint)
+    raise ValueError(f"unknown element {show(symbol)}; {hint}allowed: {ALLOWED_ELEMENTS}")

@@ -14,6 +14,7 @@ from ferminet_core.inputs.config import (
     SECTIONS,
     Config,
     OptimiseConfig,
+    bound_reasons,
     setting_keys,
 )
 from ferminet_core.inputs.messages import Location, did_you_mean, dotted, error_lines, show
@@ -23,6 +24,8 @@ from ferminet_core.inputs.yaml_file import parse_value
 Where = Callable[[str], str]
 
 PRESETS_FILE = Path(__file__).with_name("presets.yaml")
+# Whose settings are the defaults. A system file names its preset, but its scan's name has no preset
+# added if it is this one.
 DEFAULT_PRESET = "paper"
 
 
@@ -36,6 +39,8 @@ def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
     Raises:
         InputError: A setting is unknown or given twice, has a wrong type or is out of bounds.
     """
+    if not overrides:
+        return {}
     flat: dict[str, Any] = {}
     for key, value in _leaves(overrides, "", where):
         if key not in setting_keys():
@@ -63,13 +68,14 @@ def command_line(overrides: Mapping[str, Any] | Iterable[str]) -> dict[str, Any]
             key = key.strip()
             if not equals or not value.strip():
                 raise InputError(
-                    f"--set: found {text!r}; allowed: KEY=VALUE, as in mcmc.walkers=64"
+                    f"--set: found {show(text)}; allowed: KEY=VALUE, as in mcmc.walkers=64"
                 )
+            where = f"--set {dotted([key])}"
             if key in parsed:
-                raise InputError(f"--set {key}: given twice; keep one")
-            parsed[key] = parse_value(value, f"--set {key}")
+                raise InputError(f"{where}: given twice; keep one")
+            parsed[key] = parse_value(value, where)
         overrides = parsed
-    return flatten(overrides, lambda key: f"--set {key}")
+    return flatten(overrides, lambda key: f"--set {dotted([key])}")
 
 
 def _leaves(mapping: Mapping[Any, Any], section: str, where: Where) -> Iterator[tuple[str, Any]]:
@@ -108,8 +114,17 @@ def _problems(flat: Mapping[str, Any], where: Where) -> list[tuple[Location, str
     try:
         Config.model_validate(_nested(flat))
     except ValidationError as error:
-        return error_lines(error, lambda location: (), lambda location: where(dotted(location)))
+        return _lines(error, where)
     return []
+
+
+def _lines(error: ValidationError, where: Where) -> list[tuple[Location, str]]:
+    return error_lines(
+        error,
+        lambda location: (),
+        lambda location: where(dotted(location)),
+        lambda location: bound_reasons().get(dotted(location), ""),
+    )
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,7 +155,23 @@ def check_preset(preset: str, where: Callable[[], str]) -> None:
         InputError: Unknown preset; the line begins with what `where` returns.
     """
     if preset not in presets():
-        raise InputError(f"{where()}: unknown preset {preset!r}{did_you_mean(preset, presets())}")
+        raise InputError(
+            f"{where()}: unknown preset {show(preset)}{did_you_mean(preset, presets())}"
+        )
+
+
+def check_given(preset: str | None, where: Callable[[], str]) -> str:
+    """A preset that was given. None stands for `paper` nowhere: that would start a run of days.
+
+    Raises:
+        InputError: There is none; the line begins with what `where` returns.
+    """
+    if preset is None:
+        raise InputError(
+            f"{where()}: is missing; allowed: {', '.join(presets())}; try `preset: small`, which "
+            "is for a few electrons on a few cores (paper and pfau2020 run for days on GPUs)"
+        )
+    return preset
 
 
 def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
@@ -162,7 +193,7 @@ def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
         chosen = {name: value for name, value in chosen.items() if name not in own}
     defaults = OPTIMISER_DEFAULTS.get(optimiser, {})
     flat = {f"optimise.{name}": value for name, value in defaults.items()} | chosen | {**overrides}
-    problems = _problems(flat, where)
-    if problems:
-        raise InputError("\n".join(line for _, line in problems))
-    return Config.model_validate(_nested(flat))
+    try:
+        return Config.model_validate(_nested(flat))
+    except ValidationError as error:
+        raise InputError("\n".join(line for _, line in _lines(error, where))) from None

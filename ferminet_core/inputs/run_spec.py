@@ -16,6 +16,7 @@ from ferminet_core.inputs.config import Config, Resume, resume_rules, setting_ke
 from ferminet_core.inputs.messages import dotted, error_lines
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.stage_table import declared
+from ferminet_core.inputs.text_files import read_text
 
 SCHEMA_VERSION: Literal[2] = 2
 
@@ -85,10 +86,9 @@ def load_spec(path: Path | str) -> RunSpec:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+        text = read_text(path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     return parse_spec(text, str(path))
 
 

@@ -15,10 +15,16 @@ from pydantic import BaseModel, ConfigDict
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import basis_sets
 from ferminet_core.inputs.geometries import points
-from ferminet_core.inputs.overrides import DEFAULT_PRESET, check_preset, command_line
+from ferminet_core.inputs.overrides import (
+    DEFAULT_PRESET,
+    check_given,
+    check_preset,
+    command_line,
+)
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.run_table import run_table
 from ferminet_core.inputs.system_file import (
+    MAX_SCAN_NAME,
     NAME,
     CorrelationSpec,
     LiteratureSpec,
@@ -27,8 +33,12 @@ from ferminet_core.inputs.system_file import (
     check_quantities,
     parse_system,
 )
+from ferminet_core.inputs.text_files import read_text
 from ferminet_core.inputs.warm_starts import with_neighbours
 from ferminet_core.inputs.yaml_file import YamlFile, read_yaml
+
+# Of a stored scan: ten thousand runs take 30 MB.
+MAX_SCAN_BYTES = 200_000_000
 
 
 class Scan(BaseModel):
@@ -73,12 +83,12 @@ def load_scan(
     own_preset = system.preset or DEFAULT_PRESET
     if preset is not None:
         check_preset(preset, lambda: "--preset")
-    used = preset or own_preset
     base_name = _name(system, file)
-    name = base_name if used == own_preset else f"{base_name}-{used}"
     geometries = points(system, file, base_name)
     check_quantities(system, file, {point.name for point in geometries})
     settings = command_line(overrides)
+    used = check_given(preset or system.preset, lambda: f"{file.path}: preset")
+    name = base_name if used == own_preset else f"{base_name}-{used}"
     runs = run_table(file.path, system, geometries, name, used, settings)
     return Scan(
         name=name,
@@ -104,7 +114,7 @@ def _beside(system: Path, name: str) -> str:
 def _frozen(path: Path) -> Scan:
     """The scan in a `scan.json`."""
     try:
-        return Scan.model_validate_json(path.read_text(encoding="utf-8"))
+        return Scan.model_validate_json(read_text(path, MAX_SCAN_BYTES))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:
@@ -114,10 +124,10 @@ def _frozen(path: Path) -> Scan:
 def _name(system: SystemFile, file: YamlFile) -> str:
     """The scan's name: the one in the file, or the file's own."""
     name = system.name or file.path.stem.lower()
-    if not re.match(NAME, name):
+    if not re.fullmatch(NAME, name) or len(name) > MAX_SCAN_NAME:
         raise InputError(
             f"{file.path}: the file's name {file.path.stem!r} cannot name its results; "
-            f"give a `name:` of the form {NAME}"
+            f"give a `name:` of at most {MAX_SCAN_NAME} characters of the form {NAME}"
         )
     return name
 

@@ -17,7 +17,8 @@ from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.origin import request_part, same_molecule
 from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
-from ferminet_core.inputs.scan import Scan, check_bases
+from ferminet_core.inputs.scan import MAX_SCAN_BYTES, Scan, check_bases
+from ferminet_core.inputs.text_files import read_text
 from ferminet_core.inputs.warm_starts import generations
 from ferminet_core.storage import files
 
@@ -161,15 +162,15 @@ def _write(path: Path, text: str) -> None:
 def _listed(folder: Path) -> list[str]:
     """The runs in the list of a scan; none without a list."""
     try:
-        return (folder / RUN_LIST).read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError):
+        return read_text(folder / RUN_LIST, MAX_SCAN_BYTES).split()
+    except OSError:
         return []
 
 
 def _owner(folder: Path) -> str | None:
     """The system file that a scan's folder was made from; None if the folder does not say."""
     try:
-        frozen = json.loads((folder / FROZEN_SCAN).read_text(encoding="utf-8"))
+        frozen = json.loads(read_text(folder / FROZEN_SCAN, MAX_SCAN_BYTES))
         return str(frozen["path"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -249,7 +250,7 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     It is None if the file is missing, is damaged, or answers another request.
     """
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = json.loads(read_text(path))
         check_version(spec, str(path))
         stored = spec["request"]
         molecule = Molecule.model_validate(stored.pop("molecule"))

@@ -2,31 +2,48 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, ValidationError
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import Config, Section, Whole, setting_keys
+from ferminet_core.inputs.config import SECTIONS, Config, Section, Whole, setting_keys
 from ferminet_core.inputs.expressions import RESERVED
 from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
+from ferminet_core.inputs.molecule import MAX_ATOMS
 from ferminet_core.inputs.overrides import check_preset, flatten, presets
 from ferminet_core.inputs.scan_columns import COLUMNS
 from ferminet_core.inputs.yaml_file import YamlFile
 
 # Names of scans, runs, geometries and variants, which become names of files and folders.
+# Names of files have at most 255 characters. Logs of batch jobs join the scan's and the run's name,
+# and temporary files add 23 characters.
+MAX_SCAN_NAME = 100
+MAX_RUN_NAME = 150
 NAME = r"^[a-z0-9][a-z0-9_.+-]*$"
 VARIANT_NAME = r"^[a-z0-9][a-z0-9_.-]*$"
 # Names of parameters and literature columns.
 IDENTIFIER = r"^[A-Za-z][A-Za-z0-9_]*$"
 MAX_VALUES = 10_000
+COLUMN_NAMES = frozenset(column.name for column in COLUMNS)
 # The variant without overrides. It adds nothing to the names of its runs.
 PLAIN_VARIANT = "base"
 
 Units = Literal["bohr", "angstrom"]
 _OVERRIDES = "Settings by nested or dotted key, such as `network.layers: 3`."
 _ATOMS = "One `El x y z` per atom; coordinates may be expressions."
-Atoms = Annotated[list[str], Field(min_length=1)]
+Atoms = Annotated[list[str], Field(min_length=1, max_length=MAX_ATOMS)]
+_XYZ = "XYZ file, relative to the system file. Each of its frames is a geometry."
+
+
+def _file_name(path: str) -> str:
+    if not path.isprintable():
+        raise ValueError(f"found {show(path)}; allowed: names of files without control characters")
+    return path
+
+
+FileName = Annotated[str, AfterValidator(_file_name), Field(min_length=1, max_length=1000)]
 
 
 class ValueRange(Section):
@@ -82,7 +99,7 @@ class Geometry(Section):
     name: str = Field(pattern=NAME, description="Name of the geometry, part of its runs' names.")
     units: Units | None = Field(None, description="Units of its coordinates, if they differ.")
     atoms: Atoms | None = Field(None, description=_ATOMS)
-    xyz: str | None = Field(None, description="XYZ file, relative to the system file.")
+    xyz: FileName | None = Field(None, description=_XYZ)
     charge: Whole | None = Field(None, description="Total charge, if it differs.")
     spin: Whole | None = Field(None, description="2S, if it differs.")
     parameters: dict[str, Values] = Field({}, description="Values of its own parameters.")
@@ -145,7 +162,7 @@ class LiteratureSpec(Section):
 
     name: str = Field(pattern=IDENTIFIER, description="Column ref_<name>_Eh of the table.")
     label: str = Field("", description="Label in the plot's legend.")
-    file: str = Field(min_length=1, description="CSV file, relative to the system file.")
+    file: FileName = Field(description="CSV file, relative to the system file.")
     where: dict[str, str | float] = Field({}, description="Rows to keep: {column: value}.")
     match: dict[str, str] = Field(
         min_length=1, description="How rows match runs: {column: parameter or `geometry`}."
@@ -178,28 +195,81 @@ class SystemFile(Section):
     """A scan: the molecule, its geometries and their settings."""
 
     name: str | None = Field(
-        None, pattern=NAME, description="Name of the scan. Default: the file's name."
+        None,
+        pattern=NAME,
+        max_length=MAX_SCAN_NAME,
+        description="Name of the scan. Default: the file's name.",
     )
     title: str = Field("", description="Title of the plot.")
     units: Units | None = Field(None, description="Units of coordinates and lengths.")
     charge: Whole = Field(0, description="Total charge.")
     spin: Whole = Field(0, description="2S, up minus down electrons.")
     atoms: Atoms | None = Field(None, description=_ATOMS)
-    xyz: str | None = Field(None, description="XYZ file, relative to the system file.")
+    xyz: FileName | None = Field(None, description=_XYZ)
     parameters: dict[str, Values] = Field({}, description="Values of the scan's parameters.")
     grids: dict[str, Grid] = Field({}, description="Named lists of values.")
-    geometries: list[Geometry] = Field([], description="Explicit list of geometries.")
-    preset: str | None = Field(None, description="Preset that the settings start from.")
+    geometries: list[Geometry] = Field(
+        [], max_length=MAX_VALUES, description="Explicit list of geometries."
+    )
+    preset: str | None = Field(
+        None, description="Preset that the settings start from. The file or --preset gives it."
+    )
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
-    cases: list[Case] = Field([], description="Settings for some of the geometries.")
-    variants: list[Variant] = Field([], description="Ways to compute every geometry.")
+    cases: list[Case] = Field(
+        [], max_length=1000, description="Settings for some of the geometries."
+    )
+    variants: list[Variant] = Field(
+        [], max_length=1000, description="Ways to compute every geometry."
+    )
     warm_start: Start = Field("independent", description="Where optimisations start.")
-    seed: Whole | None = Field(None, ge=0, description="Same as the setting `seed`.")
+    seed: Whole | None = Field(None, description="Same as the setting `seed`.")
     literature: list[LiteratureSpec] = Field([], description="Published energies to compare with.")
     quantities: list[QuantitySpec] = Field(
         [], description="Energies that follow from several runs."
     )
     correlation: CorrelationSpec | None = Field(None, description="Limits of correlation energy.")
+
+
+# Reasons for bounds, by the last key.
+_REASONS = {
+    "atoms": "the largest published calculations have about 100 electrons",
+    "name": "names of files are made of it",
+    "share": "a share of more than 1 is no saving",
+    "num": "a scan has at most that many runs",
+    "geometries": "a scan has at most that many runs",
+}
+
+
+def _reason(location: Location) -> str:
+    return _REASONS.get(str(location[-1]), "") if location else ""
+
+
+def _hint(location: Location) -> str:
+    """What to write in place of a key beside which `overrides` may stand."""
+    beside = "overrides" in _keys_at(location[:-1])
+    return _hints().get(str(location[-1]), "") if beside else ""
+
+
+@cache
+def _hints() -> dict[str, str]:
+    """What to write in place of the keys of other programs, and of settings out of their place."""
+    hints = {
+        key: f"it is a setting, written as `overrides: {{{key}: {{...}}}}`" for key in SECTIONS
+    }
+    for key in setting_keys():
+        hints.setdefault(
+            key.rpartition(".")[2], f"it is a setting, written as `overrides: {{{key}: ...}}`"
+        )
+    cell = "periodic systems are not supported; allowed: molecules in vacuum"
+    spin = "give `spin`, which is multiplicity - 1 (up minus down electrons)"
+    return {
+        **hints,
+        **dict.fromkeys(("multiplicity", "mult"), spin),
+        **dict.fromkeys(("cell", "lattice", "pbc"), cell),
+        "basis": "it is a setting, written as `overrides: {reference.basis: cc-pvdz}`",
+        "ecp": "effective core potentials are not supported; all electrons are treated",
+        "geometry": "give `atoms`, `xyz` or a list of `geometries`",
+    }
 
 
 def parse_system(file: YamlFile) -> SystemFile:
@@ -212,7 +282,8 @@ def parse_system(file: YamlFile) -> SystemFile:
     try:
         system = SystemFile.model_validate(file.data)
     except ValidationError as error:
-        lines = [line for _, line in error_lines(error, _keys_at, file.where)]
+        found = error_lines(error, _keys_at, file.where, _reason, _hint)
+        lines = [line for _, line in found]
         raise InputError("\n".join(lines)) from None
     if system.preset is not None:
         check_preset(system.preset, lambda: file.where(("preset",)))
@@ -244,7 +315,7 @@ def _flattened(system: SystemFile, file: YamlFile) -> SystemFile:
     if system.seed is not None:
         if "seed" in settings:
             raise InputError(f"{file.where(('seed',))}: also given in overrides; keep one")
-        settings["seed"] = system.seed
+        settings |= flatten({"seed": system.seed}, lambda key: file.where((key,)))
     return system.model_copy(
         update={
             "overrides": settings,
@@ -261,14 +332,13 @@ def _check_parameter_names(system: SystemFile, file: YamlFile) -> None:
         (("parameters",), system.parameters),
         *((("geometries", i, "parameters"), g.parameters) for i, g in enumerate(system.geometries)),
     ]
-    columns = {column.name for column in COLUMNS}
     seen: dict[str, str] = {}
     for location, names in places:
         for name in names:
             problem = ""
-            if not re.match(IDENTIFIER, name):
+            if not re.fullmatch(IDENTIFIER, name):
                 problem = f"found {show(name)}; allowed: names of the form {IDENTIFIER}"
-            elif name in RESERVED or name in columns:
+            elif name in RESERVED or name in COLUMN_NAMES:
                 what = "a word of expressions" if name in RESERVED else "a column of the scan table"
                 problem = f"{name!r} is {what}; choose another name, such as 'R'"
             elif (other := seen.setdefault(name.lower(), name)) != name:
@@ -296,23 +366,25 @@ def _check_literature(system: SystemFile, file: YamlFile) -> None:
     names: set[str] = set()
     known = {"geometry", *system.parameters}
     known |= {p for geometry in system.geometries for p in geometry.parameters}
+    # The frames of an XYZ file have parameters of their own. The summary warns of what fits no run.
+    frames = any(xyz for xyz in (system.xyz, *(g.xyz for g in system.geometries)))
     for i, entry in enumerate(system.literature):
         if entry.name in names:
             where = file.where(("literature", i, "name"))
             raise InputError(f"{where}: literature {entry.name!r} is given twice; rename one")
         names.add(entry.name)
         for column, target in entry.match.items():
-            if target not in known:
+            if target not in known and not frames:
                 where = file.where(("literature", i, "match", column))
                 raise InputError(
-                    f"{where}: unknown parameter {target!r}{did_you_mean(target, known)}"
+                    f"{where}: unknown parameter {show(target)}{did_you_mean(target, known)}"
                 )
     if system.correlation is not None:
         for key, name in system.correlation.model_dump().items():
             if name not in names:
                 raise InputError(
                     f"{file.where(('correlation', key))}: unknown literature "
-                    f"{name!r}{did_you_mean(name, names)}"
+                    f"{show(name)}{did_you_mean(name, names)}"
                 )
 
 
@@ -337,7 +409,7 @@ def check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -
             if geometry not in geometries:
                 raise InputError(
                     f"{file.where(('quantities', i, 'of', geometry))}: unknown geometry "
-                    f"{geometry!r}{did_you_mean(geometry, geometries)}"
+                    f"{show(geometry)}{did_you_mean(geometry, geometries)}"
                 )
 
 

@@ -14,37 +14,29 @@ from typing import Any
 import yaml
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.messages import dotted
+from ferminet_core.inputs.messages import did_you_mean, dotted, printable, show
+from ferminet_core.inputs.text_files import read_text
 
-MAX_BYTES = 1_000_000
+# Mappings and lists inside each other. The deepest place of a system file has six levels.
+MAX_DEPTH = 20
+# libyaml is ten times faster. A PyYAML that was built without it has the other one.
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2 scalars that refuses duplicate or odd keys, aliases and tags."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
-        tag = getattr(event, "tag", None)
-        # A few lines of nested aliases expand to gigabytes. A system file needs no tags.
-        if tag or isinstance(event, yaml.AliasEvent):
-            found = f"tags ({tag})" if tag else "aliases (*name)"
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{found} are not supported", event.start_mark
-            )
-        return super().compose_node(parent, index)
+class _Loader(_Base):
+    """SafeLoader with YAML 1.2 scalars that refuses duplicate or odd keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = str(key_node.value)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is given twice; keep one", key_node.start_mark
-                )
+            problem = ""
             if key_node.tag != "tag:yaml.org,2002:str":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} is not text; put it in quotes", key_node.start_mark
-                )
+                problem = f"key {show(key)} is not text; put it in quotes"
+            elif key in seen:
+                problem = f"key {show(key)} is given twice; keep one"
+            if problem:
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -86,19 +78,18 @@ def read_yaml(path: Path) -> YamlFile:
     Raises:
         InputError: The file is unreadable, is not YAML, gives a key twice, or is not a mapping.
     """
+    if not str(path).isprintable():
+        raise InputError(f"{str(path)!r}: has characters that cannot be printed; rename the file")
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise InputError(f"{path}: larger than {MAX_BYTES} bytes; is it a system file?")
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file{_neighbours(path)}") from None
     except IsADirectoryError:
         raise InputError(
             f"{path}: is a folder; give the system file, such as systems/h2.yaml"
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     root, data = _load(text, str(path))
     if root is None:
         raise InputError(f"{path}: is empty; see the other files in systems/ for examples")
@@ -118,24 +109,59 @@ def parse_value(text: str, where: str) -> Any:
 
 def _load(text: str, where: str) -> tuple[yaml.Node | None, Any]:
     try:
+        _check_events(text)
         loader = _Loader(text)
         node = loader.get_single_node()
         data = loader.construct_document(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = f":{mark.line + 1}" if mark else ""
+        # libyaml finds what is missing at the end on the line after it.
+        last = text.rstrip().count("\n")
+        line = f":{min(mark.line, last) + 1}" if mark else ""
         column = f" (column {mark.column + 1})" if mark else ""
-        raise InputError(f"{where}{line}: {error.problem or error.context}{column}") from None
+        raise InputError(f"{where}{line}: {_problem(error, text)}{column}") from None
     except yaml.YAMLError as error:  # characters that YAML does not allow
-        raise InputError(f"{where}: {str(error).splitlines()[0]}") from None
-    except (RecursionError, ValueError):
-        raise InputError(f"{where}: nested too deeply, or a number too long") from None
+        raise InputError(f"{where}: {printable(str(error).splitlines()[0])}") from None
+    except ValueError:
+        raise InputError(f"{where}: has an integer of thousands of digits") from None
     return node, data
 
 
+def _check_events(text: str) -> None:
+    """Refuse tags, aliases and deep nesting before anything is built.
+
+    A few lines of nested aliases expand to gigabytes. A system file needs no tags.
+    """
+    depth = 0
+    for event in yaml.parse(text, Loader=_Base):
+        tag = getattr(event, "tag", None)
+        problem = ""
+        if tag or isinstance(event, yaml.AliasEvent):
+            found = f"tags ({show(tag)[1:-1]})" if tag else "aliases (*name)"
+            problem = f"{found} are not supported"
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            problem = f"nested too deeply; allowed: {MAX_DEPTH} levels"
+        if problem:
+            mark: Any = event.start_mark
+            raise yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
+def _problem(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What YAML says is wrong, and what to do about the commonest slip, a tab."""
+    mark = error.problem_mark
+    lines = text.splitlines()
+    tab = mark is not None and mark.line < len(lines) and "\t" in lines[mark.line]
+    return f"{error.problem or error.context}{'; use spaces in place of tabs' if tab else ''}"
+
+
 def _neighbours(path: Path) -> str:
-    names = sorted(file.stem for file in path.parent.glob("[!.]*.yaml"))
-    return f"; system files there: {', '.join(names)}" if names else ""
+    try:
+        names = [file.stem for file in path.parent.glob("[!.]*.yaml")]
+    except OSError:
+        return ""
+    return did_you_mean(path.stem, names, "system files there") if names else ""
 
 
 def _line(node: yaml.Node, location: list[str | int]) -> int:

@@ -270,7 +270,7 @@ def test_depth_only_against_atoms_that_were_run(tmp_path: Path) -> None:
 def test_the_unit_of_a_parameter_is_that_of_the_shortest_bond(
     tmp_path: Path, atoms: str, unit: str
 ) -> None:
-    text = f"units: bohr\natoms: {atoms}\nspin: {int('O' not in atoms)}\n"
+    text = f"units: bohr\natoms: {atoms}\nspin: {int('O' not in atoms)}\npreset: smoke\n"
     scan = make_scan(tmp_path, text + "parameters: {R: [1.5, 2.0]}\n")
     outcomes = {run.run_id: done(-1.0) for run in scan.runs}
     assert summarise(scan, outcomes).parameter_unit == unit

@@ -37,12 +37,37 @@ def test_an_xyz_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "units", "line"),
+    [
+        ("2\n\nH 0 0 0\nH 0 0 0.74\n", None, "units: is missing; allowed: angstrom"),
+        ("2\nunits=bohr\nH 0 0 0\nH 0 0 1.4\n", "angstrom", "atoms: .*: found units of bohr"),
+        ("1\n\nHe 0 0 0\n1\n\nHe 0 0 1\n", "bohr", "atoms: .*: has 2 frames; allowed: one"),
+        ("1\nLattice='9 0 0 0 9 0 0 0 9'\nHe 0 0 0\n", "bohr", "atoms: .*periodic cell"),
+        ("9" * 5000, "bohr", "atoms: .*allowed: the number of atoms"),
+    ],
+)
+def test_a_wrong_xyz_file_is_one_line(
+    content: str, units: str | None, line: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text(content)
+    with pytest.raises(ferminet_core.InputError, match=f"^{line}") as caught:
+        ferminet_core.molecule(path, units=units)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("arguments", "line"),
     [
         ((["H 0 0 0"], "inch", 0, 1), "units: found 'inch'"),
         ((["Hx 0 0 0"], "bohr", 0, 1), r"atoms\[0\]: unknown element 'Hx'"),
         ((["H 0 0 R"], "bohr", 0, 1), r"atoms\[0\]: .*R"),
         ((["H 0 0 0"], "bohr", 0, 0), "molecule: spin: found 0"),
+        ((["H 0 0 1e6"], "bohr", 0, 1), r"molecule: atom 1 \(H\): found a coordinate of 1e\+06"),
+        ((["H 0 0 0"], "bohr", -200, 1), "molecule: charge: found -200; allowed: at least -1"),
+        ((["H 0 0 0"], "bohr", -(10**9), 1), "molecule: charge: found -1000000000"),
+        ((["H 0 0 0"], "bohr", -(10**5000), 1), "molecule: charge: found a number of thousands"),
+        ((["D 0 0 0"], "bohr", 0, 1), r"atoms\[0\]: unknown element 'D'; deuterium"),
         (("H 0 0 0", "bohr", 0, 1), "atoms: found 'H 0 0 0'; allowed: a list"),
     ],
 )
@@ -57,3 +82,9 @@ def test_wrong_settings_are_named() -> None:
         ferminet_core.configuration("smoke", optimise={"iteration": 3})
     with pytest.raises(ferminet_core.InputError, match="preset: unknown preset 'smoky'"):
         ferminet_core.configuration("smoky")
+    with pytest.raises(ferminet_core.InputError, match=r"preset: is missing; allowed: .*small"):
+        ferminet_core.configuration(seed=3)
+    with pytest.raises(ferminet_core.InputError, match="walkers: found 1000000000000; allowed: at"):
+        ferminet_core.configuration("smoke", mcmc={"walkers": 10**12})
+    with pytest.raises(ferminet_core.InputError, match="seed: found a number of thousands of dig"):
+        ferminet_core.configuration("smoke", seed=10**5000)

@@ -81,8 +81,9 @@ H2 = """
 units: bohr
 atoms: [H 0 0 -R/2, H 0 0 R/2]
 parameters: {R: [1.4, 2.0]}
+preset: paper
 """
-ATOM = "units: bohr\natoms: [%s 0 0 0]\nspin: %d\n"
+ATOM = "units: bohr\natoms: [%s 0 0 0]\nspin: %d\npreset: paper\n"
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_only_what_was_used_is_cited(tmp_path: Path) -> None:
     assert {"Kingma2015", "You2020"} <= adam
     assert not adam & {"Martens2015", "KFACJAX2022"}
     assert "Kingma2015" not in keys(pretrain__optimiser="lamb")
-    paper = keys(H2 + "preset: pfau2020\n")
+    paper = keys(H2.replace("preset: paper", "preset: pfau2020"))
     assert "Spencer2020" in plain
     assert "Spencer2020" not in paper
     # Of a closed shell (T) on RHF's orbitals is the first paper's; on other orbitals it is not.
