@@ -5,7 +5,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from ferminet_core.errors import ExitCode, FermiNetError, ResumeError
+from ferminet_core.errors import ExitCode, FermiNetError, ResumeError, describe
 
 
 def program_name() -> str:
@@ -29,7 +29,10 @@ def main() -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.IO_ERROR
     except OSError as error:
-        return distributed.ranks().settle(f"error: {error}", ExitCode.IO_ERROR)
+        return distributed.ranks().settle(f"error: {describe(error)}", ExitCode.IO_ERROR)
+    except MemoryError as error:
+        message = f"error: not enough memory: {describe(error)}"
+        return distributed.ranks().settle(message, ExitCode.IO_ERROR)
     except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
         return distributed.ranks().settle(traceback.format_exc(), ExitCode.BUG)
     return ExitCode.DONE

@@ -380,6 +380,8 @@ def _portable(error: Exception | None) -> Exception | None:
     """An error that can travel to other ranks and leaves them with the same exit code."""
     if error is None or isinstance(error, OSError):
         return error
+    if isinstance(error, MemoryError):  # NumPy's does not survive pickling
+        return MemoryError(str(error))
     if isinstance(error, FermiNetError):
         return type(error)(str(error))
     return RuntimeError(f"on rank 0: {type(error).__name__}: {error}")

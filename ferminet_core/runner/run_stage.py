@@ -297,7 +297,7 @@ def run_loop(
             record.begin(start.step if start else 0, stage.total)
             logbook = Logbook(stage, job, record, layout, series)
             stack.enter_context(logbook.progress)
-        with _lost_rank_reported(job):
+        with _device_failures(job):
             state = _first_state(stage, job, start)
             state, step = drive(stage, state, start.step if start else None, stop, logbook)
         digest = ranks.on_root(lambda: logbook.finish(step, state, log) if logbook else "")
@@ -307,13 +307,21 @@ def run_loop(
 
 
 @contextmanager
-def _lost_rank_reported(job: Job) -> Iterator[None]:
-    """Report a collective that fails because another rank has stopped; this one can resume."""
+def _device_failures(job: Job) -> Iterator[None]:
+    """Report failures of devices that a later start may not meet.
+
+    These are a lack of memory, and a collective that fails because another rank has stopped.
+    """
     import jax
 
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(
+                f"{job.spec.run_id} {job.stage}: {str(error).splitlines()[0]}; use more devices or "
+                "fewer mcmc.walkers, or wait for other processes on the same device"
+            ) from error
         if distributed.ranks().size == 1:
             raise
         where = f"{job.spec.run_id} {job.stage}"

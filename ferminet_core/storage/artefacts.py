@@ -13,6 +13,7 @@ Zarr 3 takes a path for a folder:
     xr.open_zarr(zarr.storage.ZipStore(path, mode="r"), consolidated=False)
 """
 
+import errno
 import hashlib
 import json
 import math
@@ -29,7 +30,7 @@ import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, ZipStore
 
-from ferminet_core.errors import ArtefactError
+from ferminet_core.errors import ArtefactError, ReadError
 from ferminet_core.storage.files import atomic_file
 
 FORMAT_VERSION = 1
@@ -122,6 +123,7 @@ def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
     Raises:
         ArtefactError: The file is missing, cut short, damaged or incomplete, is not an artefact of
             this package with a known format version, or lacks a variable. One line names the file.
+        ReadError: The file cannot be read at the moment.
     """
     path = Path(path)
     wanted = None if only is None else set(only)
@@ -317,6 +319,9 @@ def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
             ]
             return {name: make(archive.read(name)) for name in names}
     except _ZIP_ERRORS as error:
+        # A seek to a place before the beginning, which a damaged table of contents asks for.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
         raise ArtefactError(
             f"{path}: damaged or cut short ({error}); delete the file and run the stage again"
         ) from error

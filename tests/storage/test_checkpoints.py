@@ -3,7 +3,9 @@
 The loop is a toy; the files, the digest and the rules are the real ones.
 """
 
+import errno
 import json
+import os
 import random
 import shutil
 import zipfile
@@ -15,7 +17,7 @@ import numpy as np
 import pytest
 from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, spec_of
 
-from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ResumeError
+from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ReadError, ResumeError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.parallel import jax_setup
 from ferminet_core.runner import run_stage
@@ -75,6 +77,25 @@ def test_an_interrupted_run_goes_on(cut_off: Job, whole: str, tmp_path: Path) ->
     assert provenance is not None
     assert provenance["history"][-1]["step"] == 30
     assert provenance["restarts"] == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_now_stays_in_place(
+    cut_off: Job, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the file server is not a damaged file."""
+    job = copy_of(cut_off, tmp_path)
+    newest = checkpoints.steps_in(job.checkpoints)[30]
+
+    class FailingZip(zipfile.ZipFile):
+        def read(self, *args: Any, **kwargs: Any) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", FailingZip)
+        with pytest.raises(ReadError, match=f"{newest}: cannot be read: Input/output error"):
+            drive(job, Oscillator())
+    assert not job.aside.exists()
+    assert drive(job, Oscillator()) == whole
 
 
 # --- damage ---------------------------------------------------------------------------------------
