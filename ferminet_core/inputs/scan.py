@@ -97,13 +97,20 @@ def load_scan(
 
 
 def _frozen(path: Path) -> Scan:
-    """The scan in a `scan.json`."""
+    """The scan in a `scan.json`. Published energies may lie next to it, as in an archive."""
     try:
-        return Scan.model_validate_json(path.read_text(encoding="utf-8"))
+        scan = Scan.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:
         raise InputError(f"{path}: is damaged; run Snakemake to write it again") from None
+    literature = [
+        entry.model_copy(update={"file": str(beside)})
+        if (beside := path.parent / entry.file).is_file()
+        else entry
+        for entry in scan.literature
+    ]
+    return scan.model_copy(update={"literature": literature})
 
 
 def _name(system: SystemFile, file: YamlFile) -> str:
