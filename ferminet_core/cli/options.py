@@ -31,7 +31,7 @@ RankCount = Annotated[
         "--ranks",
         min=1,
         help="Processes (MPI ranks) that work on this stage together. Default: as many as the "
-        "launcher started.",
+        "launcher started, and 1 at a terminal.",
     ),
 ]
 GpuCount = Annotated[

@@ -82,6 +82,11 @@ def launched_size() -> int:
     return _from_environment(_SIZES, 1)
 
 
+def _at_a_terminal() -> bool:
+    """Whether a person has started this process in a shell; launchers pass input through pipes."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def launched_rank() -> int:
     """This process's number as the launcher says; 0 without a launcher."""
     return _from_environment(_RANKS, 0)
@@ -109,8 +114,9 @@ class Ranks:
     members: all of them, by rank; mpi_s: seconds spent in MPI, waiting included
     """
 
-    def __init__(self, comm: Any = None) -> None:
-        self._comm = comm
+    def __init__(self, comm: Any = None, alone: bool = False) -> None:
+        """Args: comm: of MPI, None for one process; alone: whether others should be there."""
+        self._comm, self._alone = comm, alone
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
         # A separate channel, so that a failing rank cannot be mistaken for one that continues.
@@ -273,7 +279,7 @@ class Ranks:
         if self._comm is None:
             # Ranks that never found each other have the same message, and only the first prints it.
             # The launcher ends all with the first failure, so the others wait for rank 0.
-            if launched_rank() == 0:
+            if not self._alone or launched_rank() == 0:
                 print(message, file=sys.stderr, flush=True)
             else:
                 time.sleep(SETTLE_S)  # bounds the wait for that end; no launcher announces it
@@ -306,8 +312,12 @@ def ranks() -> Ranks:
 def start(expected: int | None = None) -> Ranks:
     """Find the other ranks, if there should be any.
 
+    One rank is one process, whatever a launcher has set in the environment: a shell in an
+    allocation (`srun --ntasks=8 --pty bash`) and each process of a task farm have those variables,
+    too. The lease keeps several such processes from computing the same stage.
+
     Args:
-        expected: number of ranks; as many as the launcher started if None.
+        expected: number of ranks. None: as many as the launcher started, or 1 at a terminal.
 
     Raises:
         InputError: another number was started, or these do not see each other.
@@ -315,14 +325,10 @@ def start(expected: int | None = None) -> Ranks:
     global _current
     launched = launched_size()
     if expected is None:
-        expected = launched
+        expected = 1 if _at_a_terminal() else launched
     if expected == 1:
-        if launched > 1:
-            raise InputError(
-                f"--ranks: found 1, but the launcher started {launched} processes; allowed: "
-                f"{launched}"
-            )
         return _current
+    _current = Ranks(alone=True)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -336,7 +342,8 @@ def start(expected: int | None = None) -> Ranks:
             f"--ranks: found {expected}, but this process is alone: the launcher started "
             f"{launched} and MPI ({MPI.Get_library_version().split(',')[0].strip()}) sees 1. "
             "Start them by `mpiexec -n` or by `srun` with the plugin of this MPI "
-            "(try srun --mpi=pmix; srun --mpi=list lists the plugins)"
+            "(try srun --mpi=pmix; srun --mpi=list lists the plugins), or give --ranks 1 for one "
+            "process"
         )
     _current = Ranks(MPI.COMM_WORLD)
     if size != expected:
