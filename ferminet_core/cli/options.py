@@ -47,7 +47,7 @@ WallTime = Annotated[
     str | None,
     typer.Option(
         help="Stop with a checkpoint before this time is over (minutes, HH:MM:SS or D-HH:MM:SS). "
-        "Default: read from Slurm."
+        "Default: asked of Slurm, Flux or Torque."
     ),
 ]
 Force = Annotated[

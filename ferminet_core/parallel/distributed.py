@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ferminet_core.errors import FermiNetError, InputError
-from ferminet_core.parallel.gpus import visible_gpus
+from ferminet_core.parallel.gpus import assigned_gpus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -115,7 +115,7 @@ class Ranks:
     """
 
     def __init__(self, comm: Any = None, alone: bool = False) -> None:
-        """Args: comm: of MPI, None for one process; alone: whether others should be there."""
+        # `alone`: there should be others, but they have not been found (yet)
         self._comm, self._alone = comm, alone
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
@@ -124,7 +124,7 @@ class Ranks:
         self.mpi_s = 0.0
         self._jax_connected = False
         node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        gpus = visible_gpus() if comm else ()
+        gpus = assigned_gpus() if comm else ()
         me = Member(self.rank, node, socket.gethostname(), os.getpid(), gpus)
         self.members: list[Member] = self._timed(lambda: comm.allgather(me)) if comm else [me]
 
@@ -222,12 +222,32 @@ class Ranks:
         self._jax_connected = True
         before = _threads()
         if jax.devices()[0].platform != "cpu":
+            self._check_gpus(gpus)
             return  # gloo joins CPUs only
         # The thread wakes every 10 ms; on a busy core it then does not appear as waiting.
         for _ in range(10):
             if any(_yield_to_computing(thread) for thread in _threads() - before):
                 break
             time.sleep(_POLL_S)  # bounds the wait; nothing signals the thread
+
+    def _check_gpus(self, share: list[int] | None) -> None:
+        """Check that JAX took this rank's share; say where shared GPUs would go unnoticed."""
+        import jax
+
+        count = len(jax.local_devices())
+        if share is not None and count != len(share):
+            raise InputError(
+                f"ranks: JAX took {count} GPUs for a share of {len(share)}; allowed: own GPUs for "
+                "each rank, bound by the batch system (try srun --gpus-per-task=1)"
+            )
+        several = len({m.host for m in self.members}) < self.size
+        if self.is_root and several and not all(m.gpus for m in self.members):
+            print(
+                "warning: nvidia-smi does not run and no variable names GPUs (such as "
+                "ROCR_VISIBLE_DEVICES), so it was not checked that each rank has GPUs of its own",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def check_devices(self) -> None:
         """Check that every rank has the same number of devices.

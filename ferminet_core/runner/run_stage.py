@@ -247,7 +247,7 @@ def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Re
 class Beginning(NamedTuple):
     """What rank 0 reads for all ranks.
 
-    parents: datasets of the parents; start: the checkpoint to continue from
+    parents: datasets of the parents; start: the checkpoint to continue from, without its series
     digest: digest of a result that is finished already
     """
 
@@ -275,15 +275,17 @@ def run_loop(
     ranks = distributed.ranks()
     with ExitStack() as stack:
         record: Record | None = None
+        series: Series = {}  # so far; rank 0 alone adds to it
 
         def begin() -> Beginning:
-            nonlocal record
+            nonlocal record, series
             parents = load_parents(job)
             record = _open_record(job, parents, stop, stack)
             digest = record.finished_before()
-            return Beginning(
-                parents, None if digest else resume.starting_point(job, record), digest
-            )
+            start = None if digest else resume.starting_point(job, record)
+            if start:  # local energies may take hundreds of megabytes
+                series, start = start.series, start._replace(series={})
+            return Beginning(parents, start, digest)
 
         parents, start, digest = ranks.on_root(begin)
         if digest:
@@ -293,7 +295,6 @@ def run_loop(
         logbook = None
         if record is not None:
             layout = {"devices": log.facts.get("devices", 1), "chunk": stage.chunk}
-            series = start.series if start else {}
             record.begin(start.step if start else 0, stage.total)
             logbook = Logbook(stage, job, record, layout, series)
             stack.enter_context(logbook.progress)

@@ -20,6 +20,7 @@ from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, 
 from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ReadError, ResumeError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.parallel import jax_setup
+from ferminet_core.parallel.distributed import Ranks
 from ferminet_core.runner import run_stage
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.stopping import Stop
@@ -77,6 +78,25 @@ def test_an_interrupted_run_goes_on(cut_off: Job, whole: str, tmp_path: Path) ->
     assert provenance is not None
     assert provenance["history"][-1]["step"] == 30
     assert provenance["restarts"] == 1
+
+
+def test_the_series_of_a_resume_stay_on_rank_0(
+    cut_off: Job, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an inference take hundreds of megabytes, and no other rank reads them."""
+    sent: list[Any] = []
+    on_root = Ranks.on_root
+
+    def listen(self: Ranks, compute: Callable[[], Any]) -> Any:
+        sent.append(on_root(self, compute))
+        return sent[-1]
+
+    monkeypatch.setattr(Ranks, "on_root", listen)
+    assert drive(copy_of(cut_off, tmp_path)) == whole
+    beginning = sent[0]
+    assert beginning.start.step == 30
+    assert beginning.start.leaves
+    assert beginning.start.series == {}
 
 
 def test_a_checkpoint_that_cannot_be_read_now_stays_in_place(

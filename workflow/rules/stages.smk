@@ -1,6 +1,6 @@
 # A rule for each stage of a run, from the table of the stages. The conventional energies are a branch
 # for the runs that ask for them. They have the lowest priority, so they do not keep the chain from a
-# core.
+# core. Each attempt is added to the log of the stage.
 
 
 for depth, stage in enumerate(STAGES):
@@ -36,4 +36,4 @@ for depth, stage in enumerate(STAGES):
         shell:
             "{params.launcher} python -m ferminet_core {params.stage} {input.spec:q} {params.parents}"
             " --out {output:q} --work {params.work:q} {params.share}"
-            " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
+            " --attempt {resources.attempt_number} 2>&1 | tee -ai {log:q}"
