@@ -5,7 +5,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from ferminet_core.errors import ExitCode, FermiNetError, ResumeError, describe
+from ferminet_core.errors import ExitCode, FermiNetError, InputError, ResumeError, describe
+from ferminet_core.parallel.python_path import check_python_path
 
 
 def program_name() -> str:
@@ -16,6 +17,11 @@ def program_name() -> str:
 
 def main() -> int:
     """Run the command line and return the exit code (see `ferminet_core.errors.ExitCode`)."""
+    try:
+        check_python_path()
+    except InputError as error:  # before the imports that it concerns
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     from ferminet_core.cli.commands import app
     from ferminet_core.parallel import distributed
 

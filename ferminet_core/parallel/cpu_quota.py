@@ -35,11 +35,11 @@ def _groups(proc: Path) -> Iterator[Path]:
         root, point = place.split()[3:5]
         system, *_, options = kind.split()
         version_1 = system == "cgroup" and "cpu" in options.split(",")
-        path = paths.get("cpu" if version_1 else "")
-        if path is None or not (version_1 or system == "cgroup2"):
+        own = paths.get("cpu" if version_1 else "")
+        if own is None or not (version_1 or system == "cgroup2"):
             continue
         # A container may see its own part of the tree only, with the path in the whole tree.
-        below = Path(path.removeprefix(root).lstrip("/"))
+        below = Path(own.removeprefix(root).lstrip("/"))
         for part in (below, *below.parents):
             yield Path(point) / part
 

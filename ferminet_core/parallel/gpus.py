@@ -135,14 +135,14 @@ def claim(count: int, give_up: Callable[[], str | None], tell: Callable[[str], N
     """
     gpus = visible_gpus()
     if len(gpus) < count:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        reason = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES={hidden})"
-        if not gpus and hidden is None and _driver_gpus() is None:
-            reason = (
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if chosen is None else f" (CUDA_VISIBLE_DEVICES={chosen})"
+        if not gpus and chosen is None and _driver_gpus() is None:
+            why = (
                 " (nvidia-smi does not run; for other GPUs give --gpus 0 and let the batch system "
                 "choose)"
             )
-        raise InputError(f"--gpus: found {count}, but {len(gpus)} are visible here{reason}")
+        raise InputError(f"--gpus: found {count}, but {len(gpus)} are visible here{why}")
     folder = _private_folder()
     reported = False
     while not (mine := _try(gpus, count, folder)):

@@ -117,9 +117,7 @@ def cache_limit() -> float:
     with contextlib.suppress(ValueError):
         if (gigabytes := float(setting or CACHE_GB)) > 0:
             return 1e9 * gigabytes
-    raise InputError(
-        f"{LIMIT_VARIABLE}: found {setting!r}; allowed: a positive number, in GB (try 2)"
-    )
+    raise InputError(f"{LIMIT_VARIABLE}: found {setting!r}; allowed: gigabytes above 0 (try 2)")
 
 
 def trim_cache(base: Path, limit: float) -> None:
@@ -135,8 +133,8 @@ def trim_cache(base: Path, limit: float) -> None:
     for pattern in ("jax-*/*/*-cache", "jax-*/*/.*-cache.*.tmp"):  # the latter of killed processes
         for path in base.glob(pattern):
             with contextlib.suppress(OSError):  # another process has deleted it
-                size = path.stat()
-                found.append((max(size.st_atime, size.st_mtime), size.st_size, path))
+                about = path.stat()
+                found.append((max(about.st_atime, about.st_mtime), about.st_size, path))
     total = sum(size for _, size, _ in found)
     for _, size, path in sorted(found):
         if total <= limit:
