@@ -185,6 +185,20 @@ def test_what_rank_0_raises_is_raised_everywhere() -> None:
     assert done.stderr.count("held by another") == 1, done.stderr
 
 
+def test_a_lack_of_memory_on_rank_0_has_its_code_everywhere() -> None:
+    done = on_ranks(
+        """
+        import numpy as np
+        try:
+            world.on_root(lambda: np.ones(2**50))
+        except MemoryError as error:
+            sys.exit(world.settle(f"error: {error}", 74))
+        """
+    )
+    assert done.returncode == 74
+    assert done.stderr.count("Unable to allocate") == 1, done.stderr
+
+
 def test_reasons_and_arrays_of_all_ranks() -> None:
     done = on_ranks(
         """
@@ -281,6 +295,24 @@ def test_gpus_are_parted_among_the_ranks_of_a_node() -> None:
     nodes = [member(0, "g0 g1", "a"), member(1, "g0 g1", "a"), member(2, "h0 h1", "b")]
     assert [distributed.share_of_gpus(nodes, r) for r in range(3)] == [[0], [1], None]
     assert distributed.share_of_gpus([member(0), member(1)], 0) is None
+
+
+def test_gpus_that_cannot_be_told_apart_are_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Ranks()
+    world.size = 2
+    monkeypatch.setattr("jax.local_devices", lambda: [None, None])
+    for members, warned in (
+        ([member(0), member(1)], True),  # an AMD node without a variable
+        ([member(0, "2"), member(1, "3")], False),
+        ([member(0), member(1, host="b")], False),  # alone on their hosts
+    ):
+        world.members = members
+        world._check_gpus(None)
+        assert ("it was not checked that each rank" in capsys.readouterr().err) is warned
+    with pytest.raises(InputError, match="JAX took 2 GPUs for a share of 1"):
+        world._check_gpus([0])
 
 
 @pytest.mark.parametrize("gpus", [("g0", "g0"), ("g0 g1", "g1 g2"), ("g0 g1 g2", "g0 g1 g2")])

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, spec_of
@@ -97,6 +98,18 @@ def test_the_series_of_a_resume_stay_on_rank_0(
     assert beginning.start.step == 30
     assert beginning.start.leaves
     assert beginning.start.series == {}
+
+
+def test_a_device_without_memory_ends_a_stage_that_can_go_on(whole: str, tmp_path: Path) -> None:
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n")
+    job = job_for(spec_of(tmp_path), tmp_path)
+    with pytest.raises(
+        MemoryError, match=r"^r_1\.4 optimise: RESOURCE_EXHAUSTED: .* mcmc\.walkers"
+    ):
+        drive(job, Oscillator(failing(20, error)))
+    status = files.read_json(job.work / "status.json") or {}
+    assert status["state"] == "resumable"
+    assert drive(job, Oscillator()) == whole
 
 
 def test_a_checkpoint_that_cannot_be_read_now_stays_in_place(
