@@ -28,6 +28,8 @@ READY := $(VENV)/ready
 UV_VERSION := 0.13.9
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# A module file's packages would hide those of $(VENV).
+unexport PYTHONPATH
 
 SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--cores $(CORES))
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \

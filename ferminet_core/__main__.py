@@ -5,7 +5,8 @@ import sys
 import traceback
 from pathlib import Path
 
-from ferminet_core.errors import ExitCode, FermiNetError, ResumeError
+from ferminet_core.errors import ExitCode, FermiNetError, InputError, ResumeError, describe
+from ferminet_core.parallel.python_path import check_python_path
 
 
 def program_name() -> str:
@@ -35,6 +36,11 @@ def _lines(error: Exception) -> str:
 
 def main() -> int:
     """Run the command line and return the exit code (see `ferminet_core.errors.ExitCode`)."""
+    try:
+        check_python_path()
+    except InputError as error:  # before the imports that it concerns
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     from ferminet_core.cli.commands import app
     from ferminet_core.parallel import distributed
 
@@ -49,6 +55,9 @@ def main() -> int:
         return ExitCode.IO_ERROR
     except OSError as error:
         return distributed.ranks().settle(f"error: {_lines(error)}", ExitCode.IO_ERROR)
+    except MemoryError as error:
+        message = f"error: not enough memory: {describe(error)}"
+        return distributed.ranks().settle(message, ExitCode.IO_ERROR)
     except Exception:  # noqa: BLE001  (outermost frame: the traceback is printed, not swallowed)
         return distributed.ranks().settle(traceback.format_exc(), ExitCode.BUG)
     return ExitCode.DONE

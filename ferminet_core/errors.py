@@ -4,6 +4,8 @@ Any other exception is a bug. It leaves a traceback and the exit code `BUG`.
 """
 
 import enum
+import os
+import re
 from typing import ClassVar
 
 
@@ -24,7 +26,10 @@ class ExitCode(enum.IntEnum):
     BROKEN = 65, "The calculation failed, and would fail again unchanged."
     BUG = 70, "A bug. Please report the traceback."
     LOCKED = 73, "Another process works on the same stage or scan."
-    IO_ERROR = 74, "A file cannot be read or written. The same command continues."
+    IO_ERROR = (
+        74,
+        ("A file cannot be read or written, or memory is short. The same command continues."),
+    )
     RESUME_ME = 85, "Stopped with a checkpoint. The same command continues."
 
 
@@ -58,6 +63,10 @@ class ArtefactError(FermiNetError):
     exit_code = ExitCode.IO_ERROR
 
 
+class ReadError(ArtefactError):
+    """A file cannot be read at the moment, and may be whole."""
+
+
 class LockedError(FermiNetError):
     """Another process works on the same stage or scan."""
 
@@ -68,3 +77,26 @@ class ResumeError(FermiNetError):
     """The stage stopped early. It continues from its checkpoint when it is run again."""
 
     exit_code = ExitCode.RESUME_ME
+
+
+def describe(error: BaseException) -> str:
+    """An error as text that is never empty: its message, or else its type."""
+    return str(error).strip() or type(error).__name__
+
+
+def failed_machine(error: BaseException) -> OSError | MemoryError | None:
+    """The failure of the machine behind an error, which a later start may not meet again.
+
+    PySCF passes the errors of its threads on as text, and HDF5 names the system's error only there.
+
+    Returns:
+        None if there is no failure of files or memory behind it.
+    """
+    if isinstance(error, (OSError, MemoryError)):
+        return error
+    if found := re.search(r"\berrno\W{1,3}(\d+)", str(error), re.IGNORECASE):
+        number = int(found[1])
+        return OSError(number, os.strerror(number))
+    if re.search(r"\bunable to allocate\b", str(error), re.IGNORECASE):  # NumPy in a thread
+        return MemoryError(str(error).splitlines()[-1])
+    return None

@@ -2,11 +2,13 @@
 
 The stage lies next to the chain. It needs only the molecule, and only the summary reads it. All
 electrons are correlated, so basis sets with functions for the core (cc-pCVXZ) come nearest to the
-limit. A method that fails or is refused is recorded with its reason, and the stage continues.
+limit. A method that fails or is refused is recorded with its reason, and the stage continues. A
+full disk or a lack of memory ends the stage instead: it is no property of the method.
 """
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,7 +25,7 @@ from ferminet_core.chemistry.correlated_methods import (
 )
 from ferminet_core.chemistry.gaussian_basis import build_mole
 from ferminet_core.chemistry.hartree_fock import Solution, all_solutions, lowest
-from ferminet_core.errors import InputError
+from ferminet_core.errors import ArtefactError, InputError, describe
 from ferminet_core.inputs.basis_sets import dunning, limit_name
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
@@ -83,6 +85,8 @@ def run(spec: RunSpec, threads: int = 1) -> xr.Dataset:
 
     Raises:
         InputError: The spec asks for no methods.
+        ArtefactError: PySCF's temporary files cannot be written.
+        MemoryError: There is not enough memory.
     """
     config = spec.config.conventional
     if not config.methods:
@@ -90,7 +94,17 @@ def run(spec: RunSpec, threads: int = 1) -> xr.Dataset:
             f"conventional.methods: found none for run {spec.run_id}; allowed: a spec from the "
             "folder spec/conventional, which has one for each run that asks for methods"
         )
-    found = {name: _in_basis(spec.molecule, name, config.methods, threads) for name in config.basis}
+    try:
+        found = {
+            name: _in_basis(spec.molecule, name, config.methods, threads) for name in config.basis
+        }
+    except OSError as error:
+        # The text of HDF5's errors has many lines.
+        reason = os.strerror(error.errno) if error.errno else describe(error)
+        raise ArtefactError(
+            f"{lib.param.TMPDIR}: the temporary files of PySCF cannot be written ({reason}); "
+            "make room, or set PYSCF_TMPDIR to another folder"
+        ) from error
     energies = {name: part.energies for name, part in found.items()}
     if config.extrapolate:
         smaller, larger = config.basis[-2:]
@@ -121,7 +135,7 @@ def _in_basis(molecule: Molecule, name: str, methods: Sequence[str], threads: in
         with lib.with_omp_threads(1):
             solutions = all_solutions(mole, unrestricted=not _UNRESTRICTED.isdisjoint(methods))
     except Exception as error:  # noqa: BLE001  (recorded as the reason)
-        return _InBasis(dict.fromkeys(("rhf", "uhf", *methods), failed(error)), [])
+        return _InBasis(dict.fromkeys(("rhf", "uhf", *methods), failed(error, name)), [])
     best = {"rhf": lowest(solutions, solutions[0].method), "uhf": lowest(solutions, "uhf")}
     fields = [solution.mean_field if solution else None for solution in best.values()]
     with lib.with_omp_threads(threads):

@@ -13,7 +13,7 @@ from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
 from pyscf.mcscf import avas
 
 from ferminet_core.chemistry.hartree_fock import fix_degenerate, half_power
-from ferminet_core.errors import FermiNetError
+from ferminet_core.errors import FermiNetError, describe, failed_machine
 
 # Bound on the product of up and down strings: about 4 GB of trial vectors.
 MAX_DETERMINANTS = 2e7
@@ -45,10 +45,25 @@ def no_energy(reason: str) -> MethodEnergy:
     return MethodEnergy(math.nan, reason)
 
 
-def failed(error: Exception) -> MethodEnergy:
-    """A method that raised an error; PySCF raises errors of many types."""
-    line = str(error).split("\n")[0]
-    if not isinstance(error, FermiNetError):
+def failed(error: Exception, what: str) -> MethodEnergy:
+    """A method that raised an error; PySCF raises errors of many types.
+
+    Args:
+        error: What it raised.
+        what: The method or basis set, for the message on a lack of memory.
+
+    Raises:
+        OSError: Files failed (a full disk, a missing folder), not the method.
+        MemoryError: There is not enough memory.
+    """
+    machine = failed_machine(error)
+    if isinstance(machine, OSError):
+        raise machine from error
+    if machine is not None:
+        remedy = "give it more memory, or choose a smaller basis set"
+        raise MemoryError(f"{what}: {describe(machine)}; {remedy}") from error
+    line = describe(error).split("\n")[0]
+    if not isinstance(error, FermiNetError) and line != type(error).__name__:
         line = f"{type(error).__name__}: {line}"
     return no_energy(line)
 
@@ -220,6 +235,10 @@ def correlated_energies(
         methods: Any of "ccsd(t)", "nevpt2", "fci" (from RHF or ROHF) and "uccsd(t)" (from UHF).
         restricted: Converged PySCF RHF or ROHF object, or None.
         unrestricted: Converged PySCF UHF object, or None.
+
+    Raises:
+        OSError: As `failed`.
+        MemoryError: As `failed`.
     """
     fields = {method: unrestricted if method == "uccsd(t)" else restricted for method in methods}
     return {method: _energy(method, fields[method]) for method in methods}
@@ -232,7 +251,7 @@ def _energy(method: str, mean_field: Any | None) -> MethodEnergy:
     try:
         found = _METHODS[method](mean_field)
     except Exception as error:  # noqa: BLE001  (recorded as the reason)
-        return failed(error)
+        return failed(error, method)
     if math.isinf(found.energy) or (math.isnan(found.energy) and not found.note):
         return no_energy("its energy is not a finite number")
     return found

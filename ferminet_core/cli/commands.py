@@ -4,6 +4,7 @@ The commands import heavy modules (JAX, PySCF, pandas) only when they run, so `-
 answer at once. The commands of the stages come from `stage_commands`.
 """
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,8 +101,16 @@ stage_commands.add_to(app)
 
 @app.command()
 def summary(
-    system: SystemFile,
-    results: Annotated[Path, typer.Option(help="Folder of results.")] = Path("results"),
+    system: Annotated[
+        Path, typer.Argument(help="System file, or the scan.json in the folder of a scan.")
+    ],
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of results. Default: results, and with a scan.json the folder that holds "
+            "the scan's."
+        ),
+    ] = None,
     preset: Preset = None,
     overrides: Overrides = None,
     recompute: Annotated[
@@ -123,6 +132,9 @@ def summary(
         )
     from ferminet_core.report import scan_files
 
+    if results is None:
+        frozen = system.suffix == ".json"
+        results = Path(os.path.normpath(system.parent / "..")) if frozen else Path("results")
     for line in scan_files.write_summary(scan, results, recompute):
         typer.echo(line)
 

@@ -31,7 +31,7 @@ RankCount = Annotated[
         "--ranks",
         min=1,
         help="Processes (MPI ranks) that work on this stage together. Default: as many as the "
-        "launcher started.",
+        "launcher started, and 1 at a terminal.",
     ),
 ]
 GpuCount = Annotated[
@@ -47,7 +47,7 @@ WallTime = Annotated[
     str | None,
     typer.Option(
         help="Stop with a checkpoint before this time is over (minutes, HH:MM:SS or D-HH:MM:SS). "
-        "Default: read from Slurm."
+        "Default: asked of Slurm, Flux or Torque."
     ),
 ]
 Force = Annotated[

@@ -5,6 +5,7 @@ process's share of the machine is settled before JAX reads it.
 """
 
 import inspect
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,9 +133,11 @@ def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") ->
 
     def compute(run: RunSpec) -> "Dataset":
         solve = load_code(entry.computed_by)
-        found: Dataset = solve(run, cores or available_cores()) if entry.cores else solve(run)
+        found: Dataset = solve(run, threads) if entry.cores else solve(run)
         return found
 
+    threads = (cores or available_cores()) if entry.cores else 1
+    _begin(job, f"{threads} x cpu on {socket.gethostname()}")
     run_stage.run_once(job, compute, stop)
 
 
@@ -142,7 +145,9 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
     """Settle the process's share of the machine and JAX's settings, then run the stage."""
     from ferminet_core.parallel.jax_setup import (
         available_cores,
+        check_platform,
         configure_jax,
+        devices_of_all_ranks,
         prepare_process,
         usable_devices,
     )
@@ -155,6 +160,9 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
         _claim_gpus(gpus, ranks.size, stop)
     ranks.connect_jax()
     log = configure_jax(config.runtime.precision)
+    idle = check_platform(gpus)
+    if ranks.is_root:
+        _begin(job, f"{devices_of_all_ranks()}{idle}")
     from ferminet_core.runner import run_stage
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
@@ -167,14 +175,22 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
     ranks.close()
 
 
+def _begin(job: "Job", devices: str) -> None:
+    """Say when and where a stage starts; the first line of each attempt in its log."""
+    from ferminet_core.runner.progress import say
+    from ferminet_core.storage.provenance import utc_now
+
+    say(f"{job.spec.run_id} {job.stage}: {utc_now()}, attempt {job.attempt}, {devices}")
+
+
 def _stop(wall_time: str | None, ranks: int | None) -> "Stop":
     """Find the other ranks and listen for signals. Rank 0 knows the wall-time limit as well."""
-    from ferminet_core.runner.stopping import Stop, parse_wall_time, slurm_seconds_left
+    from ferminet_core.runner.stopping import Stop, parse_wall_time, seconds_left
 
     limit = None if wall_time is None else parse_wall_time(wall_time)
     if not distributed.start(ranks).is_root:
         return Stop()  # the ranks stop together, so one of them asks the batch system
-    return Stop(slurm_seconds_left() if limit is None else limit)
+    return Stop(seconds_left() if limit is None else limit)
 
 
 def _claim_gpus(count: int, ranks: int, stop: "Stop") -> None:

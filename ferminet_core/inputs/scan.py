@@ -112,13 +112,20 @@ def _beside(system: Path, name: str) -> str:
 
 
 def _frozen(path: Path) -> Scan:
-    """The scan in a `scan.json`."""
+    """The scan in a `scan.json`. Published energies may lie next to it, as in an archive."""
     try:
-        return Scan.model_validate_json(read_text(path, MAX_SCAN_BYTES))
+        scan = Scan.model_validate_json(read_text(path, MAX_SCAN_BYTES))
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror or error}") from None
     except ValueError:
         raise InputError(f"{path}: is damaged; run Snakemake to write it again") from None
+    literature = [
+        entry.model_copy(update={"file": str(beside)})
+        if (beside := path.parent / entry.file).is_file()
+        else entry
+        for entry in scan.literature
+    ]
+    return scan.model_copy(update={"literature": literature})
 
 
 def _name(system: SystemFile, file: YamlFile) -> str:

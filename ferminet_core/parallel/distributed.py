@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ferminet_core.errors import FermiNetError, InputError
-from ferminet_core.parallel.gpus import visible_gpus
+from ferminet_core.parallel.gpus import assigned_gpus
 
 if TYPE_CHECKING:
     import numpy as np
@@ -82,6 +82,11 @@ def launched_size() -> int:
     return _from_environment(_SIZES, 1)
 
 
+def _at_a_terminal() -> bool:
+    """Whether a person has started this process in a shell; launchers pass input through pipes."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
 def launched_rank() -> int:
     """This process's number as the launcher says; 0 without a launcher."""
     return _from_environment(_RANKS, 0)
@@ -109,8 +114,9 @@ class Ranks:
     members: all of them, by rank; mpi_s: seconds spent in MPI, waiting included
     """
 
-    def __init__(self, comm: Any = None) -> None:
-        self._comm = comm
+    def __init__(self, comm: Any = None, alone: bool = False) -> None:
+        # `alone`: there should be others, but they have not been found (yet)
+        self._comm, self._alone = comm, alone
         self.rank: int = comm.Get_rank() if comm else 0
         self.size: int = comm.Get_size() if comm else 1
         # A separate channel, so that a failing rank cannot be mistaken for one that continues.
@@ -118,7 +124,7 @@ class Ranks:
         self.mpi_s = 0.0
         self._jax_connected = False
         node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
-        gpus = visible_gpus() if comm else ()
+        gpus = assigned_gpus() if comm else ()
         me = Member(self.rank, node, socket.gethostname(), os.getpid(), gpus)
         self.members: list[Member] = self._timed(lambda: comm.allgather(me)) if comm else [me]
 
@@ -216,12 +222,32 @@ class Ranks:
         self._jax_connected = True
         before = _threads()
         if jax.devices()[0].platform != "cpu":
+            self._check_gpus(gpus)
             return  # gloo joins CPUs only
         # The thread wakes every 10 ms; on a busy core it then does not appear as waiting.
         for _ in range(10):
             if any(_yield_to_computing(thread) for thread in _threads() - before):
                 break
             time.sleep(_POLL_S)  # bounds the wait; nothing signals the thread
+
+    def _check_gpus(self, share: list[int] | None) -> None:
+        """Check that JAX took this rank's share; say where shared GPUs would go unnoticed."""
+        import jax
+
+        count = len(jax.local_devices())
+        if share is not None and count != len(share):
+            raise InputError(
+                f"ranks: JAX took {count} GPUs for a share of {len(share)}; allowed: own GPUs for "
+                "each rank, bound by the batch system (try srun --gpus-per-task=1)"
+            )
+        several = len({m.host for m in self.members}) < self.size
+        if self.is_root and several and not all(m.gpus for m in self.members):
+            print(
+                "warning: nvidia-smi does not run and no variable names GPUs (such as "
+                "ROCR_VISIBLE_DEVICES), so it was not checked that each rank has GPUs of its own",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def check_devices(self) -> None:
         """Check that every rank has the same number of devices.
@@ -273,7 +299,7 @@ class Ranks:
         if self._comm is None:
             # Ranks that never found each other have the same message, and only the first prints it.
             # The launcher ends all with the first failure, so the others wait for rank 0.
-            if launched_rank() == 0:
+            if not self._alone or launched_rank() == 0:
                 print(message, file=sys.stderr, flush=True)
             else:
                 time.sleep(SETTLE_S)  # bounds the wait for that end; no launcher announces it
@@ -306,8 +332,12 @@ def ranks() -> Ranks:
 def start(expected: int | None = None) -> Ranks:
     """Find the other ranks, if there should be any.
 
+    One rank is one process, whatever a launcher has set in the environment: a shell in an
+    allocation (`srun --ntasks=8 --pty bash`) and each process of a task farm have those variables,
+    too. The lease keeps several such processes from computing the same stage.
+
     Args:
-        expected: number of ranks; as many as the launcher started if None.
+        expected: number of ranks. None: as many as the launcher started, or 1 at a terminal.
 
     Raises:
         InputError: another number was started, or these do not see each other.
@@ -315,14 +345,10 @@ def start(expected: int | None = None) -> Ranks:
     global _current
     launched = launched_size()
     if expected is None:
-        expected = launched
+        expected = 1 if _at_a_terminal() else launched
     if expected == 1:
-        if launched > 1:
-            raise InputError(
-                f"--ranks: found 1, but the launcher started {launched} processes; allowed: "
-                f"{launched}"
-            )
         return _current
+    _current = Ranks(alone=True)
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -336,7 +362,8 @@ def start(expected: int | None = None) -> Ranks:
             f"--ranks: found {expected}, but this process is alone: the launcher started "
             f"{launched} and MPI ({MPI.Get_library_version().split(',')[0].strip()}) sees 1. "
             "Start them by `mpiexec -n` or by `srun` with the plugin of this MPI "
-            "(try srun --mpi=pmix; srun --mpi=list lists the plugins)"
+            "(try srun --mpi=pmix; srun --mpi=list lists the plugins), or give --ranks 1 for one "
+            "process"
         )
     _current = Ranks(MPI.COMM_WORLD)
     if size != expected:
@@ -380,6 +407,8 @@ def _portable(error: Exception | None) -> Exception | None:
     """An error that can travel to other ranks and leaves them with the same exit code."""
     if error is None or isinstance(error, OSError):
         return error
+    if isinstance(error, MemoryError):  # NumPy's does not survive pickling
+        return MemoryError(str(error))
     if isinstance(error, FermiNetError):
         return type(error)(str(error))
     return RuntimeError(f"on rank 0: {type(error).__name__}: {error}")

@@ -4,22 +4,31 @@
 from the environment at import. `configure_jax` follows, before any array is made.
 """
 
+import contextlib
+import errno
 import hashlib
 import os
 import platform
+import stat
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ferminet_core.parallel import patches
+from ferminet_core.errors import InputError
+from ferminet_core.parallel import distributed, patches
+from ferminet_core.parallel.cpu_quota import cpu_quota
+from ferminet_core.parallel.gpus import visible_gpus
 from ferminet_core.storage import provenance
 
 Precision = Literal["float32", "float64"]
 
 # Moves the compilation cache ("off": none), for machines where the home folder is small or slow.
 CACHE_VARIABLE = "FERMINET_CACHE"
+# Bounds it, in gigabytes.
+LIMIT_VARIABLE = "FERMINET_CACHE_GB"
+CACHE_GB = 2.0
 # One thread per process for NumPy's BLAS, PySCF and the LAPACK that inverts KFAC's factors. The
 # expensive work runs in XLA. With several threads the order of sums would change degenerate
 # orbitals from run to run, and networks with the number of threads.
@@ -30,10 +39,13 @@ _MISS_EVENT = "/jax/compilation_cache/cache_misses"
 
 
 def available_cores() -> int:
-    """Cores that this process may run on (a batch system may grant fewer than there are)."""
+    """Cores that this process may use: those that it may run on, at most a container's quota."""
     if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def usable_devices(wanted: int, walkers: int) -> int:
@@ -83,20 +95,59 @@ def cache_folder(jax_version: str) -> Path | None:
     setting = os.environ.get(CACHE_VARIABLE, "")
     if setting.lower() == "off":
         return None
-    if setting:
-        base = Path(setting).expanduser()
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ferminet_core"
+    try:
+        if setting:
+            base = Path(setting).expanduser()
+        else:
+            caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+            base = Path(caches) / "ferminet_core"
+    except RuntimeError as error:  # no home folder is known
+        _not_kept(error)
+        return None
     return base / f"jax-{jax_version}" / processor_type()
+
+
+def cache_limit() -> float:
+    """Bytes that the compilation cache may hold.
+
+    Raises:
+        InputError: The variable that sets it holds no positive number.
+    """
+    setting = os.environ.get(LIMIT_VARIABLE, "")
+    with contextlib.suppress(ValueError):
+        if (gigabytes := float(setting or CACHE_GB)) > 0:
+            return 1e9 * gigabytes
+    raise InputError(f"{LIMIT_VARIABLE}: found {setting!r}; allowed: gigabytes above 0 (try 2)")
+
+
+def trim_cache(base: Path, limit: float) -> None:
+    """Delete the executables used longest ago, until all take at most `limit` bytes.
+
+    A process that reads one of them at the same moment compiles it again.
+
+    Args:
+        base: Folder of the cache, with those of all JAX versions and processors.
+        limit: Bytes.
+    """
+    found = []
+    for pattern in ("jax-*/*/*-cache", "jax-*/*/.*-cache.*.tmp"):  # the latter of killed processes
+        for path in base.glob(pattern):
+            with contextlib.suppress(OSError):  # another process has deleted it
+                about = path.stat()
+                found.append((max(about.st_atime, about.st_mtime), about.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
+        if total <= limit:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        total -= size
 
 
 def process_age() -> float:
     """Seconds since the operating system started this process (since Python did, off Linux)."""
-    start = provenance.process_start(os.getpid())
-    if start is None:
-        return time.process_time()
-    uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
-    return uptime - start / os.sysconf("SC_CLK_TCK")
+    age = provenance.process_age(os.getpid())
+    return time.process_time() if age is None else age
 
 
 @dataclass
@@ -131,19 +182,76 @@ class CompileLog:
         }
 
 
+def _not_kept(reason: object) -> None:
+    print(
+        f"compiled code is not kept: {reason}; set {CACHE_VARIABLE} to a folder that can be "
+        'written, or to "off"',
+        file=sys.stderr,
+    )
+
+
 def _made(folder: Path | None) -> Path | None:
     """The folder, created; None with a line on stderr where that is not possible."""
+    if folder is None:
+        return None
     try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if foreign := _foreign(folder):
+            _not_kept(f"{foreign} belongs to another user, or everyone can write to it")
+            return None
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
-        print(
-            f"compiled code is not kept: {error}; set {CACHE_VARIABLE} to a folder that can be "
-            'written, or to "off"',
-            file=sys.stderr,
-        )
+        _not_kept(error)
         return None
     return folder
+
+
+def _foreign(folder: Path) -> Path | None:
+    """A part of the cache where another user may have put executables; None without one."""
+    for part in (folder, folder.parent, folder.parent.parent):
+        found, above = part.stat(), part.parent.stat()
+        anyone_made_it = above.st_mode & stat.S_IWOTH and found.st_uid not in (0, os.getuid())
+        if anyone_made_it or (part == folder and found.st_mode & stat.S_IWOTH):
+            return part
+    return None
+
+
+def devices_of_all_ranks() -> str:
+    """The devices of a stage with their hosts, for its first line: "2 x cpu on node7"."""
+    import jax
+
+    found = jax.devices()
+    kinds = ", ".join(sorted({device.device_kind for device in found}))
+    hosts = dict.fromkeys(member.host for member in distributed.ranks().members)
+    return f"{len(found)} x {kinds} on {', '.join(hosts)}"
+
+
+def check_platform(gpus: int) -> str:
+    """Whether JAX computes on GPUs where it should.
+
+    Args:
+        gpus: GPUs that the stage was asked to take.
+
+    Returns:
+        A remark for a stage that leaves GPUs idle; else empty.
+
+    Raises:
+        InputError: GPUs were asked for, and JAX computes on CPUs.
+    """
+    import jax
+
+    # Who names the platform wants it.
+    if jax.devices()[0].platform != "cpu" or os.environ.get("JAX_PLATFORMS"):
+        return ""
+    install = f'pip install "jax[cuda12]=={jax.__version__}"'
+    if gpus:
+        raise InputError(
+            f"--gpus: found {gpus}, but JAX computes on CPUs; install its packages for GPUs "
+            f"({install}, or cuda13), or give --gpus 0"
+        )
+    idle = visible_gpus()
+    return f"; {len(idle)} NVIDIA GPUs stay idle: {install}" if idle else ""
 
 
 def configure_jax(precision: Precision) -> CompileLog:
@@ -151,6 +259,9 @@ def configure_jax(precision: Precision) -> CompileLog:
 
     Returns:
         a log that counts compilations until the process ends.
+
+    Raises:
+        InputError: The bound of the cache is no number.
     """
     import jax
     from jax import monitoring
@@ -169,6 +280,8 @@ def configure_jax(precision: Precision) -> CompileLog:
     monitoring.register_event_duration_secs_listener(log.on_duration)
     monitoring.register_event_listener(log.on_event)
     devices = jax.devices()
+    if folder is not None and jax.process_index() == 0:
+        trim_cache(folder.parents[1], cache_limit())
     if devices[0].platform == "cpu":
         patches.key_executables_by_device_kind()
     log.facts = {

@@ -15,7 +15,14 @@ from typing import Any, Self
 
 import xarray as xr
 
-from ferminet_core.errors import ArtefactError, BrokenRunError, InputError, ResumeError
+from ferminet_core.errors import (
+    ArtefactError,
+    BrokenRunError,
+    InputError,
+    ReadError,
+    ResumeError,
+    describe,
+)
 from ferminet_core.inputs.run_spec import parse_spec
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.progress import Reading, read_stats, say
@@ -99,9 +106,9 @@ class Record:
         state = "failed"
         if isinstance(error, BrokenRunError):
             state = "broken"
-        elif isinstance(error, (ResumeError, ArtefactError, OSError)):
+        elif isinstance(error, (ResumeError, ArtefactError, OSError, MemoryError)):
             state = "resumable"
-        self._end(state, str(error) or type(error).__name__)
+        self._end(state, describe(error))
 
     def abandon(self, reason: str) -> None:
         """Record and report that the process ends from outside the loop."""
@@ -170,9 +177,9 @@ class Record:
             self._reading = reading
         if time.monotonic() - self._last_write < STATUS_INTERVAL:
             return
-        self.lease.check()
         # On a full disk the status falls behind. A checkpoint that does not fit ends the attempt.
         with contextlib.suppress(OSError):
+            self.lease.check()
             self._write_status("running", step)
 
     def _write_status(self, state: str, step: int, reason: str = "") -> None:
@@ -190,6 +197,8 @@ class Record:
             return None
         try:
             attrs = artefacts.load(path).attrs
+        except ReadError:
+            raise
         except ArtefactError as error:
             kept = checkpoints.set_aside(path, self.job.aside)
             self.tell(f"damaged result kept as {kept}: {error}")

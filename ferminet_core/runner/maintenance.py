@@ -2,13 +2,19 @@
 
 import contextlib
 import hashlib
+import io
+import json
 import shutil
 import tarfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
-from ferminet_core.errors import ArtefactError, InputError
+from ferminet_core.errors import ArtefactError, InputError, describe
 from ferminet_core.inputs import stage_table
+from ferminet_core.inputs.scan import Scan, load_scan
+from ferminet_core.inputs.spec_files import FROZEN_SCAN
 from ferminet_core.runner.status import STAGES, run_folders, run_states, stages_of
 from ferminet_core.runner.stopping import REQUEST
 from ferminet_core.storage import artefacts, files, lease, provenance
@@ -28,7 +34,10 @@ _ARCHIVED = (
     "*.html",
     "*.zarr.zip",
     "runs.txt",
+    "system/*",  # these two of an unpacked archive
+    "literature/**/*.*",
 )
+_MANIFEST = "MANIFEST.json"
 
 
 def request_stop(path: Path) -> list[str]:
@@ -38,8 +47,10 @@ def request_stop(path: Path) -> list[str]:
         A line for each of these stages.
 
     Raises:
-        InputError: No stage is running there.
+        InputError: No stage is running there, or there is no such folder.
     """
+    if not path.exists() and path.parent.name != "runs":  # a run need not have begun
+        raise InputError(f"{path}: no such folder (try results, or results/h2)")
     asked = []
     for run in run_folders(path):
         for stage in stages_of(run):
@@ -99,6 +110,9 @@ def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]
 def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:
     """Pack a finished scan into one tar file, with a manifest of sha256 sums, and verify it.
 
+    It holds the system file and the published energies as well, so that the command `summary` runs
+    on the unpacked `scan.json`. The file appears once it is verified.
+
     Args:
         scan: Folder of the scan.
         out: The file to write.
@@ -119,34 +133,97 @@ def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:
     ]
     if unfinished:
         raise InputError(f"{scan}: not finished: {', '.join(unfinished)}")
-    manifest = scan / "MANIFEST.json"  # of an earlier archive, if there is one
-    packed = sorted({path for pattern in _ARCHIVED for path in scan.glob(pattern)} - {manifest})
-    for number, path in enumerate(packed, 1):
-        if path.name.endswith(".zarr.zip"):
-            tell(f"verifying {number} of {len(packed)}: {path}")
-            artefacts.load(path)
-    sums = {str(path.relative_to(scan)): _sha256(path) for path in packed}
-    files.write_json(manifest, {"schema": 1, "written": provenance.utc_now(), "sha256": sums})
+    content = _content(scan, tell)
     try:
-        with (
-            files.atomic_file(out) as file,
-            tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for path in (manifest, *packed):
-                tar.add(path, arcname=f"{scan.name}/{path.relative_to(scan)}")
+        with files.atomic_file(out) as file:
+            sums = _pack(content, file, scan.resolve().name)
+            file.flush()
+            _verify(Path(file.name), out, sums)
     except OSError as error:
-        raise ArtefactError(f"{out}: cannot be written: {error.strerror or error}") from error
-    _verify(out, scan.name, sums)
+        raise ArtefactError(f"{out}: cannot be written: {describe(error)}") from error
     return out
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+def _content(scan: Path, tell: Callable[[str], None]) -> dict[str, Path | bytes]:
+    """What an archive holds, by name: files, and a `scan.json` that names the packed literature.
+
+    Raises:
+        InputError: `scan.json` is damaged.
+        ArtefactError: An artefact is damaged.
+    """
+    found: dict[str, Path | bytes] = {
+        str(path.relative_to(scan)): path for name in _ARCHIVED for path in scan.glob(name)
+    }
+    found.pop(_MANIFEST, None)  # of an unpacked archive
+    artefact_names = sorted(name for name in found if name.endswith(".zarr.zip"))
+    for number, name in enumerate(artefact_names, 1):
+        tell(f"verifying {number} of {len(artefact_names)}: {scan / name}")
+        artefacts.load(scan / name)
+    if FROZEN_SCAN in found:
+        found |= _sources(load_scan(scan / FROZEN_SCAN), scan, tell)
+    return found
+
+
+def _sources(frozen: Scan, scan: Path, tell: Callable[[str], None]) -> dict[str, Path | bytes]:
+    """The system file and the tables of published energies, and `scan.json` with their new names.
+
+    A file that is gone is left out with a warning. The summary of the scan lacks it, too.
+    """
+    found: dict[str, Path | bytes] = {}
+    names: dict[str, str] = {}  # of the tables in the archive, by their present paths
+    name = f"system/{frozen.path.name}"
+    system = next((path for path in (scan / name, frozen.path) if path.is_file()), None)
+    if system is None:
+        tell(f"warning: {frozen.path} is not there, and is left out")
+    else:
+        found[name] = system
+    for entry in frozen.literature:
+        if not Path(entry.file).is_file():
+            tell(f"warning: literature {entry.name!r}: {entry.file} is not there, and is left out")
+        elif entry.file not in names:
+            base = Path(entry.file).name
+            name = f"literature/{base}"
+            if name in found:  # a table of the same name from another folder
+                name = f"literature/{len(names)}/{base}"
+            names[entry.file], found[name] = name, Path(entry.file)
+    packed = [
+        entry.model_copy(update={"file": names.get(entry.file, entry.file)})
+        for entry in frozen.literature
+    ]
+    text = frozen.model_copy(update={"literature": packed}).model_dump_json() + "\n"
+    return {**found, FROZEN_SCAN: text.encode()}
+
+
+def _pack(content: Mapping[str, Path | bytes], file: BinaryIO, folder: str) -> dict[str, str]:
+    """Write a tar file with a manifest. Returns the sha256 sums by name.
+
+    Links become the files that they lead to.
+    """
+    sums = {name: _sha256(part) for name, part in sorted(content.items())}
+    manifest = {"schema": 1, "written": provenance.utc_now(), "sha256": sums}
+    parts = {_MANIFEST: json.dumps(manifest, indent=2).encode() + b"\n", **content}
+    with tarfile.open(
+        fileobj=file, mode="w", format=tarfile.PAX_FORMAT, dereference=True
+    ) as archive:
+        for name, part in parts.items():
+            if isinstance(part, Path):
+                archive.add(part, arcname=f"{folder}/{name}")
+                continue
+            member = tarfile.TarInfo(f"{folder}/{name}")
+            member.size, member.mtime = len(part), int(time.time())
+            archive.addfile(member, io.BytesIO(part))
+    return {f"{folder}/{name}": value for name, value in sums.items()}
+
+
+def _sha256(part: Path | bytes) -> str:
+    if isinstance(part, bytes):
+        return hashlib.sha256(part).hexdigest()
+    with open(part, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _verify(path: Path, name: str, sums: Mapping[str, str]) -> None:
-    """Check that an archive holds files with these sums."""
+def _verify(path: Path, out: Path, sums: Mapping[str, str]) -> None:
+    """Check that an archive, to be named `out`, holds files with these sums."""
     with tarfile.open(path) as tar:
         # The types of `file_digest` ask for more of a file than it uses.
         found = {
@@ -154,8 +231,9 @@ def _verify(path: Path, name: str, sums: Mapping[str, str]) -> None:
             for member in tar
             if (file := tar.extractfile(member)) is not None
         }
-    wrong = [key for key, value in sums.items() if found.get(f"{name}/{key}") != value]
+    wrong = [name for name, value in sums.items() if found.get(name) != value]
     if wrong:
         raise ArtefactError(
-            f"{path}: differs from the files that were packed: {', '.join(wrong[:3])}"
+            f"{out}: differs from the files that were packed: {', '.join(wrong[:3])}; "
+            "nothing was written"
         )

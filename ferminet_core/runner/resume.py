@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ferminet_core.errors import ArtefactError, InputError
+from ferminet_core.errors import ArtefactError, InputError, ReadError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.origin import describe, molecule_differences
@@ -30,6 +30,7 @@ def starting_point(job: Job, record: Record) -> Checkpoint | None:
     Raises:
         InputError: The checkpoint belongs to another run or geometry, or to settings that may not
             change.
+        ReadError: A checkpoint cannot be read at the moment.
     """
     found = checkpoints.newest(job.checkpoints, job.aside, record.tell)
     before = found.attrs if found else _result_attributes(job)
@@ -63,6 +64,8 @@ def _result_attributes(job: Job) -> dict[str, Any] | None:
     """Attributes of a finished result with other settings or parents."""
     try:
         return dict(load(job.result_path).attrs)
+    except ReadError:
+        raise
     except ArtefactError:
         return None
 

@@ -250,7 +250,7 @@ def _open_record(job: Job, parents: Parents, stop: Stop, stack: ExitStack) -> Re
 class Beginning(NamedTuple):
     """What rank 0 reads for all ranks.
 
-    parents: datasets of the parents; start: the checkpoint to continue from
+    parents: datasets of the parents; start: the checkpoint to continue from, without its series
     digest: digest of a result that is finished already
     """
 
@@ -278,15 +278,17 @@ def run_loop(
     ranks = distributed.ranks()
     with ExitStack() as stack:
         record: Record | None = None
+        series: Series = {}  # so far; rank 0 alone adds to it
 
         def begin() -> Beginning:
-            nonlocal record
+            nonlocal record, series
             parents = load_parents(job)
             record = _open_record(job, parents, stop, stack)
             digest = record.finished_before()
-            return Beginning(
-                parents, None if digest else resume.starting_point(job, record), digest
-            )
+            start = None if digest else resume.starting_point(job, record)
+            if start:  # local energies may take hundreds of megabytes
+                series, start = start.series, start._replace(series={})
+            return Beginning(parents, start, digest)
 
         parents, start, digest = ranks.on_root(begin)
         if digest:
@@ -296,11 +298,10 @@ def run_loop(
         logbook = None
         if record is not None:
             layout = {"devices": log.facts.get("devices", 1), "chunk": stage.chunk}
-            series = start.series if start else {}
             record.begin(start.step if start else 0, stage.total)
             logbook = Logbook(stage, job, record, layout, series)
             stack.enter_context(logbook.progress)
-        with _lost_rank_reported(job):
+        with _device_failures(job):
             state = _first_state(stage, job, start)
             state, step = drive(stage, state, start.step if start else None, stop, logbook)
         digest = ranks.on_root(lambda: logbook.finish(step, state, log) if logbook else "")
@@ -310,13 +311,21 @@ def run_loop(
 
 
 @contextmanager
-def _lost_rank_reported(job: Job) -> Iterator[None]:
-    """Report a collective that fails because another rank has stopped; this one can resume."""
+def _device_failures(job: Job) -> Iterator[None]:
+    """Report failures of devices that a later start may not meet.
+
+    These are a lack of memory, and a collective that fails because another rank has stopped.
+    """
     import jax
 
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" in str(error):
+            raise MemoryError(
+                f"{job.spec.run_id} {job.stage}: {str(error).splitlines()[0]}; use more devices or "
+                "fewer mcmc.walkers, or wait for other processes on the same device"
+            ) from error
         if distributed.ranks().size == 1:
             raise
         where = f"{job.spec.run_id} {job.stage}"

@@ -21,6 +21,7 @@ from types import FrameType
 from typing import Self
 
 from ferminet_core.errors import ExitCode, InputError
+from ferminet_core.storage import provenance
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 REQUEST = "stop.json"  # in the work folder, written by `python -m ferminet_core stop`
@@ -29,6 +30,7 @@ REQUEST = "stop.json"  # in the work folder, written by `python -m ferminet_core
 SECOND_SIGNAL_S = 2.0
 # With nothing unsaved the loop has this time (seconds) and two blocks to reach the end of a block.
 PATIENCE_S = 2.0
+_NO_LIMIT_OF_FLUX = 2**32 - 1
 MARGIN_S = 15.0  # before the wall-time limit, on top of measured times
 
 
@@ -70,6 +72,45 @@ def slurm_seconds_left() -> float | None:
         return parse_wall_time(done.stdout)
     except (OSError, subprocess.SubprocessError, InputError):  # also "UNLIMITED"
         return None
+
+
+def flux_seconds_left() -> float | None:
+    """Seconds until Flux ends this job; None outside a job, or without a limit."""
+    if "FLUX_JOB_ID" not in os.environ:
+        return None
+    try:
+        done = subprocess.run(
+            ["flux", "job", "timeleft"], capture_output=True, text=True, timeout=20, check=True
+        )
+        seconds = float(done.stdout)
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+    return seconds if seconds < _NO_LIMIT_OF_FLUX else None
+
+
+def torque_seconds_left() -> float | None:
+    """Seconds until Torque ends this job; None outside a job, or if the limit is unknown.
+
+    Torque sets PBS_WALLTIME to the limit of the whole job, in seconds. The job began with the first
+    process of this session, its script. PBS Professional does not set it.
+    """
+    limit = os.environ.get("PBS_WALLTIME", "") if "PBS_JOBID" in os.environ else ""
+    try:
+        seconds = float(limit) if limit.isdigit() else parse_wall_time(limit)
+    except InputError:
+        return None
+    age = provenance.process_age(os.getsid(0))
+    return None if age is None else seconds - age
+
+
+def seconds_left() -> float | None:
+    """Seconds until the batch system ends this job; None outside a job, or if it does not say.
+
+    A job whose time is over does not run any more. Its variables have outlived it, as in a shell of
+    tmux that was started in a job.
+    """
+    asked = (ask() for ask in (slurm_seconds_left, flux_seconds_left, torque_seconds_left))
+    return next((left for left in asked if left is not None and left > 0), None)
 
 
 class Stop:

@@ -14,6 +14,7 @@ Zarr 3 takes a path for a folder:
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -30,7 +31,7 @@ import zarr
 from zarr.core.buffer import Buffer, default_buffer_prototype
 from zarr.storage import MemoryStore, ZipStore
 
-from ferminet_core.errors import ArtefactError
+from ferminet_core.errors import ArtefactError, ReadError
 from ferminet_core.storage.files import atomic_file
 
 FORMAT_VERSION = 1
@@ -124,6 +125,7 @@ def load(path: Path, only: Iterable[str] | None = None) -> xr.Dataset:
     Raises:
         ArtefactError: The file is missing, cut short, damaged or incomplete, is not an artefact of
             this package with a known format version, or lacks a variable. One line names the file.
+        ReadError: The file cannot be read at the moment.
     """
     path = Path(path)
     wanted = None if only is None else set(only)
@@ -342,6 +344,9 @@ def _read_members(path: Path, wanted: set[str] | None) -> dict[str, Buffer]:
             ]
             return {name: make(archive.read(name)) for name in names}
     except _ZIP_ERRORS as error:
+        # A seek to a place before the beginning, which a damaged table of contents asks for.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise ReadError(f"{path}: cannot be read: {error.strerror}") from error
         if _is_foreign(path):
             raise ArtefactError(f"{path}: not an artefact of this package ({error})") from error
         raise ArtefactError(

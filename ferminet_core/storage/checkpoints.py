@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from ferminet_core.errors import ArtefactError
+from ferminet_core.errors import ArtefactError, ReadError
 from ferminet_core.storage import artefacts
 
 _NAME = re.compile(r"(\d{9,})\.zarr\.zip")
@@ -100,10 +100,16 @@ def load(path: Path) -> Checkpoint:
 
 
 def newest(folder: Path, aside: Path, tell: Tell) -> Checkpoint | None:
-    """The newest whole checkpoint. Damaged ones are reported and moved to the folder `aside`."""
+    """The newest whole checkpoint. Damaged ones are reported and moved to the folder `aside`.
+
+    Raises:
+        ReadError: A checkpoint cannot be read at the moment. An older one would repeat work.
+    """
     for path in reversed(steps_in(folder).values()):
         try:
             return load(path)
+        except ReadError:
+            raise
         except ArtefactError as error:
             kept = set_aside(path, aside)
             tell(f"damaged checkpoint kept as {kept}: {error}")

@@ -1,6 +1,7 @@
 """Files that are whole or absent: atomic writes, and small JSON files."""
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -61,10 +62,17 @@ def remove_temporary(folder: Path, name: str = "") -> None:
 
 
 def _fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Make a rename inside `folder` durable, where the file system can."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder to write to, but not to list
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems know no such call for folders. The rename has been done.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS):
+            raise
     finally:
         os.close(descriptor)
 
@@ -123,7 +131,15 @@ def write_json(path: Path, data: Mapping[str, Any], guard: Callable[[], None] = 
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; None if the file is missing or not a whole JSON object."""
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return parse_object(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """The object in a JSON text; None if it is not a whole JSON object."""
+    try:
+        data = json.loads(text)
+    except ValueError:
         return None
     return data if isinstance(data, dict) else None

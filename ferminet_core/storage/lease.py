@@ -55,7 +55,8 @@ def describe(holder: Mapping[str, Any]) -> str:
 def holder_of(work: Path) -> dict[str, Any] | None:
     """The present holder of the lease on a work folder, from one look; None without a holder.
 
-    For a holder on another machine the time stamp is compared with this machine's clock.
+    For a holder on another machine the time stamp, which the holder takes from its own clock, is
+    compared with this machine's clock.
     """
     path = Path(work) / NAME
     holder = files.read_json(path)
@@ -116,6 +117,8 @@ class Lease:
                 tell(f"waiting for {describe(holder)}, which works on this stage")
                 reported = True
             self._end.wait(_POLL_S)
+        with contextlib.suppress(OSError):  # of a file system that keeps no time stamps
+            self._stamp_now()
         threading.Thread(target=self._renew, name="lease", daemon=True).start()
         return self
 
@@ -135,8 +138,13 @@ class Lease:
 
         Raises:
             LockedError: Another process has taken it over.
+            OSError: The file cannot be read at the moment, so nobody knows.
         """
-        holder = files.read_json(self.path) or {}
+        try:
+            text = self.path.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            text = ""
+        holder = files.parse_object(text) or {}
         if holder.get("token") != self.token:
             raise LockedError(
                 f"{self.path.parent}: taken over by {describe(holder)} while this process was "
@@ -213,7 +221,14 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._end.wait(RENEW_S):
-            # A time stamp needs no space on a full disk.
             with contextlib.suppress(OSError, LockedError):
                 self.check()
-                os.utime(self.path)
+                self._stamp_now()
+
+    def _stamp_now(self) -> None:
+        """Renew the time stamp, which needs no space on a full disk.
+
+        The time is that of this machine. A file server's clock may be minutes off.
+        """
+        now = time.time()
+        os.utime(self.path, (now, now))

@@ -55,9 +55,18 @@ def process_start(pid: int) -> int | None:
         return None
 
 
+def process_age(pid: int) -> float | None:
+    """Seconds since a process started; None as for `process_start`."""
+    start = process_start(pid)
+    if start is None:
+        return None
+    uptime = float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])
+    return uptime - start / os.sysconf("SC_CLK_TCK")
+
+
 def job_id() -> str:
     """The batch system's name of this job; empty outside a job."""
-    for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID"):
+    for variable in ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID", "FLUX_JOB_ID"):
         if value := os.environ.get(variable):
             return value
     return ""

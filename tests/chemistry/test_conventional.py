@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,14 @@ from pyscf import __config__, fci, mcscf, scf
 
 from ferminet_core.chemistry import conventional, correlated_methods, hartree_fock
 from ferminet_core.chemistry.correlated_methods import MethodEnergy, correlated_energies
-from ferminet_core.errors import InputError
+from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config, ConventionalConfig, NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.runner import run_stage
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.stopping import Stop
-from ferminet_core.storage import artefacts
+from ferminet_core.storage import artefacts, files
 
 
 def spec_of(molecule: Molecule, **settings: Any) -> RunSpec:
@@ -181,11 +182,11 @@ def test_refused_and_unconverged_methods_are_told(monkeypatch: pytest.MonkeyPatc
 
 def test_what_pyscf_raises_is_recorded_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(mean_field: Any) -> MethodEnergy:
-        raise MemoryError("no room\nand a traceback")
+        raise ValueError("no root\nand a traceback")
 
     monkeypatch.setitem(correlated_methods._METHODS, "ccsd(t)", fail)
     found = compute(atom("He"), "cc-pvdz", "ccsd(t)", "fci")
-    assert found["ccsd(t)"].note == "MemoryError: no room"
+    assert found["ccsd(t)"].note == "ValueError: no root"
     assert math.isnan(found["ccsd(t)"].energy)
     assert found["fci"].energy < -2.88  # 2.8877 hartree in this basis
 
@@ -279,3 +280,47 @@ def test_other_methods_start_over_and_keep_the_old(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "work" / "aside").iterdir()] == ["result.zarr.zip"]
     text = (tmp_path / "work" / "events.jsonl").read_text()
     assert len(re.findall("finished before", text)) == 1
+
+
+def state_of(folder: Path) -> tuple[str, str]:
+    status = files.read_json(folder / "work" / "status.json") or {}
+    return status["state"], status["reason"]
+
+
+# HDF5 complains once more when it lets go of the file.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_full_disk_is_no_result_of_a_method(tmp_path: Path) -> None:
+    """PySCF writes integrals in a thread, and passes its error on as text."""
+    spec = spec_of(diatomic("H", "H", 1.4), methods=["rhf", "fci"], basis=["cc-pvdz"])
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
+    try:
+        with pytest.raises(ArtefactError, match=r"temporary files .* \(File too large\)"):
+            drive(spec, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    state, reason = state_of(tmp_path)
+    assert state == "resumable"
+    assert "PYSCF_TMPDIR" in reason
+    assert np.isfinite(drive(spec, tmp_path)["energy"]).all()
+
+
+def test_a_lack_of_memory_is_no_result_of_a_method(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_large(mean_field: Any) -> MethodEnergy:
+        return MethodEnergy(float(np.ones(2**50).sum()))
+
+    spec = spec_of(atom("He"), methods=["fci"], basis=["sto-3g"])
+    with monkeypatch.context() as patch:
+        patch.setitem(correlated_methods._METHODS, "fci", too_large)
+        with pytest.raises(MemoryError, match=r"^fci: Unable to allocate"):
+            drive(spec, tmp_path)
+    assert state_of(tmp_path)[0] == "resumable"
+    assert np.isfinite(drive(spec, tmp_path)["energy"]).all()
+
+
+def test_a_failure_without_words_has_its_type_as_reason() -> None:
+    assert correlated_methods.failed(ZeroDivisionError(), "fci").note == "ZeroDivisionError"
+    assert correlated_methods.failed(KeyError("1s"), "fci").note == "KeyError: '1s'"

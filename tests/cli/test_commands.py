@@ -157,6 +157,8 @@ def test_a_bug_leaves_its_reason_in_the_status(spec: RunSpec, tmp_path: Path) ->
         (BrokenRunError("not finite"), 65, "error: not finite\n"),
         (ArtefactError("a.zarr.zip: damaged"), 74, "error: a.zarr.zip: damaged\n"),
         (OSError(28, "No space left on device"), 74, "error: [Errno 28] No space left on device\n"),
+        (OSError(), 74, "error: OSError\n"),
+        (MemoryError("fci: no room"), 74, "error: not enough memory: fci: no room\n"),
     ],
 )
 def test_errors_become_one_line_and_a_code(

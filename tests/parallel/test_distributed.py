@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.paths import ROOT
+from helpers.stages import spec_of
 
 from benchmarks.layouts import AS_ROOT, LAUNCHER
 from ferminet_core.errors import BrokenRunError, InputError, LockedError
@@ -47,7 +48,9 @@ def on_ranks(code: str, count: int = 2) -> subprocess.CompletedProcess[str]:
     )
 
 
-def command(*launcher: str, ranks: int, spec: Path) -> subprocess.CompletedProcess[str]:
+def command(
+    *launcher: str, ranks: int, spec: Path, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """The optimise command as a rule calls it, on a spec that it never gets to read."""
     words = [*launcher, sys.executable, "-m", "ferminet_core", "optimise", str(spec)]
     words += ["--pretrain", "p.zarr.zip", "--out", "o.zarr.zip", "--work", "o.work"]
@@ -58,7 +61,7 @@ def command(*launcher: str, ranks: int, spec: Path) -> subprocess.CompletedProce
         check=False,
         timeout=100,
         cwd=spec.parent,
-        env={**os.environ, **AS_ROOT, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, **AS_ROOT, "PYTHONPATH": str(ROOT), **environment},
     )
 
 
@@ -96,13 +99,65 @@ def test_a_rank_without_the_others_is_refused(tmp_path: Path) -> None:
     assert time.monotonic() - began < 30
 
 
-def test_more_processes_than_asked_for_are_refused(tmp_path: Path) -> None:
-    for expected in (1, 3):
-        launcher = [*LAUNCHER.split(), "-n", "2"]
-        done = command(*launcher, ranks=expected, spec=tmp_path / "none.json")
-        assert done.returncode != 0
-        assert done.stderr.count("error: --ranks: found") == 1, done.stderr
-        assert "allowed: 2" in done.stderr
+def test_another_number_than_asked_for_is_refused(tmp_path: Path) -> None:
+    launcher = [*LAUNCHER.split(), "-n", "2"]
+    done = command(*launcher, ranks=3, spec=tmp_path / "none.json")
+    assert done.returncode != 0
+    assert done.stderr.count("error: --ranks: found") == 1, done.stderr
+    assert "allowed: 2" in done.stderr
+
+
+STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"}  # a shell has them
+
+
+def run_reference(folder: Path, *launcher: str, **environment: str) -> tuple[int, str]:
+    """Exit code and messages of Hartree-Fock of one run, a stage of one process."""
+    spec = spec_of(folder)
+    path = folder / "spec.json"
+    path.write_text(spec.model_dump_json())
+    words = [*launcher, sys.executable, "-m", "ferminet_core", "reference", str(path)]
+    done = subprocess.run(
+        [*words, "--out", str(folder / "r.zarr.zip"), "--work", str(folder / "r.work")],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+        cwd=ROOT,
+        env={**os.environ, **AS_ROOT, **environment},
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_stage_of_one_process_runs_in_a_step_of_several_tasks(tmp_path: Path) -> None:
+    code, messages = run_reference(tmp_path, **STEP)
+    assert code == 0, messages
+    assert (tmp_path / "r.zarr.zip").exists()
+
+
+def test_processes_of_one_launch_on_one_stage_compute_it_once(tmp_path: Path) -> None:
+    code, messages = run_reference(tmp_path, *LAUNCHER.split(), "-n", "2")
+    assert code == 0, messages
+    assert messages.count("finished before; its result is in place again") == 1
+    events = (tmp_path / "r.work" / "events.jsonl").read_text()
+    assert events.count('"event": "done"') == 1
+
+
+def test_a_process_of_a_task_farm_says_what_is_wrong(tmp_path: Path) -> None:
+    done = command(ranks=1, spec=tmp_path / "none.json", **STEP | {"SLURM_PROCID": "3"})
+    assert done.returncode == InputError.exit_code
+    assert "none.json" in done.stderr
+
+
+def test_a_terminal_stands_for_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in STEP.items():
+        monkeypatch.setenv(name, value)
+    outer, inner = os.openpty()
+    try:
+        with open(inner) as terminal:
+            monkeypatch.setattr(sys, "stdin", terminal)
+            assert distributed.start().size == 1
+    finally:
+        os.close(outer)
 
 
 def test_bad_input_is_told_once(tmp_path: Path) -> None:
@@ -128,6 +183,20 @@ def test_what_rank_0_raises_is_raised_everywhere() -> None:
     )
     assert done.returncode == LockedError.exit_code
     assert done.stderr.count("held by another") == 1, done.stderr
+
+
+def test_a_lack_of_memory_on_rank_0_has_its_code_everywhere() -> None:
+    done = on_ranks(
+        """
+        import numpy as np
+        try:
+            world.on_root(lambda: np.ones(2**50))
+        except MemoryError as error:
+            sys.exit(world.settle(f"error: {error}", 74))
+        """
+    )
+    assert done.returncode == 74
+    assert done.stderr.count("Unable to allocate") == 1, done.stderr
 
 
 def test_reasons_and_arrays_of_all_ranks() -> None:
@@ -226,6 +295,24 @@ def test_gpus_are_parted_among_the_ranks_of_a_node() -> None:
     nodes = [member(0, "g0 g1", "a"), member(1, "g0 g1", "a"), member(2, "h0 h1", "b")]
     assert [distributed.share_of_gpus(nodes, r) for r in range(3)] == [[0], [1], None]
     assert distributed.share_of_gpus([member(0), member(1)], 0) is None
+
+
+def test_gpus_that_cannot_be_told_apart_are_reported(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world = Ranks()
+    world.size = 2
+    monkeypatch.setattr("jax.local_devices", lambda: [None, None])
+    for members, warned in (
+        ([member(0), member(1)], True),  # an AMD node without a variable
+        ([member(0, "2"), member(1, "3")], False),
+        ([member(0), member(1, host="b")], False),  # alone on their hosts
+    ):
+        world.members = members
+        world._check_gpus(None)
+        assert ("it was not checked that each rank" in capsys.readouterr().err) is warned
+    with pytest.raises(InputError, match="JAX took 2 GPUs for a share of 1"):
+        world._check_gpus([0])
 
 
 @pytest.mark.parametrize("gpus", [("g0", "g0"), ("g0 g1", "g1 g2"), ("g0 g1 g2", "g0 g1 g2")])

@@ -1,16 +1,22 @@
 """What a user sees of runs from outside, and does to them."""
 
+import io
 import json
 import os
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import pytest
+from helpers.finished_scan import SYSTEM, save_finished_scan
+from helpers.scans import LITERATURE, make_scan, write_literature
 from helpers.stages import Oscillator, PowerCutError, command, failing, in_results, run
 
 from ferminet_core.cli import commands
-from ferminet_core.errors import InputError, LockedError
-from ferminet_core.inputs.spec_files import conventional_spec
+from ferminet_core.errors import ArtefactError, InputError, LockedError
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import conventional_spec, freeze, write_specs
+from ferminet_core.report import scan_files
 from ferminet_core.runner import maintenance, status
 from ferminet_core.runner.job import Job
 from ferminet_core.storage import files
@@ -196,3 +202,84 @@ def test_an_archive_holds_results_and_no_checkpoints(tmp_path: Path) -> None:
         "h2/runs/r_1.4/inference.zarr.zip",
         "h2/runs/r_1.4/optimise.provenance.json",
     }
+
+
+def finished(folder: Path) -> Path:
+    """A finished scan with published energies, as a workflow leaves it; its folder."""
+    write_literature(folder)
+    scan = make_scan(folder, SYSTEM + LITERATURE)
+    write_specs(scan, folder / "results")
+    freeze(scan, folder / "results")
+    return save_finished_scan(scan, folder / "results", iterations=100, records=60)
+
+
+def test_an_unpacked_archive_gives_the_same_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    scan = finished(here)
+    monkeypatch.chdir(here)
+    scan_files.write_summary(load_scan(scan / "scan.json"), here / "results")
+    table = (scan / "scan.csv").read_text()
+    assert "ref_exact_Eh" in table
+    maintenance.archive(scan, tmp_path / "h2.tar", print)
+    here.rename(tmp_path / "gone")
+    there.mkdir()
+    with tarfile.open(tmp_path / "h2.tar") as tar:
+        tar.extractall(there, filter="data")
+    assert (there / "h2/system/h2.yaml").read_text() == SYSTEM + LITERATURE
+    (there / "h2/scan.csv").unlink()
+    done = command("summary", there / "h2/scan.json")
+    assert "warning: literature" not in done.stderr + done.stdout
+    assert (there / "h2/scan.csv").read_text() == table
+    # An archive of what was unpacked holds the same.
+    maintenance.archive(there / "h2", tmp_path / "again.tar", print)
+    with tarfile.open(tmp_path / "h2.tar") as one, tarfile.open(tmp_path / "again.tar") as two:
+        assert sorted(one.getnames()) == sorted(two.getnames())
+
+
+def test_links_are_archived_as_the_files_that_they_lead_to(tmp_path: Path) -> None:
+    scan = finished(tmp_path)
+    artefact = next((scan / "runs").glob("*/inference.zarr.zip"))
+    content = artefact.read_bytes()
+    elsewhere = tmp_path / "scratch.zarr.zip"
+    artefact.rename(elsewhere)
+    artefact.symlink_to(elsewhere)
+    target = tmp_path / "h2.tar"
+    maintenance.archive(scan, target, print)
+    with tarfile.open(target) as tar:
+        member = tar.getmember(f"h2/{artefact.relative_to(scan)}")
+        file = tar.extractfile(member)
+        assert member.isreg()
+        assert file is not None
+        assert file.read() == content
+    target.unlink()
+    elsewhere.unlink()
+    with pytest.raises(InputError, match=r"not finished: .* \(inference: waiting\)"):
+        maintenance.archive(scan, target, print)
+    assert not target.exists()
+
+
+def test_an_archive_that_is_not_right_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = finished(tmp_path)
+    target = tmp_path / "h2.tar"
+    before = sorted(tmp_path.rglob("*"))
+    add = tarfile.TarFile.addfile
+
+    def lose_a_byte(self: tarfile.TarFile, member: tarfile.TarInfo, file: Any = None) -> None:
+        if member.name.endswith("runs.txt"):
+            file = io.BytesIO(b"x" * member.size)
+        add(self, member, file)
+
+    monkeypatch.setattr(tarfile.TarFile, "addfile", lose_a_byte)
+    with pytest.raises(ArtefactError, match=r"differs from the files .*: h2/runs\.txt; nothing"):
+        maintenance.archive(scan, target, print)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="resluts: no such folder"):
+        maintenance.request_stop(tmp_path / "resluts")

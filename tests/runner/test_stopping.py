@@ -11,7 +11,14 @@ import pytest
 
 from ferminet_core.errors import InputError
 from ferminet_core.runner import stopping
-from ferminet_core.runner.stopping import Stop, parse_wall_time, slurm_seconds_left
+from ferminet_core.runner.stopping import (
+    Stop,
+    flux_seconds_left,
+    parse_wall_time,
+    seconds_left,
+    slurm_seconds_left,
+    torque_seconds_left,
+)
 
 PRELUDE = """
 import os, signal, sys, time
@@ -137,3 +144,34 @@ def test_the_limit_is_read_from_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path:
         squeue.write_text(f"#!/bin/sh\necho {answer}\n")
         squeue.chmod(0o755)
         assert slurm_seconds_left() == expected
+
+
+def test_the_limit_is_read_from_flux(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    flux = tmp_path / "flux"
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("FLUX_JOB_ID", "f4q9rsV")
+    assert flux_seconds_left() is None  # Flux does not answer
+    for answer, expected in (("3599", 3599.0), (str(2**32 - 1), None)):
+        flux.write_text(f'#!/bin/sh\n[ "$*" = "job timeleft" ] && echo {answer}\n')
+        flux.chmod(0o755)
+        assert flux_seconds_left() == expected
+    monkeypatch.delenv("FLUX_JOB_ID")
+    assert flux_seconds_left() is None
+
+
+def test_the_limit_of_torque_counts_from_the_beginning_of_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ferminet_core.storage.provenance.process_age", lambda pid: 600.0)
+    assert torque_seconds_left() is None
+    monkeypatch.setenv("PBS_JOBID", "7.server")
+    assert torque_seconds_left() is None  # PBS Professional does not say
+    for limit in ("3600", "1:00:00"):
+        monkeypatch.setenv("PBS_WALLTIME", limit)
+        assert torque_seconds_left() == 3000.0
+        assert seconds_left() == 3000.0
+
+
+def test_variables_of_a_job_that_is_over_set_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) - 60))
+    assert seconds_left() is None

@@ -263,6 +263,7 @@ def test_runs_share_a_node_and_have_a_gpu_each(
     command = scan.command(scan.profile("whole-node"), "--until", "optimise")
     environment = scan.environment()
     environment["PATH"] = f"{driver.parent}:{environment['PATH']}"
+    environment["JAX_PLATFORMS"] = "cpu"  # otherwise GPUs that JAX cannot use are an error
     words = ["sbatch", "--wait", "--partition=gpu", "--nodes=1", "--exclusive", "--gres=gpu:4"]
     words += [f"--output={tmp_path}/job.log", "--wrap", shlex.join(command)]
     done = subprocess.run(words, env=environment, cwd=ROOT, check=False)

@@ -3,7 +3,9 @@
 The loop is a toy; the files, the digest and the rules are the real ones.
 """
 
+import errno
 import json
+import os
 import random
 import shutil
 import zipfile
@@ -11,13 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, spec_of
 
-from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ResumeError
+from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ReadError, ResumeError
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.parallel import jax_setup
+from ferminet_core.parallel.distributed import Ranks
 from ferminet_core.runner import run_stage
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.stopping import Stop
@@ -75,6 +79,56 @@ def test_an_interrupted_run_goes_on(cut_off: Job, whole: str, tmp_path: Path) ->
     assert provenance is not None
     assert provenance["history"][-1]["step"] == 30
     assert provenance["restarts"] == 1
+
+
+def test_the_series_of_a_resume_stay_on_rank_0(
+    cut_off: Job, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of an inference take hundreds of megabytes, and no other rank reads them."""
+    sent: list[Any] = []
+    on_root = Ranks.on_root
+
+    def listen(self: Ranks, compute: Callable[[], Any]) -> Any:
+        sent.append(on_root(self, compute))
+        return sent[-1]
+
+    monkeypatch.setattr(Ranks, "on_root", listen)
+    assert drive(copy_of(cut_off, tmp_path)) == whole
+    beginning = sent[0]
+    assert beginning.start.step == 30
+    assert beginning.start.leaves
+    assert beginning.start.series == {}
+
+
+def test_a_device_without_memory_ends_a_stage_that_can_go_on(whole: str, tmp_path: Path) -> None:
+    error = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.\n")
+    job = job_for(spec_of(tmp_path), tmp_path)
+    with pytest.raises(
+        MemoryError, match=r"^r_1\.4 optimise: RESOURCE_EXHAUSTED: .* mcmc\.walkers"
+    ):
+        drive(job, Oscillator(failing(20, error)))
+    status = files.read_json(job.work / "status.json") or {}
+    assert status["state"] == "resumable"
+    assert drive(job, Oscillator()) == whole
+
+
+def test_a_checkpoint_that_cannot_be_read_now_stays_in_place(
+    cut_off: Job, whole: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the file server is not a damaged file."""
+    job = copy_of(cut_off, tmp_path)
+    newest = checkpoints.steps_in(job.checkpoints)[30]
+
+    class FailingZip(zipfile.ZipFile):
+        def read(self, *args: Any, **kwargs: Any) -> bytes:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(zipfile, "ZipFile", FailingZip)
+        with pytest.raises(ReadError, match=f"{newest}: cannot be read: Input/output error"):
+            drive(job, Oscillator())
+    assert not job.aside.exists()
+    assert drive(job, Oscillator()) == whole
 
 
 # --- damage ---------------------------------------------------------------------------------------

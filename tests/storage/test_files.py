@@ -1,8 +1,11 @@
 """Records next to the artefacts: whole, readable, complete."""
 
+import contextlib
+import errno
 import json
 import os
 import socket
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +95,25 @@ def test_the_file_is_on_disk_before_the_rename_and_the_folder_after(
     monkeypatch.setattr(os, "replace", record_replace)
     files.write_json(tmp_path / "a.json", {})
     assert calls == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_missing_call_for_folders_is_passed_over(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network file systems cannot flush a folder. A disk that fails to is another matter."""
+    fsync = os.fsync
+
+    def fail_on_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fail_on_folders)
+    fails = number == errno.EIO
+    with pytest.raises(OSError, match="Input/output") if fails else contextlib.nullcontext():
+        files.write_json(tmp_path / "a.json", {"x": 1})
+    assert files.read_json(tmp_path / "a.json") == {"x": 1}
 
 
 def test_json_holds_array_scalars_paths_and_nested_nan(tmp_path: Path) -> None:

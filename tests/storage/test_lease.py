@@ -107,6 +107,47 @@ def test_a_renewed_lease_of_another_machine_is_respected(
         Lease(tmp_path).acquire(look, lambda line: None)
 
 
+def test_a_file_server_with_a_wrong_clock_hides_no_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utime, link = os.utime, os.link
+
+    def stamp(path: Path, times: tuple[float, float] | None = None) -> None:
+        utime(path, times or (time.time() - 3600,) * 2)  # without times, the server decides
+
+    def create(source: Path, target: Path) -> None:
+        link(source, target)
+        stamp(target)
+
+    monkeypatch.setattr(os, "utime", stamp)
+    monkeypatch.setattr(os, "link", create)
+    monkeypatch.setattr(lease, "RENEW_S", 0.05)
+    monkeypatch.setattr(lease, "_machine", lambda: "the holder's node")
+    with now(tmp_path):
+        monkeypatch.setattr(lease, "_machine", lambda: "another node")
+        assert lease.holder_of(tmp_path) is not None
+        utime(tmp_path / lease.NAME, (0, 0))
+        deadline = time.monotonic() + 20  # guards against a hang
+        while lease.holder_of(tmp_path) is None:  # until the next renewal
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_a_lease_that_cannot_be_read_now_is_not_lost(tmp_path: Path) -> None:
+    held = now(tmp_path)
+    path = tmp_path / lease.NAME
+    content = path.read_text()
+    path.unlink()
+    path.mkdir()  # reading it is an error of the file system
+    with pytest.raises(IsADirectoryError):
+        held.check()
+    path.rmdir()
+    path.write_text(content)
+    held.check()
+    held.release()
+    assert not path.exists()
+
+
 def test_whoever_lost_its_lease_writes_nothing(tmp_path: Path) -> None:
     first = now(tmp_path)
     path = tmp_path / lease.NAME

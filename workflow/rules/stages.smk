@@ -1,6 +1,7 @@
 # A rule for each stage of a run, from the table of the stages. The conventional energies are a branch
 # for the runs that ask for them. They have the lowest priority, so they do not keep the chain from a
-# core.
+# core. Snakemake deletes the log of a stage before each attempt; attempts.log in the work folder keeps
+# them all.
 
 
 for depth, stage in enumerate(STAGES):
@@ -34,6 +35,7 @@ for depth, stage in enumerate(STAGES):
                 else (share_of_cores if stage.cores else "")
             ),
         shell:
+            "mkdir -p {params.work:q} && "
             "{params.launcher} python -m ferminet_core {params.stage} {input.spec:q} {params.parents}"
             " --out {output:q} --work {params.work:q} {params.share}"
-            " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
+            " --attempt {resources.attempt_number} 2>&1 | tee -ai {log:q} {params.work:q}/attempts.log"

@@ -1,0 +1,45 @@
+"""What Snakemake takes from the machine and leaves on it: cores, no home folder, logs."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from helpers.paths import ROOT
+from helpers.workflow import Workflow
+from snakemake.profiles import ProfileConfigFileParser  # type: ignore[import-untyped]
+
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.parallel import jax_setup
+
+
+@pytest.mark.parametrize("profile", ["local", "whole-node"])
+def test_the_cores_of_a_profile_are_those_that_a_container_grants(
+    profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
+    monkeypatch.setattr(jax_setup, "cpu_quota", lambda: 6.5)
+    with open(ROOT / "cluster_profiles" / profile / "config.yaml") as file:
+        assert int(ProfileConfigFileParser().parse(file)["cores"]) == 6
+
+
+def test_a_scan_needs_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc/none")  # where not even root can make a folder
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert Workflow(tmp_path).jobs()["reference"] == 3
+
+
+def test_the_log_of_a_stage_keeps_all_attempts(tmp_path: Path) -> None:
+    workflow = Workflow(tmp_path)
+    write_specs(load_scan(workflow.system), workflow.results)
+    scan = workflow.results / "test"
+    kept = scan / "runs" / "r_2" / "reference.work" / "attempts.log"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("why the first attempt failed\n")
+    done = workflow.snakemake(str(scan / "runs" / "r_2" / "reference.zarr.zip"))
+    assert done.returncode == 0, done.stderr
+    first, second = kept.read_text().splitlines()
+    assert first == "why the first attempt failed"
+    assert re.match(r"r_2 reference: 20\S+, attempt 1, 1 x cpu on ", second)
+    assert (scan / "logs" / "r_2" / "reference.log").read_text() == f"{second}\n"
