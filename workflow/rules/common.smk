@@ -11,14 +11,21 @@ from snakemake.common.tbdstring import TBDString
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from ferminet_core.errors import FermiNetError, InputError
+from ferminet_core.errors import FermiNetError, InputError, LockedError
 from ferminet_core.inputs.messages import did_you_mean
 from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import find_changes, freeze
+from ferminet_core.inputs.spec_files import FROZEN_SCAN, find_changes, freeze
 from ferminet_core.inputs.stage_table import STAGES
 from ferminet_core.inputs.warm_starts import generation
 from ferminet_core.runner.workflow_lock import hold
+
+# In the main process, and in a Slurm job around the process that runs the stage.
+if not workflow.subprocess_exec:
+    sys.path.append(str(Path(workflow.basedir) / "workflow" / "executors"))
+    from slurm_jobs import install
+
+    install()
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
 os.environ.update(
@@ -47,6 +54,37 @@ def check_config():
         raise InputError(f"--config {key}: {found.message}") from None
 
 
+def keep_onstart():
+    """Make --no-hooks leave out the table after a failure only, not the lock on the scan."""
+    execute = workflow.execute
+
+    def with_onstart(*arguments, **named):
+        if workflow.execution_settings.no_hooks:
+            workflow.execution_settings.no_hooks = False
+            workflow.onerror(lambda log: None)
+            workflow.onsuccess(lambda log: None)
+        return execute(*arguments, **named)
+
+    workflow.execute = with_onstart
+
+
+def frozen_stamp():
+    """Which file holds the scan as it was when the last jobs started; None without a file."""
+    try:
+        stat = os.stat(f"{SCAN_FOLDER}/{FROZEN_SCAN}")
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def refuse_changed_scan():
+    """Refuse if another Snakemake has worked on the scan since this one read its files."""
+    if frozen_stamp() != FROZEN:
+        raise LockedError(
+            f"{SCAN_FOLDER}: another Snakemake has just worked on this scan; start again"
+        )
+
+
 try:
     check_config()
 except FermiNetError as error:
@@ -69,10 +107,12 @@ if workflow.is_main_process:
             preset=config.get("preset"),
             overrides=shlex.split(config.get("set", "")),
         )
+        SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
+        FROZEN = frozen_stamp()
         CHANGES = find_changes(SCAN, RESULTS, config["takeover"] in (True, "yes"))
     except FermiNetError as error:
         fail(error)
-    SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
+    keep_onstart()
     RUN_IDS = [run.run_id for run in SCAN.runs]
 
     # Unfinished runs by their number of steps from an anchor, which is 0 without warm starts.

@@ -69,7 +69,8 @@ rule summary:
 # Only when jobs are about to run: not in a dry run, and not in the process of a job.
 onstart:
     try:
-        hold(Path(SCAN_FOLDER))
+        hold(Path(SCAN_FOLDER), lambda line: print(line, file=sys.stderr))
+        refuse_changed_scan()
         freeze(SCAN, RESULTS)
     except FermiNetError as error:
         fail(error)
