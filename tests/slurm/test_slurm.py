@@ -367,7 +367,9 @@ def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
     for words in submissions(scan, "slurm-gpu", "--until", "optimise"):
         assert any(word.startswith("--gres=gpu:4") or word == "--gres" for word in words), words
         assert_accepted(words)
-        assert "--ntasks=8" in words
+        assert "--nodes=2" in words
+        assert "--ntasks-per-node=4" in words
+        assert words[words.index("--mem-per-cpu") + 1] == "2000"
         assert "--cpus-per-task=8" in words
         assert not any(word.startswith("--ntasks-per-gpu") for word in words)
 

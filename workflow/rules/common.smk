@@ -90,6 +90,9 @@ try:
 except FermiNetError as error:
     fail(error)
 
+# Minutes of a job that pass before its stage starts.
+START_MINUTES = 2
+
 RESULTS = str(config["results"])
 FOLDER = f"{RESULTS}/{{scan}}"
 SPEC = f"{FOLDER}/spec/{{run_id}}.json"
@@ -195,6 +198,8 @@ def launcher(wildcards, resources, threads):
     # A step of Slurm no longer inherits the cores per task of its job.
     if words.startswith("srun") and cores > 0:
         words += f" --cpus-per-task={cores}"
+    if words.startswith("srun") and resources.get("tasks_per_node"):
+        words += f" --ntasks-per-node={resources.tasks_per_node}"
     return words
 
 
@@ -220,6 +225,18 @@ def parents(wildcards, input):
     return " ".join(
         f"--{name} {shlex.quote(path)}" for name, path in files.items() if path
     )
+
+
+def wall_time(wildcards, resources):
+    """The option for the wall time of a job of a batch system that a stage cannot ask.
+
+    Slurm is asked. Elsewhere it is the job's runtime, in minutes, less some for its start.
+    """
+    minutes = resources.get("runtime", 0)
+    asked = workflow.is_main_process or "SLURM_JOB_ID" in os.environ
+    if asked or not minutes or isinstance(minutes, TBDString):
+        return ""
+    return f"--wall-time {max(1, int(minutes) - START_MINUTES)}"
 
 
 def work_folder(wildcards, output):

@@ -28,6 +28,7 @@ for depth, stage in enumerate(STAGES):
             launcher=launcher if stage.ranks else "",
             parents=parents,
             work=work_folder,
+            wall_time=wall_time,
             share=(
                 share_of_ranks
                 if stage.ranks
@@ -36,4 +37,4 @@ for depth, stage in enumerate(STAGES):
         shell:
             "{params.launcher} python -m ferminet_core {params.stage} {input.spec:q} {params.parents}"
             " --out {output:q} --work {params.work:q} {params.share}"
-            " --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
+            " {params.wall_time} --attempt {resources.attempt_number} 2>&1 | tee -i {log:q}"
