@@ -170,7 +170,7 @@ def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
 @pytest.mark.campaign
 def test_the_wall_time_costs_no_retry(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
     """A minute for each job, about half of it gone before the first step, and no retries."""
-    iterations = 20_000  # more than three such jobs can make
+    iterations = 8_000  # more than such a job can make
     scan.lengthen(iterations)
     whole = Scan(tmp_path / "whole", scan.cache)
     undisturbed.copy_results(whole)
@@ -180,7 +180,7 @@ def test_the_wall_time_costs_no_retry(scan: Scan, undisturbed: Scan, tmp_path: P
     assert_as_undisturbed(scan, whole, 900.0)
     assert "Trying to restart job" not in scan.log
     stops = [event["reason"] for event in events(scan, "resumable")]
-    assert len(stops) >= 3
+    assert stops
     assert scan.log.count("goes on in another Slurm job") == len(stops)
     assert all("wall-time limit" in stop or "SIGUSR1" in stop for stop in stops), stops
     steps = [event["step"] for event in events(scan, "resume")]
