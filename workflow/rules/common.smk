@@ -9,16 +9,19 @@ from pathlib import Path
 import yaml
 from snakemake.common.tbdstring import TBDString
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
 from ferminet_core.errors import FermiNetError, InputError, LockedError
 from ferminet_core.inputs.messages import did_you_mean
-from ferminet_core.inputs.run_spec import load_spec
-from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import FROZEN_SCAN, find_changes, freeze
 from ferminet_core.inputs.stage_table import STAGES
-from ferminet_core.inputs.warm_starts import generation
-from ferminet_core.runner.workflow_lock import hold
+
+# Jobs parse this file as well, several times each, and need less.
+if workflow.is_main_process:
+    from snakemake.utils import validate
+
+    from ferminet_core.inputs.scan import load_scan
+    from ferminet_core.inputs.spec_files import FROZEN_SCAN, find_changes, freeze
+    from ferminet_core.inputs.warm_starts import generation
+    from ferminet_core.runner.workflow_lock import hold
 
 # In the main process, and in a Slurm job around the process that runs the stage.
 if not workflow.subprocess_exec:
@@ -43,6 +46,10 @@ def check_config():
     """Refuse unknown keys and values of the wrong kind; set defaults."""
     schema = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
     known = yaml.safe_load(schema.read_text(encoding="utf-8"))["properties"]
+    if not workflow.is_main_process:  # which has checked them
+        for key, entry in known.items():
+            config.setdefault(key, entry.get("default"))
+        return
     for key in config:
         if key not in known:
             raise InputError(f"--config {key}: unknown key{did_you_mean(key, known)}")
@@ -163,6 +170,8 @@ def neighbour_of(stage):
         if workflow.is_main_process:
             other = CHANGES.neighbours.get(wildcards.run_id)
         else:
+            from ferminet_core.inputs.run_spec import load_spec
+
             other = load_spec(SPEC.format(**wildcards)).neighbour
         if not other:
             return []
