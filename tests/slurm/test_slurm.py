@@ -283,6 +283,28 @@ def test_a_geometry_that_fails_costs_itself_alone(slurm: None, tmp_path: Path, c
     assert (scan.results / "cluster" / "scan.csv").exists()
 
 
+def test_a_checkout_in_a_folder_with_a_space(slurm: None, tmp_path: Path, cache: Path) -> None:
+    """The project, its interpreter, the system file and the results."""
+    scan = Scan(tmp_path / "a folder", cache)
+    project = tmp_path / "a folder" / "project"
+    for name in ("ferminet_core", "workflow"):
+        shutil.copytree(ROOT / name, project / name)
+    shutil.copy(ROOT / "Snakefile", project)
+    python = project / ".venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    (packages,) = (project / ".venv" / "lib").glob("*/site-packages")
+    (packages / "all.pth").write_text("\n".join([str(project), *sys.path]) + "\n")
+    words = [str(python), "-m", "snakemake", "--snakefile", str(project / "Snakefile")]
+    words += scan.command(scan.profile("slurm", retries="0"), "--until", "reference")[5:]
+    environment = scan.environment()
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        words, cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (scan.run / "reference.zarr.zip").exists()
+
+
 @pytest.mark.campaign
 def test_a_job_that_slurm_has_forgotten(slurm: None, tmp_path: Path, cache: Path) -> None:
     """Snakemake sleeps until Slurm no longer knows its job."""

@@ -114,12 +114,17 @@ def test_jobs_do_not_see_edits_of_the_system_file(workflow: Workflow, mode: str)
         assert json.loads(result.attrs["spec"])["config"]["reference"]["basis"] == "sto-3g"
 
 
-def test_a_stage_knows_the_wall_time_of_other_batch_systems(workflow: Workflow) -> None:
-    """No tool of the batch system is asked."""
+def test_a_job_parses_little_and_knows_the_wall_time_of_other_batch_systems(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tool of the batch system is asked, and the modules of scans are not loaded."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
     write_specs(load_scan(workflow.system), workflow.results)
     words = ("--dry-run", "--printshellcmds", "--set-resources", "reference:runtime=240")
     done = job(workflow, "reference", "r_2", "remote", *words)
     assert " --wall-time 238 " in done.stdout + done.stderr
+    assert "ferminet_core.inputs.stage_table" in done.stderr
+    assert "ferminet_core.inputs.scan" not in done.stderr
 
 
 @pytest.mark.slow

@@ -258,7 +258,7 @@ def attempt_number(wildcards, attempt):
 
 
 def staged(wildcards):
-    """A folder with the new texts of the files that `specs` writes, in Snakemake's scratch space.
+    """A folder with what `specs` writes and deletes, in Snakemake's scratch space.
 
     Snakemake must see the present files as outdated, also in a dry run, which may not touch them.
     So this folder's time is a moment after theirs. It is not the present time, because the clock of
@@ -266,9 +266,12 @@ def staged(wildcards):
     """
     folder = workflow.snakemake_tmp_dir / "specs"
     for name, text in CHANGES.texts.items():
-        path = folder / name
+        path = folder / "new" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    obsolete = "".join(f"{name}\n" for name in CHANGES.obsolete)
+    (folder / "obsolete.txt").write_text(obsolete, encoding="utf-8")
     present = [
         path.stat().st_mtime
         for pattern in ("runs.txt", "spec/**/*.json", "runs/*/*.zarr.zip", "scan.csv")
