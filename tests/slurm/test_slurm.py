@@ -289,7 +289,8 @@ def test_a_checkout_in_a_folder_with_a_space(slurm: None, tmp_path: Path, cache:
     project = tmp_path / "a folder" / "project"
     for name in ("ferminet_core", "workflow"):
         shutil.copytree(ROOT / name, project / name)
-    shutil.copy(ROOT / "Snakefile", project)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, project)
     python = project / ".venv" / "bin" / "python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
     (packages,) = (project / ".venv" / "lib").glob("*/site-packages")
