@@ -106,6 +106,7 @@ class Executor(PluginExecutor):
         """Prepare; Snakemake calls this when the executor starts."""
         self._ending = threading.Event()
         self._silent = False
+        self._interval = self.workflow.executor_settings.init_seconds_before_status_checks
         super().__post_init__(test_mode)
 
     def get_python_executable(self) -> str:
@@ -249,8 +250,8 @@ class Executor(PluginExecutor):
             else:
                 ended += 1
         first = self.workflow.executor_settings.init_seconds_before_status_checks
-        later = min(1.5 * self.next_seconds_between_status_checks, LONGEST_INTERVAL_S)
-        self.next_seconds_between_status_checks = first if ended else later
+        self._interval = first if ended else min(1.5 * self._interval, LONGEST_INTERVAL_S)
+        self.next_seconds_between_status_checks = self._interval
 
     async def _states(self) -> dict[str, str] | None:
         """The state of each job and array task that Slurm knows; None if it does not answer."""
