@@ -34,7 +34,7 @@ rule specs:
     params:
         # Not the directive `script`, which fails in a folder with a space in its name.
         script=str(Path(workflow.basedir) / "workflow" / "scripts" / "write_specs.py"),
-        folder=SCAN_FOLDER,
+        folder=lambda wildcards: SCAN_FOLDER,
     shell:
         "python {params.script:q} {input:q} {params.folder:q} 2>&1 | tee {log:q}"
 
