@@ -1,53 +1,69 @@
 """Lets one workflow at a time work on a scan.
 
-The main process of a workflow holds a lock of the operating system on the folder of the scan. The
-lock ends with the process, however the process ends, so a killed workflow leaves nothing to unlock.
-The profiles therefore switch off Snakemake's own lock files, which outlive a killed process.
+The main process of a workflow holds the lease on `.workflow` in the folder of the scan, as a stage
+holds the lease on its work folder. On the same machine the lease ends with the process, however the
+process ends. On another machine it ends a minute after the last sign of life. So a killed workflow
+leaves nothing to unlock. The profiles therefore switch off Snakemake's own lock files, which
+outlive a killed process.
 """
 
-import fcntl
+import atexit
 import os
-import socket
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
-from ferminet_core.errors import ArtefactError, LockedError
+from ferminet_core.errors import ArtefactError
+from ferminet_core.storage import files
+from ferminet_core.storage.lease import EXPIRY_S, NAME, Lease, describe, process_runs
 
-_held: list[IO[str]] = []  # open until the process ends
+FOLDER = ".workflow"
 
 
-def hold(folder: Path) -> None:
+def hold(folder: Path, tell: Callable[[str], None]) -> None:
     """Hold the folder of a scan until this process ends.
 
-    On a file system without such locks nothing is held. The leases of the stages still keep two
-    jobs from computing the same stage.
+    A holder on another machine is watched until it gives a sign of life, which takes seconds, or
+    until its lease has expired.
 
     Args:
         folder: Folder of the scan; it is created if it is missing.
+        tell: Called with a line before such a watch.
 
     Raises:
         LockedError: Another process holds the folder.
         ArtefactError: The folder cannot be written.
     """
+    path = folder / FOLDER / NAME
+    first = _stamp(path)
+
+    def alive() -> str | None:
+        holder = files.read_json(path)
+        if holder is None or process_runs(holder) is False:
+            return None
+        if process_runs(holder) or _stamp(path) != first:
+            return "a Snakemake that works on this scan; end it, wait, or give another results="
+        return None
+
+    def watch(_: str) -> None:
+        holder = files.read_json(path) or {}
+        tell(f"{folder}: watching for {EXPIRY_S:g} s whether {describe(holder)} still works on it")
+
+    lease = Lease(path.parent)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Jobs do not inherit the open file, so they do not keep the lock.
-        file = open(folder / ".workflow.lock", "a+", encoding="utf-8")  # noqa: SIM115
+        lease.acquire(alive, watch)
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
+    atexit.register(_release, lease, os.getpid())
+
+
+def _release(lease: Lease, pid: int) -> None:
+    if os.getpid() == pid:  # not in a fork
+        lease.release()
+
+
+def _stamp(path: Path) -> int:
+    """When the lease was last renewed, by the clock of the file server; 0 without a lease."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
-        file.close()
-        raise LockedError(
-            f"{folder}: another Snakemake works on this scan ({holder}); wait for it or end it"
-        ) from None
+        return path.stat().st_mtime_ns
     except OSError:
-        file.close()
-        return
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    _held.append(file)
+        return 0

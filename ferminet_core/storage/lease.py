@@ -62,7 +62,7 @@ def holder_of(work: Path) -> dict[str, Any] | None:
     holder = files.read_json(path)
     if holder is None:
         return None
-    alive = _alive(holder)
+    alive = process_runs(holder)
     if alive is None:
         try:
             alive = time.time() - path.stat().st_mtime < EXPIRY_S
@@ -71,7 +71,7 @@ def holder_of(work: Path) -> dict[str, Any] | None:
     return holder if alive else None
 
 
-def _alive(holder: Mapping[str, Any]) -> bool | None:
+def process_runs(holder: Mapping[str, Any]) -> bool | None:
     """Whether the holder's process runs; None if this machine cannot know."""
     ticks, machine = holder.get("ticks"), _machine()
     if ticks is None or not machine or holder.get("machine") != machine:
@@ -107,7 +107,7 @@ class Lease:
             stamp = self._stamp(holder)
             if stamp != seen:
                 seen, since = stamp, time.monotonic()
-            dead = _alive(holder) is False or time.monotonic() - since > EXPIRY_S
+            dead = process_runs(holder) is False or time.monotonic() - since > EXPIRY_S
             if dead:
                 self._remove_dead(str(holder.get("token", "")))
                 continue

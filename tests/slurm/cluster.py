@@ -172,6 +172,14 @@ def kill_controller() -> None:
     _kill("slurmctld", signal.SIGKILL)
 
 
+def configure(old: str, new: str) -> None:
+    """Change the running cluster's configuration."""
+    text = CONFIG.read_text()
+    assert old in text
+    CONFIG.write_text(text.replace(old, new))
+    call("scontrol", "reconfigure")
+
+
 def kill_node(name: str) -> None:
     """SIGKILL to a node's slurmd, its step managers, and all that runs on it: a lost node."""
     _kill(f"slurmd.{name}", signal.SIGKILL)

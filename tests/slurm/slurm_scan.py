@@ -67,6 +67,11 @@ class Scan:
         (folder / "config.yaml").write_text("\n".join(lines) + "\n")
         return folder
 
+    def set_resources(self, profile: Path, text: str) -> None:
+        """Add resources of rules, as YAML, to a profile."""
+        path = profile / "config.yaml"
+        path.write_text(path.read_text().replace("set-resources:\n", f"set-resources:\n{text}"))
+
     def command(self, profile: Path, *arguments: str) -> list[str]:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
         command += ["--profile", str(profile), "--directory", str(self.workdir), *arguments]

@@ -168,20 +168,20 @@ def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
 
 
 @pytest.mark.campaign
-def test_wall_time_hit_three_times(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
-    """A minute for each of three jobs, about half of it gone before the first step."""
-    iterations = 20_000  # more than three such jobs can make
+def test_the_wall_time_costs_no_retry(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
+    """A minute for each job, about half of it gone before the first step, and no retries."""
+    iterations = 8_000  # more than such a job can make
     scan.lengthen(iterations)
     whole = Scan(tmp_path / "whole", scan.cache)
     undisturbed.copy_results(whole)
     whole.lengthen(iterations)
     whole.local()
-    changes = {"runtime": '"1 if attempt < 4 else 30"', "slurm_extra": "\"'--signal=USR1@15'\""}
-    optimise(scan, **changes)
+    optimise(scan, runtime="1", slurm_extra="\"'--signal=USR1@15'\"", retries="0")
     assert_as_undisturbed(scan, whole, 900.0)
-    assert scan.log.count("Trying to restart job") == 3
+    assert "Trying to restart job" not in scan.log
     stops = [event["reason"] for event in events(scan, "resumable")]
-    assert len(stops) == 3
+    assert stops
+    assert scan.log.count("goes on in another Slurm job") == len(stops)
     assert all("wall-time limit" in stop or "SIGUSR1" in stop for stop in stops), stops
     steps = [event["step"] for event in events(scan, "resume")]
     assert steps == sorted(steps)
@@ -250,6 +250,79 @@ def test_controller_restarted(scan: Scan, undisturbed: Scan) -> None:
     assert not events(scan, "resume")
 
 
+def test_refused_submissions_wait_and_cost_no_retry(
+    slurm: None, tmp_path: Path, cache: Path
+) -> None:
+    """First the partition takes no jobs, then the controller is away."""
+    scan = Scan(tmp_path, cache, bonds="1.4, 2.0")
+    cluster.call("scontrol", "update", "partition=main", "State=INACTIVE")
+    try:
+        scan.start("--until", "reference", retries="0", bundle="1")
+        until(lambda: "Slurm refuses r_" in scan.log, "a refusal")
+        cluster.kill_controller()
+        until(lambda: "Unable to contact slurm controller" in scan.log, "another refusal")
+    finally:
+        cluster.start_controller()
+        cluster.call("scontrol", "update", "partition=main", "State=UP")
+    assert scan.finish() == 0, scan.log[-3000:]
+    assert "and 1 more: " in scan.log  # two jobs, one submission
+    assert len(list(scan.results.glob("cluster/runs/*/reference.zarr.zip"))) == 2
+
+
+def test_a_geometry_that_fails_costs_itself_alone(slurm: None, tmp_path: Path, cache: Path) -> None:
+    """Four geometries share a Slurm job."""
+    scan = Scan(tmp_path, cache, bonds="1.4, 2.0, 2.6, 3.0")
+    in_the_way = scan.results / "cluster" / "runs" / "r_2" / "reference.work" / "events.jsonl"
+    in_the_way.mkdir(parents=True)
+    scan.start("--until", "reference", retries="0")
+    assert scan.finish() == 1, scan.log[-3000:]
+    found = {path.parent.name for path in scan.results.glob("cluster/runs/*/reference.zarr.zip")}
+    assert found == {"r_1.4", "r_2.6", "r_3"}
+    assert scan.log.count("Slurm job ") == 2, scan.log  # the submission, and the failure
+    assert "r_2 reference: Slurm job " in scan.log
+    assert (scan.results / "cluster" / "scan.csv").exists()
+
+
+def test_a_checkout_in_a_folder_with_a_space(slurm: None, tmp_path: Path, cache: Path) -> None:
+    """The project, its interpreter, the system file and the results."""
+    scan = Scan(tmp_path / "a folder", cache)
+    project = tmp_path / "a folder" / "project"
+    for name in ("ferminet_core", "workflow"):
+        shutil.copytree(ROOT / name, project / name)
+    for name in ("Snakefile", "environment.yml"):
+        shutil.copy(ROOT / name, project)
+    python = project / ".venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", project / ".venv"], check=True)
+    (packages,) = (project / ".venv" / "lib").glob("*/site-packages")
+    (packages / "all.pth").write_text("\n".join([str(project), *sys.path]) + "\n")
+    words = [str(python), "-m", "snakemake", "--snakefile", str(project / "Snakefile")]
+    words += scan.command(scan.profile("slurm", retries="0"), "--until", "reference")[5:]
+    environment = scan.environment()
+    environment.pop("PYTHONPATH", None)
+    done = subprocess.run(
+        words, cwd=project, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (scan.run / "reference.zarr.zip").exists()
+
+
+@pytest.mark.campaign
+def test_a_job_that_slurm_has_forgotten(slurm: None, tmp_path: Path, cache: Path) -> None:
+    """Snakemake sleeps until Slurm no longer knows its job."""
+    scan = Scan(tmp_path, cache)
+    cluster.configure("MinJobAge=3600", "MinJobAge=2")
+    try:
+        head = scan.start("--until", "reference", retries="0")
+        until(lambda: bool(jobs()), "a job")
+        os.kill(head.pid, signal.SIGSTOP)
+        known = ("squeue", "--noheader", "--states=all")
+        until(lambda: not cluster.call(*known).strip(), "the job forgotten")
+        os.kill(head.pid, signal.SIGCONT)
+        assert scan.finish() == 0, scan.log[-3000:]
+    finally:
+        cluster.configure("MinJobAge=2", "MinJobAge=3600")
+
+
 @pytest.mark.campaign
 def test_runs_share_a_node_and_have_a_gpu_each(
     slurm: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,7 +376,11 @@ def submissions(scan: Scan, profile: str, *arguments: str) -> list[list[str]]:
 def assert_accepted(words: list[str]) -> None:
     """By the real sbatch."""
     done = subprocess.run(
-        ["sbatch", "--test-only", *words], capture_output=True, text=True, check=False
+        ["sbatch", "--test-only", *words],
+        input="#!/bin/sh\n",
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, (words, done.stderr)
     assert "to start at" in done.stderr
@@ -314,7 +391,9 @@ def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
     for words in submissions(scan, "slurm-gpu", "--until", "optimise"):
         assert any(word.startswith("--gres=gpu:4") or word == "--gres" for word in words), words
         assert_accepted(words)
-        assert "--ntasks=8" in words
+        assert "--nodes=2" in words
+        assert "--ntasks-per-node=4" in words
+        assert words[words.index("--mem-per-cpu") + 1] == "2000"
         assert "--cpus-per-task=8" in words
         assert not any(word.startswith("--ntasks-per-gpu") for word in words)
 
@@ -327,6 +406,7 @@ def test_hartree_fock_of_several_geometries_asks_for_one_core(
     (words,) = submissions(Scan(tmp_path, cache, bonds="1.4, 2.0, 3.0"), profile)
     assert_accepted(words)
     assert "--cpus-per-task=1" in words
-    memory, minutes = (words[words.index(key) + 1] for key in ("--mem", "-t"))
+    memory = words[words.index("--mem") + 1]
+    *_, minutes = (words[i + 1] for i, word in enumerate(words) if word == "-t")
     expected = {"slurm": ("1500", "30"), "slurm-gpu": ("8000", "60")}
     assert (memory, minutes) == expected[profile]

@@ -11,6 +11,8 @@ import pytest
 from helpers.paths import ROOT
 from helpers.workflow import SYSTEM, Workflow, all_stages
 
+from ferminet_core.inputs.scan import load_scan
+from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.runner.workflow_lock import hold
 from ferminet_core.storage import artefacts
 
@@ -34,6 +36,8 @@ def listing(folder: Path) -> dict[str, tuple[int, int]]:
     """Size and time of all files and folders."""
     found = {}
     for path in [folder, *folder.rglob("*")]:
+        if path.parent.name == ".workflow":  # its holder renews it
+            continue
         stat = path.stat()
         found[str(path)] = (stat.st_size, stat.st_mtime_ns)
     return found
@@ -79,13 +83,16 @@ def test_specs_are_written_by_a_run_and_only_where_the_request_changed(workflow:
     assert changed == {"spec", "r_3.json"}
 
 
-def job(workflow: Workflow, stage: str, run: str, mode: str) -> subprocess.CompletedProcess[str]:
+def job(
+    workflow: Workflow, stage: str, run: str, mode: str, *arguments: str
+) -> subprocess.CompletedProcess[str]:
     """A job as an executor starts it on a node, in a process that parses the Snakefile again."""
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile")]
     command += ["--target-jobs", f"{stage}:scan=test,run_id={run}", "--allowed-rules", stage]
     command += ["--cores", "1", "--force", "--no-hooks", "--nolock", "--ignore-incomplete"]
     command += ["--target-files-omit-workdir-adjustment", "--mode", mode]
     command += ["--directory", str(workflow.folder / "workdir")]
+    command += arguments
     command += ["--config", f"system={workflow.system}", f"results={workflow.results}"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
@@ -105,6 +112,19 @@ def test_jobs_do_not_see_edits_of_the_system_file(workflow: Workflow, mode: str)
         assert done.returncode == 0, done.stderr
         result = artefacts.load(workflow.results / "test" / "runs" / run / "reference.zarr.zip")
         assert json.loads(result.attrs["spec"])["config"]["reference"]["basis"] == "sto-3g"
+
+
+def test_a_job_parses_little_and_knows_the_wall_time_of_other_batch_systems(
+    workflow: Workflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No tool of the batch system is asked, and the modules of scans are not loaded."""
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    write_specs(load_scan(workflow.system), workflow.results)
+    words = ("--dry-run", "--printshellcmds", "--set-resources", "reference:runtime=240")
+    done = job(workflow, "reference", "r_2", "remote", *words)
+    assert " --wall-time 238 " in done.stdout + done.stderr
+    assert "ferminet_core.inputs.stage_table" in done.stderr
+    assert "ferminet_core.inputs.scan" not in done.stderr
 
 
 @pytest.mark.slow
@@ -143,12 +163,14 @@ def test_another_system_file_needs_permission(workflow: Workflow) -> None:
 
 
 def test_two_workflows_do_not_share_a_scan(workflow: Workflow) -> None:
-    hold(workflow.results / "test")
+    hold(workflow.results / "test", pytest.fail)
     before = listing(workflow.results)
     done = workflow.snakemake("specs")
     assert done.returncode == 73
     assert done.stderr.count("error: ") == 1
-    assert f"works on this scan (process {os.getpid()} on " in done.stderr
+    assert f"held by process {os.getpid()} on " in done.stderr
+    assert "a Snakemake that works on this scan" in done.stderr
+    assert workflow.snakemake("specs", "--no-hooks").returncode == 73
     assert listing(workflow.results) == before
     assert workflow.jobs() == all_stages(3)  # asking is allowed
 

@@ -9,16 +9,26 @@ from pathlib import Path
 import yaml
 from snakemake.common.tbdstring import TBDString
 from snakemake.exceptions import WorkflowError
-from snakemake.utils import validate
 
-from ferminet_core.errors import FermiNetError, InputError
+from ferminet_core.errors import FermiNetError, InputError, LockedError
 from ferminet_core.inputs.messages import did_you_mean
-from ferminet_core.inputs.run_spec import load_spec
-from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import find_changes, freeze
 from ferminet_core.inputs.stage_table import STAGES
-from ferminet_core.inputs.warm_starts import generations
-from ferminet_core.runner.workflow_lock import hold
+
+# Jobs parse this file as well, several times each, and need less.
+if workflow.is_main_process:
+    from snakemake.utils import validate
+
+    from ferminet_core.inputs.scan import load_scan
+    from ferminet_core.inputs.spec_files import FROZEN_SCAN, find_changes, freeze
+    from ferminet_core.inputs.warm_starts import generations
+    from ferminet_core.runner.workflow_lock import hold
+
+# In the main process, and in a Slurm job around the process that runs the stage.
+if not workflow.subprocess_exec:
+    sys.path.append(str(Path(workflow.basedir) / "workflow" / "executors"))
+    from slurm_jobs import install
+
+    install()
 
 # The rules' `python` is the one that runs Snakemake, whether its environment is active or not.
 os.environ.update(
@@ -49,6 +59,10 @@ def check_config():
     """Refuse unknown keys and values of the wrong kind; set defaults."""
     schema = Path(workflow.basedir) / "workflow" / "schemas" / "config.schema.yaml"
     known = yaml.safe_load(schema.read_text(encoding="utf-8"))["properties"]
+    if not workflow.is_main_process:  # which has checked them
+        for key, entry in known.items():
+            config.setdefault(key, entry.get("default"))
+        return
     for key in config:
         if key not in known:
             raise InputError(f"--config {key}: unknown key{did_you_mean(key, known)}")
@@ -61,11 +75,45 @@ def check_config():
         raise InputError(f"--config {key}: {found.message}{hint}") from None
 
 
+def keep_onstart():
+    """Make --no-hooks leave out the table after a failure only, not the lock on the scan."""
+    execute = workflow.execute
+
+    def with_onstart(*arguments, **named):
+        if workflow.execution_settings.no_hooks:
+            workflow.execution_settings.no_hooks = False
+            workflow.onerror(lambda log: None)
+            workflow.onsuccess(lambda log: None)
+        return execute(*arguments, **named)
+
+    workflow.execute = with_onstart
+
+
+def frozen_stamp():
+    """Which file holds the scan as it was when the last jobs started; None without a file."""
+    try:
+        stat = os.stat(f"{SCAN_FOLDER}/{FROZEN_SCAN}")
+    except FileNotFoundError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns
+
+
+def refuse_changed_scan():
+    """Refuse if another Snakemake has worked on the scan since this one read its files."""
+    if frozen_stamp() != FROZEN:
+        raise LockedError(
+            f"{SCAN_FOLDER}: another Snakemake has just worked on this scan; start again"
+        )
+
+
 try:
     read_texts()
     check_config()
 except FermiNetError as error:
     fail(error)
+
+# Minutes of a job that pass before its stage starts.
+START_MINUTES = 2
 
 RESULTS = os.path.expanduser(config["results"])
 FOLDER = f"{RESULTS}/{{scan}}"
@@ -84,10 +132,12 @@ if workflow.is_main_process:
             preset=config.get("preset"),
             overrides=shlex.split(config.get("set", "")),
         )
+        SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
+        FROZEN = frozen_stamp()
         CHANGES = find_changes(SCAN, RESULTS, config["takeover"] in (True, "yes"))
     except FermiNetError as error:
         fail(error)
-    SCAN_FOLDER = f"{RESULTS}/{SCAN.name}"
+    keep_onstart()
     RUN_IDS = [run.run_id for run in SCAN.runs]
 
     # The number of warm starts from an anchor to each run; anchors are not named.
@@ -140,6 +190,8 @@ def neighbour_of(stage):
         if workflow.is_main_process:
             other = CHANGES.neighbours.get(wildcards.run_id)
         else:
+            from ferminet_core.inputs.run_spec import load_spec
+
             other = load_spec(SPEC.format(**wildcards)).neighbour
         if not other:
             return []
@@ -175,6 +227,8 @@ def launcher(wildcards, resources, threads):
     # A step of Slurm no longer inherits the cores per task of its job.
     if words.startswith("srun") and cores > 0:
         words += f" --cpus-per-task={cores}"
+    if words.startswith("srun") and resources.get("tasks_per_node"):
+        words += f" --ntasks-per-node={resources.tasks_per_node}"
     return words
 
 
@@ -202,6 +256,18 @@ def parents(wildcards, input):
     )
 
 
+def wall_time(wildcards, resources):
+    """The option for the wall time of a job of a batch system that a stage cannot ask.
+
+    Slurm is asked. Elsewhere it is the job's runtime, in minutes, less some for its start.
+    """
+    minutes = resources.get("runtime", 0)
+    asked = workflow.is_main_process or "SLURM_JOB_ID" in os.environ
+    if asked or not minutes or isinstance(minutes, TBDString):
+        return ""
+    return f"--wall-time {max(1, int(minutes) - START_MINUTES)}"
+
+
 def work_folder(wildcards, output):
     return str(output[0]).replace(".zarr.zip", ".work")
 
@@ -212,7 +278,7 @@ def attempt_number(wildcards, attempt):
 
 
 def staged(wildcards):
-    """A folder with the new texts of the files that `specs` writes, in Snakemake's scratch space.
+    """A folder with what `specs` writes and deletes, in Snakemake's scratch space.
 
     Snakemake must see the present files as outdated, also in a dry run, which may not touch them.
     So this folder's time is a moment after theirs. It is not the present time, because the clock of
@@ -220,9 +286,12 @@ def staged(wildcards):
     """
     folder = workflow.snakemake_tmp_dir / "specs"
     for name, text in CHANGES.texts.items():
-        path = folder / name
+        path = folder / "new" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+    folder.mkdir(parents=True, exist_ok=True)
+    obsolete = "".join(f"{name}\n" for name in CHANGES.obsolete)
+    (folder / "obsolete.txt").write_text(obsolete, encoding="utf-8")
     present = [
         path.stat().st_mtime
         for pattern in ("runs.txt", "spec/**/*.json", "runs/*/*.zarr.zip", "scan.csv")

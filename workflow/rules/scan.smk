@@ -32,10 +32,11 @@ rule specs:
     conda:
         "../../environment.yml"
     params:
-        names=list(CHANGES.texts),
-        obsolete=[f"{SCAN_FOLDER}/{name}" for name in CHANGES.obsolete],
-    script:
-        "../scripts/write_specs.py"
+        # Not the directive `script`, which fails in a folder with a space in its name.
+        script=str(Path(workflow.basedir) / "workflow" / "scripts" / "write_specs.py"),
+        folder=lambda wildcards: SCAN_FOLDER,
+    shell:
+        "python {params.script:q} {input:q} {params.folder:q} 2>&1 | tee {log:q}"
 
 
 rule summary:
@@ -69,7 +70,8 @@ rule summary:
 # Only when jobs are about to run: not in a dry run, and not in the process of a job.
 onstart:
     try:
-        hold(Path(SCAN_FOLDER))
+        hold(Path(SCAN_FOLDER), lambda line: print(line, file=sys.stderr))
+        refuse_changed_scan()
         freeze(SCAN, RESULTS)
     except FermiNetError as error:
         fail(error)

@@ -29,6 +29,7 @@ for depth, stage in enumerate(STAGES):
             launcher=launcher if stage.ranks else "",
             parents=parents,
             work=work_folder,
+            wall_time=wall_time,
             share=(
                 share_of_ranks
                 if stage.ranks
@@ -38,4 +39,5 @@ for depth, stage in enumerate(STAGES):
             "mkdir -p {params.work:q} && "
             "{params.launcher} python -m ferminet_core {params.stage} {input.spec:q} {params.parents}"
             " --out {output:q} --work {params.work:q} {params.share}"
-            " --attempt {resources.attempt_number} 2>&1 | tee -ai {log:q} {params.work:q}/attempts.log"
+            " {params.wall_time} --attempt {resources.attempt_number} 2>&1"
+            " | tee -ai {log:q} {params.work:q}/attempts.log"

@@ -1,12 +1,19 @@
-# ruff: noqa: F821  (Snakemake puts the name `snakemake` in front of a script)
-"""Puts the staged files of a scan in their places, each by a rename, and deletes obsolete ones."""
+"""Puts the staged files of a scan in their places, each by a rename, and deletes obsolete ones.
 
+python workflow/scripts/write_specs.py STAGED SCAN
+"""
+
+import sys
 from pathlib import Path
 
 from ferminet_core.storage import files
 
-for name, target in zip(snakemake.params.names, snakemake.output, strict=True):
-    with files.atomic_file(Path(target)) as file:
-        file.write((Path(snakemake.input[0]) / name).read_bytes())
-for path in snakemake.params.obsolete:
-    Path(path).unlink(missing_ok=True)
+staged, scan = map(Path, sys.argv[1:])
+for path in sorted((staged / "new").rglob("*")):
+    if path.is_file():
+        target = scan / path.relative_to(staged / "new")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_file(target) as file:
+            file.write(path.read_bytes())
+for name in (staged / "obsolete.txt").read_text(encoding="utf-8").splitlines():
+    (scan / name).unlink(missing_ok=True)
