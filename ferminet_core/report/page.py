@@ -209,19 +209,21 @@ def _result(summary: Summary, runs: Sequence[RunPage]) -> Section:
 
 
 def _facts(summary: Summary) -> list[Fact]:
-    """The constants of the first curve, and the mean share of the correlation energy."""
+    """The constants of the first curve with a minimum, and the mean share of correlation energy."""
     facts = []
     curve: dict[str, Any] = next((c for c in summary.derived["curves"] if "r_e_bohr" in c), {})
+    of = f" ({curve['state']})" if curve.get("state") else ""
     for key, name, unit in (
         ("r_e_bohr", "rₑ", "bohr"),
         ("omega_e_inverse_cm", "ωₑ", "cm⁻¹"),
         ("D_e_Eh", "Dₑ", "hartree"),
     ):
         if key in curve:
-            facts.append(Fact(name, plus_minus(curve[key]["value"], curve[key]["error"], 1), unit))
+            value = plus_minus(curve[key]["value"], curve[key]["error"], 1)
+            facts.append(Fact(f"{name}{of}", value, unit))
     for name, found in curve.get("non_parallelity", {}).items():
         value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"], 1)
-        facts.append(Fact(f"non-parallelity, {name}", value, "mEh"))
+        facts.append(Fact(f"non-parallelity, {name}{of}", value, "mEh"))
     if shares := summary.derived["correlation"].values():
         mean = sum(share["percent"] for share in shares) / len(shares)
         facts.append(Fact("correlation energy, mean", f"{mean:.2f}", "%"))

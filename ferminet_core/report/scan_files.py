@@ -1,6 +1,6 @@
 """The files of a scan's results: table, dataset, summary, pictures and page."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,9 @@ from ferminet_core.errors import ArtefactError, RecomputeError
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import page, plots
+from ferminet_core.report.chart_data import quantity_parameters
 from ferminet_core.report.run_outcomes import run_outcome
+from ferminet_core.report.tables import against_fragments, fitted_points
 from ferminet_core.storage import artefacts, files
 
 
@@ -113,11 +115,7 @@ def describe(summary: Summary) -> list[str]:
     derived = summary.derived
     states = ", ".join(f"{count} {state}" for state, count in sorted(derived["states"].items()))
     lines = [f"{summary.name}: {len(summary.table)} runs ({states})", *_constants(summary)]
-    for _, row in summary.quantities.iterrows():
-        lines.append(
-            f"{row['quantity']}{_of(row['variant'])} = {MILLI * row['value_Eh']:.2f} +- "
-            f"{MILLI * row['error_Eh']:.2f} mEh"
-        )
+    lines += _quantities(summary)
     for run_id, share in derived["correlation"].items():
         lines.append(
             f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
@@ -133,17 +131,21 @@ def _constants(summary: Summary) -> list[str]:
     """Constants of each curve, then its non-parallelity errors."""
     lines, errors = [], []
     for curve in summary.derived["curves"]:
-        of = _of(curve["variant"])
+        of = _of(curve["name"])
         if "refused" in curve:
             lines.append(f"no r_e{of}: {curve['refused']}")
         else:
             r_e, omega = curve["r_e_bohr"], curve["omega_e_inverse_cm"]
             lines.append(
                 f"r_e{of} = {r_e['value']:.4f} +- {r_e['error']:.4f} bohr, "
-                f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1"
+                f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1 "
+                f"({fitted_points(curve)})"
             )
         if depth := curve.get("D_e_Eh"):
-            lines.append(f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree")
+            lines.append(
+                f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree "
+                f"({against_fragments(curve)})"
+            )
         for name, npe in curve["non_parallelity"].items():
             errors.append(
                 f"non-parallelity error{of} against {name}: "
@@ -154,6 +156,19 @@ def _constants(summary: Summary) -> list[str]:
     return [*lines, *errors]
 
 
-def _of(variant: str) -> str:
-    """A variant behind the name of a result."""
-    return f" ({variant})" if variant else ""
+def _quantities(summary: Summary) -> Iterator[str]:
+    """A line for each quantity and variant; one over a grid has its range there."""
+    for (name, variant), rows in summary.quantities.groupby(["quantity", "variant"], sort=False):
+        of, values, first = _of(str(variant)), MILLI * rows["value_Eh"], rows.iloc[0]
+        if rows[quantity_parameters(summary)].isna().all(axis=None):
+            yield f"{name}{of} = {values.iloc[0]:.2f} +- {MILLI * first['error_Eh']:.2f} mEh"
+        else:
+            yield (
+                f"{name}{of}: {len(rows)} values from {values.min():.2f} to {values.max():.2f} mEh "
+                f"(errors up to {MILLI * rows['error_Eh'].max():.2f} mEh), in quantities.csv"
+            )
+
+
+def _of(curve: str) -> str:
+    """State and variant behind the name of a result."""
+    return f" ({curve})" if curve else ""
