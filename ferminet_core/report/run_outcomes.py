@@ -1,6 +1,7 @@
 """The outcomes of a scan's runs, read from the files in their folders."""
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,9 @@ def run_outcome(folder: Path, recompute: bool = False) -> RunOutcome:
 
 def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
     """The outcome of the stages from the reference to the inference."""
-    wall_s = _wall_seconds(folder)
+    records = _records(folder)
+    times = [float(record["wall_s"]) for record in records]
+    node_seconds = [_node_seconds(record) for record in records]
     reference: dict[str, Any] = {}
     inference: dict[str, Any] = {}
     series: dict[str, np.ndarray] = {}
@@ -53,8 +56,8 @@ def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
         reason=reason,
         inference=inference,
         reference=reference,
-        wall_s=wall_s,
-        node_h=None if wall_s is None else wall_s / 3600.0,
+        wall_s=sum(times) if times else None,
+        node_h=sum(node_seconds) / 3600.0 if node_seconds else None,
         optimisation=series,
         differences=differences,
     )
@@ -110,8 +113,18 @@ def _unfinished_state(folder: Path) -> tuple[str, str]:
     return "waiting", ""
 
 
-def _wall_seconds(folder: Path) -> float | None:
-    """Seconds spent in the finished stages of the chain; None before the first."""
-    records = [files.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
-    times = [float(record["wall_s"]) for record in records if record and record.get("wall_s")]
-    return sum(times) if times else None
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """The provenance of the finished stages of the chain."""
+    found = [files.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
+    return [record for record in found if record and record.get("wall_s")]
+
+
+def _node_seconds(record: Mapping[str, Any]) -> float:
+    """Seconds of whole nodes that a stage took.
+
+    Provenance of earlier versions names the nodes of the ranks at most.
+    """
+    if "node_s" in record:
+        return float(record["node_s"])
+    nodes = {rank["node"] for rank in record.get("ranks", ())}
+    return float(record["wall_s"]) * max(1, len(nodes))
