@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ferminet_core.analysis.curves import State, state_of
+from ferminet_core.inputs.messages import printable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import LiteratureSpec
@@ -89,7 +90,7 @@ def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Publis
             sources = tuple(sorted(set(table["source"].dropna().astype(str))))
     return PublishedEnergies(
         name=spec.name,
-        label=spec.label or spec.name,
+        label=printable(spec.label or spec.name),
         kind=spec.kind,
         source=Path(spec.file).name,
         values=values,
@@ -126,10 +127,16 @@ def _own_runs(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> list[Run
         if not own:
             default = "" if given is not None else ", that of the file's top level; give its own"
             return refuse(f"no run that it may belong to has {key} {wanted}{default}")
-    names = {state_of(run).entry for run in own}
-    if len(names) > 1 and "geometry" not in matched:
-        listed = ", ".join(sorted(name or "the one at the top" for name in names))
-        return refuse(f"fits several geometries ({listed}); name one with `geometry`")
+    names: dict[tuple[float, ...], set[str]] = {}
+    for run in own:
+        told_apart = tuple(
+            getattr(run.molecule, key) for key in ("charge", "spin") if key in matched
+        )
+        names.setdefault(told_apart, set()).add(state_of(run).entry)
+    for several in names.values():
+        if len(several) > 1 and "geometry" not in matched:
+            listed = ", ".join(sorted(name or "the one at the top" for name in several))
+            return refuse(f"fits several geometries ({listed}); name one with `geometry`")
     return own
 
 

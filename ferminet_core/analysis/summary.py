@@ -29,6 +29,7 @@ from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.verdict import Verdict, judge
 from ferminet_core.inputs.basis_sets import basis_label
+from ferminet_core.inputs.messages import printable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import Column
@@ -109,7 +110,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     }
     return Summary(
         name=scan.name,
-        title=scan.title or scan.name,
+        title=printable(scan.title or scan.name),
         parameter=single,
         parameter_unit=unit,
         columns=columns,
@@ -251,7 +252,10 @@ def _row(
         "state": outcome.state,
         "wall_s": outcome.wall_s,
         "node_h": outcome.node_h,
-        "verdict": verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason,
+        # The reason may quote a file's name in another encoding.
+        "verdict": printable(
+            verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason
+        ),
     }
     known = {entry.column: entry.values for entry in published if run.run_id in entry.values}
     return row | {column: values[run.run_id] for column, values in known.items()}

@@ -1,6 +1,7 @@
 """Error lines that say where a problem is, what was found and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ Location = tuple[str | int, ...]
 TAGS = ("<number>", "<list>", "<range>", "<grid>", "<word>", "<anchors>")
 
 _MAX_LISTED = 12
+# Control characters, halves of surrogate pairs and what else XML cannot hold. A tab and a line feed
+# are text.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def did_you_mean(found: object, allowed: Iterable[object], what: str = "allowed") -> str:
@@ -34,6 +38,11 @@ def show(value: object) -> str:
     """A value as an error line quotes it; long values are cut."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def printable(text: str) -> str:
+    """Text that every file and terminal can hold: U+FFFD stands for what is not printable."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def dotted(location: Sequence[str | int]) -> str:

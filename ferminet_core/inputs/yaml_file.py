@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.messages import dotted
+from ferminet_core.inputs.messages import UNPRINTABLE, dotted
 
 MAX_BYTES = 1_000_000
 
@@ -30,6 +30,13 @@ class _Loader(yaml.SafeLoader):
             found = f"tags ({tag})" if tag else "aliases (*name)"
             raise yaml.constructor.ConstructorError(
                 None, None, f"{found} are not supported", event.start_mark
+            )
+        if isinstance(event, yaml.ScalarEvent) and (odd := UNPRINTABLE.search(event.value)):
+            raise yaml.constructor.ConstructorError(
+                None,
+                None,
+                f"found the character U+{ord(odd[0]):04X}, which is not printable; leave it out",
+                event.start_mark,
             )
         return super().compose_node(parent, index)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from ferminet_core.analysis.summary import Summary
@@ -112,7 +112,18 @@ def write_report(scan: Scan, summary: Summary, folder: Path) -> None:
     ]
     page = _page(summary, runs, (folder / "scan.csv").read_bytes())
     with files.atomic_file(folder / NAME) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))
+
+
+def write_note(title: str, reason: str, folder: Path) -> None:
+    """Write a page that says why there is no other.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><p>{escape(reason)}"
+    with files.atomic_file(folder / NAME) as file:
+        file.write(text.encode(errors="replace"))
 
 
 def _anchor(number: int) -> str:

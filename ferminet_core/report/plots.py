@@ -1,6 +1,7 @@
 """The printed pictures of a scan: its curve with residuals, and the convergence of its variants."""
 
 import itertools
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,10 +72,26 @@ def plot_scan(summary: Summary, folder: Path) -> None:
         OSError: a file cannot be written.
     """
     with mpl.rc_context(_STYLE):
-        figure = _curve_figure(summary) if along_parameter(summary) else _rows_figure(summary)
-        for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
-            with atomic_file(folder / f"curve.{suffix}") as file:
-                figure.savefig(file, format=suffix, bbox_inches="tight", **options)
+        _save(_curve_figure(summary) if along_parameter(summary) else _rows_figure(summary), folder)
+
+
+def write_note(text: str, folder: Path) -> None:
+    """Write curve.svg and curve.png with a text in place of the curve.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.0, 1.0))
+        figure.text(0.5, 0.5, textwrap.fill(text, 80), ha="center", va="center")
+        _save(figure, folder)
+
+
+def _save(figure: Figure, folder: Path) -> None:
+    """Write a figure as curve.svg and curve.png."""
+    for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+        with atomic_file(folder / f"curve.{suffix}") as file:
+            figure.savefig(file, format=suffix, bbox_inches="tight", **options)
 
 
 def plot_convergence(traces: list[Trace], limits: Mapping[str, float], folder: Path) -> None:
@@ -113,7 +130,7 @@ def _draw_convergence(axes: Axes, traces: list[Trace], energy: float, timed: boo
         # A logarithmic axis cannot show an error below zero, which is noise.
         error = np.where(found.error_Eh > 0, MILLI * found.error_Eh, np.nan)
         across = found.step * trace.seconds if timed else found.step
-        axes.plot(across, error, color=colour, lw=1.5, label=trace.variant or "base")
+        axes.plot(across, error, color=colour, lw=1.5, label=_text(trace.variant or "base"))
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):  # matplotlib's own labels of powers are TeX

@@ -1,6 +1,7 @@
 """The files of a scan's results: table, dataset, summary, pictures and page."""
 
-from collections.abc import Iterable, Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,7 @@ from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import ArtefactError, RecomputeError
+from ferminet_core.inputs.messages import printable
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import page, plots
@@ -24,6 +26,8 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
     The files are scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html.
     quantities.csv is added where the system file declares quantities, and convergence.svg and .csv
     where geometries have several variants. A run that is not done keeps its row, with its state.
+    Tables come first. A picture or page that cannot be drawn costs neither these nor the others: it
+    says so itself, in a warning and in its place.
 
     Args:
         scan: the scan; its runs lie in `results`/<scan name>/runs.
@@ -50,27 +54,62 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
         if scan.quantities:
             _write_csv(summary.quantities, folder / "quantities.csv")
         files.write_json(folder / "summary.json", summary.derived)
-        plots.plot_scan(summary, folder)
-        _write_convergence(summary, outcomes, folder)
-        page.write_report(scan, summary, folder)
+        artefacts.save(summary.dataset, folder / "scan.zarr.zip")
+        failures = list(_draw(scan, summary, outcomes, folder))
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    artefacts.save(summary.dataset, folder / "scan.zarr.zip")
     written = f"written: {folder / 'scan.csv'} and files next to it"
     if wrong := [f"{run}: {line}" for run, found in outcomes.items() for line in found.differences]:
         raise RecomputeError(
             "\n".join(["stored figures differ from their series", *wrong, written])
         )
-    lines = [*describe(summary), written]
+    lines = [*map(printable, [*describe(summary), *failures]), written]
     if recompute:
         count = summary.derived["states"].get("done", 0)
         lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
     return lines
 
 
+def _draw(
+    scan: Scan, summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path
+) -> Iterator[str]:
+    """Draw the pictures and the page, and give a warning for each that cannot be drawn.
+
+    The workflow deletes the table of a summary that fails or lacks a file, so the reason takes the
+    place of the picture.
+    """
+    parts: tuple[tuple[str, Callable[[], None], Callable[[str], None]], ...] = (
+        (
+            "curve.svg and curve.png",
+            lambda: plots.plot_scan(summary, folder),
+            lambda reason: plots.write_note(reason, folder),
+        ),
+        (
+            "convergence.svg",
+            lambda: _write_convergence(summary, outcomes, folder),
+            lambda reason: (folder / "convergence.svg").unlink(missing_ok=True),
+        ),
+        (
+            page.NAME,
+            lambda: page.write_report(scan, summary, folder),
+            lambda reason: page.write_note(summary.title, reason, folder),
+        ),
+    )
+    for name, draw, replace in parts:
+        try:
+            draw()
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  (any fault of a picture; days of results depend)
+            reason = f"{name} cannot be drawn: {type(error).__name__}: {error}"
+            replace(printable(reason))
+            traceback.print_exc()
+            yield f"warning: {reason}"
+
+
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     with files.atomic_file(path) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+        file.write(table.to_csv(index=False, lineterminator="\n").encode(errors="replace"))
 
 
 def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path) -> None:
