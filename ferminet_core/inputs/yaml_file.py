@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.constructor.ConstructorError(
                 None, None, f"{found} are not supported", event.start_mark
             )
-        if isinstance(event, yaml.ScalarEvent) and (odd := UNPRINTABLE.search(event.value)):
+        if odd := UNPRINTABLE.search(getattr(event, "value", "")):
             raise yaml.constructor.ConstructorError(
                 None,
                 None,

@@ -81,8 +81,8 @@ def test_each_state_has_its_own_constants_and_outliers(tmp_path: Path) -> None:
     assert "do not bracket a minimum" in found["triplet"]["refused"]
     deviations = [v["rules"].get("smoothness") for v in summary.derived["verdicts"].values()]
     assert sum(found is not None for found in deviations) == 4 * (len(GRID) - 4)
-    states = summary.table.set_index("run_id")[["molecule", "total_charge", "spin_2S"]]
-    assert states.loc["triplet_r_1.4+adam"].tolist() == ["H2", 0, 2]
+    row = summary.table.set_index("run_id").loc["triplet_r_1.4+adam"]
+    assert (row["molecule"], row["total_charge"], row["spin_2S"]) == ("H2", 0, 2)
     lines = scan_files.describe(summary)
     assert any(
         re.match(r"r_e \(singlet, adam\) = 1\.40.*\(fitted to \d of 9 points", x) for x in lines
@@ -127,7 +127,7 @@ def test_literature_of_several_states(tmp_path: Path, entries: str) -> None:
     np.testing.assert_allclose(gaps["published_Eh"], exact, atol=1e-12)
     # Residuals of each state are against its own: zero, and 1 mEh with Adam.
     lower = plots._curve_figure(summary).axes[1]
-    drawn = [np.asarray(c.get_ydata(), float) for c in lower.lines if c.get_marker() in "osD^"]
+    drawn = [np.asarray(c.get_ydata(), float) for c in lower.lines if str(c.get_marker()) in "osD^"]
     heights = sorted(float(y[0]) for y in drawn if len(y) == len(GRID) and np.ptp(y) < 1e-6)
     np.testing.assert_allclose(heights, [0.0, 0.0, 1.0, 1.0], atol=1e-9)
     charts = {chart.name: chart for chart in scan_charts(summary, {})}
@@ -161,7 +161,7 @@ def test_each_state_has_its_own_lines(tmp_path: Path) -> None:
         *("FermiNet triplet", "FermiNet triplet, adam"),
     ]
     lines = dict(zip(labels, handles, strict=True))
-    hf = np.asarray(lines["HF, triplet"].get_ydata(), float)  # type: ignore[attr-defined]
+    hf = np.asarray(lines["HF, triplet"].get_ydata(), float)
     np.testing.assert_allclose(hf, [repulsive(r) + 0.04 for r in GRID])
     chart = scan_charts(summary, {})[0].views[0]["data"]
     assert [trace["name"].replace("Hartree-Fock", "HF") for trace in chart] == labels
