@@ -1,13 +1,15 @@
 """Numbers that follow from a scan's curves and free atoms: bond lengths, depths, atomisation."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from ferminet_core.analysis.curves import Curve, formula
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.potential_curve import (
     CurveMinimum,
@@ -18,125 +20,190 @@ from ferminet_core.analysis.potential_curve import (
     reduced_mass,
 )
 from ferminet_core.analysis.scan_table import measured
+from ferminet_core.inputs.molecule import ELEMENTS
 from ferminet_core.inputs.run_spec import RunSpec
 
-# Energy and standard error of free atoms by symbol, hartree.
-Atoms = Mapping[str, tuple[float, float]]
+# Energy and standard error (hartree) of free atoms and ions by symbol and charge.
+Fragments = Mapping[tuple[str, int], tuple[float, float]]
 
 
-def curves(
-    runs: Sequence[RunSpec], table: pd.DataFrame, published: Sequence[PublishedEnergies]
+class Separated(NamedTuple):
+    """The separated atoms of a molecule; hartree.
+
+    fragments: in words, such as "He + H+"; not_run: other limits, which may lie lower
+    """
+
+    energy: float
+    error: float
+    fragments: str
+    not_run: tuple[str, ...]
+
+
+def constants(
+    curves: Sequence[Curve],
+    runs: Sequence[RunSpec],
+    table: pd.DataFrame,
+    published: Sequence[PublishedEnergies],
 ) -> list[dict[str, Any]]:
-    """The constants of each variant's curve in a scan of one parameter, as JSON values.
+    """The constants of each curve of a scan that has a finished run, as JSON values.
 
     Args:
+        curves: of the scan.
         runs: of the scan.
         table: the scan table.
         published: energies to compare with, whose columns the table has.
     """
     by_id = {run.run_id: run for run in runs}
     found = []
-    for variant in table["variant"].unique():
-        done = measured(table[table["variant"] == variant])
-        points = done[[bool(by_id[run_id].parameters) for run_id in done["run_id"]]]
+    for curve in curves:
+        done = measured(table[table["variant"] == curve.variant])
+        points = done[done["run_id"].isin(curve.run_ids)]
         if points.empty:
             continue
-        curve: dict[str, Any] = {"variant": variant, "n_points": len(points)}
-        curve |= _minimum(points, by_id, _free_atoms(done, by_id))
-        curve["non_parallelity"] = _non_parallelity(points, published)
-        found.append(curve)
+        facts: dict[str, Any] = {
+            "name": curve.name,
+            "state": curve.label,
+            "entry": curve.state.entry,
+            "variant": curve.variant,
+            "molecule": curve.state.formula,
+            "charge": curve.state.charge,
+            "spin": curve.state.spin,
+            "n_points": len(points),
+        }
+        facts |= _minimum(curve, points, by_id, _fragments(done, by_id))
+        facts["non_parallelity"] = _non_parallelity(points, published)
+        found.append(facts)
     return found
 
 
-def _minimum(points: pd.DataFrame, runs: Mapping[str, RunSpec], atoms: Atoms) -> dict[str, Any]:
+def _minimum(
+    curve: Curve, points: pd.DataFrame, runs: Mapping[str, RunSpec], fragments: Fragments
+) -> dict[str, Any]:
     """Bond length, frequency and depth of a diatomic's curve, or the reason why there are none."""
-    molecules = [runs[run_id].molecule for run_id in points["run_id"]]
-    if any(len(m.symbols) != 2 or m.symbols != molecules[0].symbols for m in molecules):
-        return {"refused": "the points are not those of one diatomic molecule"}
-    if len({(m.charge, m.spin) for m in molecules}) > 1:
-        return {"refused": "charge or spin changes along the curve"}
+    symbols = curve.state.symbols
+    if len(symbols) != 2:
+        return {"refused": "the points are not those of a diatomic molecule"}
+    distances = np.array([shortest_bond(runs[run_id]) for run_id in points["run_id"]])
     try:
         minimum = fit_minimum(
-            np.array([shortest_bond(runs[run_id]) for run_id in points["run_id"]]),
+            distances,
             points["energy_Eh"].to_numpy(),
             points["error_Eh"].to_numpy(),
-            reduced_mass(*molecules[0].symbols),
+            reduced_mass(*symbols),
         )
     except FitRefusedError as error:
         return {"refused": str(error)}
+    used = points[np.isin(distances, minimum.used)]
     return {
         "r_e_bohr": _plain_estimate(minimum.bond_length),
         "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
         "minimum_Eh": _plain_estimate(minimum.energy),
         "n_models": minimum.n_models,
-        **_depth(minimum, molecules[0].symbols, molecules[0].charge, atoms),
+        "fitted": list(used["run_id"]),
+        "fitted_bohr": [min(minimum.used), max(minimum.used)],
+        "fitted_suspect": list(used["run_id"][used["verdict"].str.startswith("suspect")]),
+        **_depth(minimum, symbols, curve.state.charge, fragments),
     }
 
 
 def _depth(
-    minimum: CurveMinimum, symbols: tuple[str, ...], charge: int, atoms: Atoms
+    minimum: CurveMinimum, symbols: tuple[str, ...], charge: int, fragments: Fragments
 ) -> dict[str, Any]:
-    """D_e relative to the free atoms that were run."""
+    """D_e relative to the separated fragments that were run."""
     try:
-        energy, error = _separated(symbols, charge, atoms)
+        apart = separated(symbols, charge, fragments)
     except FitRefusedError as refusal:
         return {"D_e_refused": str(refusal)}
     depth = Estimate(
-        energy - minimum.energy.value,
-        math.hypot(error, minimum.energy.statistical),
+        apart.energy - minimum.energy.value,
+        math.hypot(apart.error, minimum.energy.statistical),
         minimum.energy.model,
     )
-    return {"D_e_Eh": _plain_estimate(depth)}
+    return {"D_e_Eh": _plain_estimate(depth), **_named(apart)}
 
 
-def _free_atoms(done: pd.DataFrame, runs: Mapping[str, RunSpec]) -> dict[str, tuple[float, float]]:
-    """Energy and error of each neutral atom that was run; of several spins the lowest."""
-    atoms: dict[str, tuple[float, float]] = {}
+def _named(apart: Separated) -> dict[str, Any]:
+    """The fragments of a dissociation energy, and those that it was not compared with."""
+    return {"fragments": apart.fragments, "fragments_not_run": list(apart.not_run)}
+
+
+def _fragments(
+    done: pd.DataFrame, runs: Mapping[str, RunSpec]
+) -> dict[tuple[str, int], tuple[float, float]]:
+    """Energy and error of each atom and ion that was run; of several spins the lowest."""
+    found: dict[tuple[str, int], tuple[float, float]] = {}
     for run_id, energy, error in zip(
         done["run_id"], done["energy_Eh"], done["error_Eh"], strict=True
     ):
         molecule = runs[run_id].molecule
-        if len(molecule.symbols) != 1 or molecule.charge != 0:
+        if len(molecule.symbols) != 1:
             continue
-        symbol = molecule.symbols[0]
-        if symbol not in atoms or energy < atoms[symbol][0]:
-            atoms[symbol] = (float(energy), float(error))
-    return atoms
+        key = molecule.symbols[0], molecule.charge
+        if key not in found or energy < found[key][0]:
+            found[key] = (float(energy), float(error))
+    return found
 
 
-def _separated(symbols: tuple[str, ...], charge: int, atoms: Atoms) -> tuple[float, float]:
-    """Energy and error of a neutral molecule's separated atoms.
+def separated(symbols: Sequence[str], charge: int, fragments: Fragments) -> Separated:
+    """The lowest energy of a molecule's separated atoms, over all ways to share its charge.
+
+    The atoms of a neutral molecule are neutral. Those of an ion have charges of its sign: HeH+ has
+    the limits He + H+ and He+ + H. A bare nucleus, such as the proton, has the energy 0. Limits
+    with an atom that was not run are left out, and named.
+
+    Args:
+        symbols: of the molecule's nuclei.
+        charge: of the molecule.
+        fragments: the atoms and ions that were run.
 
     Raises:
-        FitRefusedError: an atom was not run, or the molecule is charged.
+        FitRefusedError: no limit has all its atoms.
     """
-    if charge != 0:
-        raise FitRefusedError("the molecule is charged; its fragments are not all neutral atoms")
-    if missing := sorted(set(symbols) - set(atoms)):
-        raise FitRefusedError(f"no finished run of the free atom {', '.join(missing)}")
-    energy = sum(atoms[symbol][0] for symbol in symbols)
-    # One run stands for all atoms of an element, so their errors add up.
-    errors = [symbols.count(symbol) * atoms[symbol][1] for symbol in set(symbols)]
-    return energy, math.hypot(*errors)
+    known = dict(fragments)
+    known |= {(symbol, ELEMENTS.index(symbol) + 1): (0.0, 0.0) for symbol in symbols}
+    sign = 1 if charge > 0 else -1
+    limits: dict[tuple[tuple[str, int], ...], str] = {}
+    for places in itertools.combinations_with_replacement(range(len(symbols)), abs(charge)):
+        atoms = [(symbol, sign * places.count(i)) for i, symbol in enumerate(symbols)]
+        if all(q <= ELEMENTS.index(symbol) + 1 for symbol, q in atoms):
+            text = " + ".join(formula([symbol], q) for symbol, q in atoms)
+            limits.setdefault(tuple(sorted(atoms)), text)
+    found, not_run = [], []
+    for atoms_, text in limits.items():
+        if not known.keys() >= set(atoms_):
+            not_run.append(text)
+            continue
+        energy = sum(known[atom][0] for atom in atoms_)
+        # One run stands for all atoms of a kind, so their errors add up.
+        errors = [atoms_.count(atom) * known[atom][1] for atom in set(atoms_)]
+        found.append((energy, math.hypot(*errors), text))
+    if found:
+        return Separated(*min(found), tuple(not_run))
+    if charge:
+        raise FitRefusedError(f"no finished runs of the fragments {' or '.join(not_run)}")
+    missing = sorted({symbol for symbol in symbols if (symbol, 0) not in known})
+    raise FitRefusedError(f"no finished run of the free atom {', '.join(missing)}")
 
 
-def atomisation(runs: Sequence[RunSpec], table: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Energy of the separated atoms minus that of each molecule, where all its atoms were run."""
+def atomisation(runs: Sequence[RunSpec], table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Energy of the separated atoms minus that of each molecule, where these atoms were run."""
     by_id = {run.run_id: run for run in runs}
-    result = {}
+    result: dict[str, dict[str, Any]] = {}
     for variant in table["variant"].unique():
         done = measured(table[table["variant"] == variant])
-        atoms = _free_atoms(done, by_id)
+        fragments = _fragments(done, by_id)
         for run_id, energy, error in zip(
             done["run_id"], done["energy_Eh"], done["error_Eh"], strict=True
         ):
             molecule = by_id[run_id].molecule
-            neutral = molecule.charge == 0 and len(molecule.symbols) > 1
-            if neutral and set(molecule.symbols) <= set(atoms):
-                separated, separated_error = _separated(molecule.symbols, 0, atoms)
+            if len(molecule.symbols) == 1:
+                continue
+            with contextlib.suppress(FitRefusedError):
+                apart = separated(molecule.symbols, molecule.charge, fragments)
                 result[run_id] = {
-                    "value_Eh": float(separated - energy),
-                    "error_Eh": math.hypot(separated_error, error),
+                    "value_Eh": apart.energy - float(energy),
+                    "error_Eh": math.hypot(apart.error, error),
+                    **_named(apart),
                 }
     return result
 

@@ -1,13 +1,14 @@
 """Published energies to compare a scan with.
 
 A file that is missing or does not fit gives a warning and empty values, and never fails a scan: its
-results do not depend on what is already known.
+results do not depend on what is already known. Published energies belong to one state, and are
+never compared with the runs of another that happens to have the same parameters.
 """
 
 import io
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ferminet_core import units
+from ferminet_core.analysis.curves import State, state_of
+from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import LiteratureSpec
@@ -25,6 +28,8 @@ NUMBER_TOLERANCE = 1e-6
 # Endings of columns with lengths, by the unit that they say.
 _LENGTHS = {"_bohr": "bohr", "_angstrom": "angstrom"}
 MAX_TABLE_BYTES = 10_000_000
+# Facts of a run that rows may be matched by, apart from the scan's parameters.
+_FACTS = ("geometry", "charge", "spin")
 _UNITS = frozenset({"Eh", "hartree", "Hartree", "a.u."})
 
 
@@ -37,13 +42,25 @@ class PublishedEnergies(NamedTuple):
     source: str
     values: dict[str, float]  # by run_id; absent where nothing matches
     errors: dict[str, float]  # by run_id; absent where none is given
-    curve: np.ndarray  # (points, 2): (parameter, energy) of the whole curve; empty for a list
+    curves: dict[State, np.ndarray]  # (points, 2): (parameter, energy); none of a list
     sources: tuple[str, ...]  # from the column `source` of the rows, for the bibliography
 
     @property
     def column(self) -> str:
         """Their column in the scan table."""
         return f"ref_{self.name}_Eh"
+
+
+def most_trusted(
+    published: Sequence[PublishedEnergies], run_ids: Iterable[str]
+) -> PublishedEnergies | None:
+    """The energies to compare these runs with: exact before experiment before method."""
+    runs = set(run_ids)
+    for kind in ("exact", "experiment", "method"):
+        for entry in published:
+            if entry.kind == kind and not runs.isdisjoint(entry.values):
+                return entry
+    return None
 
 
 def read_published(scan: Scan) -> tuple[list[PublishedEnergies], list[str]]:
@@ -55,14 +72,15 @@ def read_published(scan: Scan) -> tuple[list[PublishedEnergies], list[str]]:
 def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> PublishedEnergies:
     values: dict[str, float] = {}
     errors: dict[str, float] = {}
-    curve = np.empty((0, 2))
+    curves: dict[State, np.ndarray] = {}
     sources: tuple[str, ...] = ()
     table = _read_rows(spec, warnings)
     if table is not None and (reason := _wrong_unit(spec, scan)):
         warnings.append(f"literature {spec.name!r}: {reason}; its columns stay empty")
         table = None
     if table is not None:
-        for run in scan.runs:
+        own = _own_runs(spec, scan, warnings)
+        for run in own:
             rows = _matching_rows(table, spec, run)
             if rows.empty:
                 continue
@@ -76,19 +94,19 @@ def _read_entry(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> Publis
             values[run.run_id] = float(energies[0])
             if spec.error is not None and np.isfinite(rows[spec.error].iloc[0]):
                 errors[run.run_id] = float(rows[spec.error].iloc[0])
-        if not values:
+        if own and not values:
             warnings.append(f"literature {spec.name!r}: nothing in {spec.file} matches any run")
-        curve = _curve(table, spec)
+        curves = {state_of(run): curve for run in own if (curve := _curve(table, spec, run)).size}
         if "source" in table.columns:
             sources = tuple(sorted(set(table["source"].dropna().astype(str))))
     return PublishedEnergies(
         name=spec.name,
-        label=spec.label or spec.name,
+        label=replace_unprintable(spec.label or spec.name),
         kind=spec.kind,
         source=Path(spec.file).name,
         values=values,
         errors=errors,
-        curve=curve,
+        curves=curves,
         sources=sources,
     )
 
@@ -121,6 +139,46 @@ def length_unit(runs: Sequence[RunSpec], parameter: str) -> str:
         ):
             return unit
     return ""
+
+
+def _own_runs(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> list[RunSpec]:
+    """The runs of the state that an entry belongs to.
+
+    An entry may name its state, or match rows by it. Where it does neither and the scan has several
+    states with its parameters, it belongs to the state at the file's top level.
+    """
+
+    def refuse(reason: str) -> list[RunSpec]:
+        warnings.append(f"literature {spec.name!r}: {reason}; its columns stay empty")
+        return []
+
+    matched = set(spec.match.values())
+    own = [
+        run
+        for run in scan.runs
+        if all(name in run.parameters or name in _FACTS for name in matched)
+        and spec.geometry in (None, state_of(run).entry)
+    ]
+    for key in ("charge", "spin"):
+        given, found = getattr(spec, key), {getattr(run.molecule, key) for run in own}
+        if given is None and (matched & {"geometry", key} or len(found) < 2):
+            continue
+        wanted = getattr(scan, key) if given is None else given
+        own = [run for run in own if getattr(run.molecule, key) == wanted]
+        if not own:
+            default = "" if given is not None else ", that of the file's top level; give its own"
+            return refuse(f"no run that it may belong to has {key} {wanted}{default}")
+    names: dict[tuple[float, ...], set[str]] = {}
+    for run in own:
+        told_apart = tuple(
+            getattr(run.molecule, key) for key in ("charge", "spin") if key in matched
+        )
+        names.setdefault(told_apart, set()).add(state_of(run).entry)
+    for several in names.values():
+        if len(several) > 1 and "geometry" not in matched:
+            listed = ", ".join(sorted(name or "the one at the top" for name in several))
+            return refuse(f"fits several geometries ({listed}); name one with `geometry`")
+    return own
 
 
 def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None:
@@ -164,22 +222,32 @@ def _equal(column: pd.Series, value: str | float) -> pd.Series:
 
 
 def _matching_rows(table: pd.DataFrame, spec: LiteratureSpec, run: RunSpec) -> pd.DataFrame:
-    """The rows that belong to `run`; none where it lacks a parameter they are matched by."""
-    for column, parameter in spec.match.items():
-        value = run.geometry if parameter == "geometry" else run.parameters.get(parameter)
-        if value is None:
-            return table.iloc[:0]
-        table = table[_equal(table[column], value)]
+    """The rows that belong to `run`."""
+    for column, name in spec.match.items():
+        table = table[_equal(table[column], _fact(run, name))]
     return table
 
 
-def _curve(table: pd.DataFrame, spec: LiteratureSpec) -> np.ndarray:
-    """(parameter, energy) of all rows, for drawing, where rows are matched by one parameter."""
-    parameters = [column for column, name in spec.match.items() if name != "geometry"]
-    if len(parameters) != 1 or len(spec.match) != 1:
+def _fact(run: RunSpec, name: str) -> str | float:
+    """The parameter of a run, or else its geometry, charge or spin."""
+    if name in run.parameters:
+        return run.parameters[name]
+    return run.geometry if name == "geometry" else float(getattr(run.molecule, name))
+
+
+def _curve(table: pd.DataFrame, spec: LiteratureSpec, run: RunSpec) -> np.ndarray:
+    """(parameter, energy) of all rows of a run's state, if one parameter matches them; else empty.
+
+    Rows are matched by `charge` or `spin` besides, but not by the name of a geometry.
+    """
+    along = [column for column, name in spec.match.items() if name in run.parameters]
+    if len(along) != 1 or "geometry" in set(spec.match.values()) - run.parameters.keys():
         return np.empty((0, 2))
+    for column, name in spec.match.items():
+        if column != along[0]:
+            table = table[_equal(table[column], _fact(run, name))]
     points = np.column_stack(
-        [pd.to_numeric(table[parameters[0]], errors="coerce"), table[spec.value]]
+        [pd.to_numeric(table[along[0]], errors="coerce"), table[spec.value]]
     ).astype(float)
     points = points[np.isfinite(points).all(axis=1)]
     return points[np.argsort(points[:, 0], kind="stable")]

@@ -88,6 +88,7 @@ class CurveMinimum(NamedTuple):
     frequency: Estimate  # harmonic omega_e, cm^-1
     energy: Estimate  # hartree
     n_models: int  # pairs of window and degree with a noticeable weight
+    used: tuple[float, ...]  # bond lengths of all points in the windows of these, bohr
 
 
 class NonParallelity(NamedTuple):
@@ -148,7 +149,7 @@ def fit_minimum(
     noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
     # Column 0 holds the measured energies, the others the resamples.
     samples = energy[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1)
-    fits, log_weights = [], []
+    fits, log_weights, windows = [], [], []
     for window, degree in _windows(n_points, lowest):
         fit = _fit_window(
             distance[window], samples[window], error[window], distance[lowest], degree, mass
@@ -158,6 +159,7 @@ def fit_minimum(
         n_left_out = n_points - fit.n_points
         log_weights.append(-0.5 * (fit.chi_squared + 2 * (degree + 1) + 2 * n_left_out))
         fits.append(fit.values)
+        windows.append(window)
     if not fits:
         raise FitRefusedError("the errors are too large to locate a minimum between the points")
     weights = np.exp(np.array(log_weights) - max(log_weights))
@@ -168,7 +170,11 @@ def fit_minimum(
         model_average(weights, values[:, q, 0], np.nanvar(values[:, q, 1:], axis=1, ddof=1))
         for q in range(3)
     )
-    return CurveMinimum(bond_length, frequency, minimum, int(keep.sum()))
+    # All windows contain the lowest point, so the points in any of them are neighbours.
+    kept = [window for window, noticeable in zip(windows, keep, strict=True) if noticeable]
+    widest = slice(min(w.start for w in kept), max(w.stop for w in kept))
+    used = tuple(distance[widest].tolist())
+    return CurveMinimum(bond_length, frequency, minimum, len(kept), used)
 
 
 def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarray) -> int:

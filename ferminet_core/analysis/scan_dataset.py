@@ -11,6 +11,7 @@ import xarray as xr
 
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.inputs.basis_sets import basis_label
+from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import Column, Kind
 
@@ -35,7 +36,13 @@ def scan_dataset(
         conventional: artefacts of the conventional energies in the same order, None without one.
         published: energies to compare with, whose columns the table has.
     """
-    ds = xr.Dataset(attrs={"stage": "summary", "scan": scan.name, "title": scan.title or scan.name})
+    ds = xr.Dataset(
+        attrs={
+            "stage": "summary",
+            "scan": scan.name,
+            "title": replace_unprintable(scan.title or scan.name),
+        }
+    )
     digests = [str(found.get("digest", "")) for found in inferences]
     ds.attrs["parents"] = json.dumps(dict(zip(table["run_id"], digests, strict=True)))
     for column in columns:

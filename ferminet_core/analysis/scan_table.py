@@ -29,19 +29,21 @@ def published_column(published: PublishedEnergies) -> Column:
 
 
 def columns(
-    parameters: Iterable[str], published: Iterable[PublishedEnergies], unit: str = ""
+    parameters: Iterable[str],
+    published: Iterable[PublishedEnergies],
+    units: Mapping[str, str] | None = None,
 ) -> list[Column]:
     """All columns of a scan, in the order of scan.csv.
 
     Args:
         parameters: the names of the scan's parameters.
         published: energies to compare with.
-        unit: of the parameters, where it is known.
+        units: of parameters, where they are known.
     """
     place = [column.name for column in COLUMNS].index(AFTER_PARAMETERS)
     return [
         *COLUMNS[:place],
-        *(parameter_column(name, unit) for name in parameters),
+        *(parameter_column(name, (units or {}).get(name, "")) for name in parameters),
         *COLUMNS[place:],
         *(published_column(energies) for energies in published),
     ]

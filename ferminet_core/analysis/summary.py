@@ -15,14 +15,21 @@ import xarray as xr
 
 from ferminet_core import units
 from ferminet_core.analysis import scan_table
-from ferminet_core.analysis.curve_constants import atomisation, curves, shortest_bond
+from ferminet_core.analysis.curve_constants import atomisation, constants, shortest_bond
 from ferminet_core.analysis.curve_outliers import Deviation, deviations
-from ferminet_core.analysis.derived_quantities import correlation, quantities
+from ferminet_core.analysis.curves import Curve, curves_of, formula, varied_parameter
+from ferminet_core.analysis.derived_quantities import (
+    Sources,
+    correlation,
+    quantities,
+    quantity_variables,
+)
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.verdict import Verdict, judge
 from ferminet_core.inputs.basis_sets import basis_label
+from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import Column
@@ -52,9 +59,10 @@ class Summary(NamedTuple):
 
     name: str
     title: str
-    parameter: str | None  # the numeric parameter, if there is exactly one
+    parameter: str | None  # the numeric parameter along the curves, if there is exactly one
     parameter_unit: str  # bohr, angstrom, or empty where it is not the shortest bond's length
     columns: list[Column]  # of table and dataset
+    curves: list[Curve]  # over the parameter
     table: pd.DataFrame  # the columns of scan.csv; missing values are NA
     dataset: xr.Dataset  # dimension run
     derived: dict[str, Any]  # JSON: bond length, frequency, dissociation energy, ...
@@ -74,16 +82,20 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
     warnings += _missing_conventional(outcomes)
     parameters = list(scan.parameters)
-    single = parameters[0] if len(parameters) == 1 else None
+    single = varied_parameter(scan.runs)
+    curves = curves_of(scan.runs, single)
     unit = _parameter_unit(scan, single)
     flags = {
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, published) for run in scan.runs
     }
-    verdicts = _verdicts(outcomes, flags, _deviations(scan.runs, single, outcomes))
-    columns = scan_table.columns(parameters, published, unit)
+    verdicts = _verdicts(outcomes, flags, _deviations(curves, single, scan.runs, outcomes))
+    columns = scan_table.columns(parameters, published, {single: unit} if single else {})
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
     done = measured(table)
+    found = constants(curves, scan.runs, table, published)
+    sums, lost = quantities(scan.quantities, Sources(scan.runs, done, published, found), parameters)
+    warnings += lost
     derived: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "scan": scan.name,
@@ -91,17 +103,18 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         "verdicts": {run_id: verdict.plain() for run_id, verdict in verdicts.items()},
         "flagged": {run_id: lines.all for run_id, lines in flags.items() if lines.all},
         "literature": {entry.name: _literature_facts(entry) for entry in published},
-        "curves": curves(scan.runs, table, published) if single else [],
+        "curves": found,
         "atomisation": atomisation(scan.runs, table),
         "correlation": correlation(scan.correlation, done),
         "warnings": warnings,
     }
     return Summary(
         name=scan.name,
-        title=scan.title or scan.name,
+        title=replace_unprintable(scan.title or scan.name),
         parameter=single,
         parameter_unit=unit,
         columns=columns,
+        curves=curves,
         table=table,
         dataset=scan_dataset(
             scan,
@@ -110,9 +123,9 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
             [outcome.inference for outcome in outcomes.values()],
             [outcome.conventional for outcome in outcomes.values()],
             published,
-        ),
+        ).assign(quantity_variables(sums) if scan.quantities else {}),
         derived=derived,
-        quantities=quantities(scan.quantities, done, [entry.column for entry in published]),
+        quantities=sums,
         published=published,
         warnings=warnings,
     )
@@ -193,26 +206,24 @@ def _verdicts(
 
 
 def _deviations(
-    runs: list[RunSpec], parameter: str | None, outcomes: Mapping[str, RunOutcome]
+    curves: list[Curve],
+    parameter: str | None,
+    runs: list[RunSpec],
+    outcomes: Mapping[str, RunOutcome],
 ) -> dict[str, Deviation | None]:
-    """How far the points of each curve of one parameter lie from their neighbours' predictions.
-
-    A curve is one molecule in one state and one variant.
-    """
-    points: dict[tuple[Any, ...], list[tuple[str, float, float, float]]] = {}
-    for run in runs:
-        outcome, molecule = outcomes[run.run_id], run.molecule
-        energy, error = _energy(outcome)
-        known = outcome.state == "done" and math.isfinite(energy) and math.isfinite(error)
-        if parameter in run.parameters and known:
-            curve = run.variant, molecule.symbols, molecule.charge, molecule.spin
-            point = run.run_id, run.parameters[parameter], energy, error
-            points.setdefault(curve, []).append(point)
+    """How far the points of each curve lie from their neighbours' predictions."""
+    by_id = {run.run_id: run for run in runs}
     found: dict[str, Deviation | None] = {}
-    for curve_points in points.values():
-        run_ids, *numbers = zip(*curve_points, strict=True)
-        arrays = [np.array(column, float) for column in numbers]
-        found |= zip(run_ids, deviations(*arrays), strict=True)
+    for curve in curves:
+        points = [
+            (run_id, by_id[run_id].parameters[str(parameter)], *_energy(outcomes[run_id]))
+            for run_id in curve.run_ids
+            if outcomes[run_id].state == "done" and np.isfinite(_energy(outcomes[run_id])).all()
+        ]
+        if points:
+            run_ids, *numbers = zip(*points, strict=True)
+            arrays = [np.array(column, float) for column in numbers]
+            found |= zip(run_ids, deviations(*arrays), strict=True)
     return found
 
 
@@ -234,11 +245,17 @@ def _row(
         **run.parameters,
         "run_id": run.run_id,
         "geometry": run.geometry,
+        "molecule": formula(run.molecule.symbols),
+        "total_charge": run.molecule.charge,
+        "spin_2S": run.molecule.spin,
         "variant": run.variant,
         "state": outcome.state,
         "wall_s": outcome.wall_s,
         "node_h": outcome.node_h,
-        "verdict": verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason,
+        # The reason may quote a file's name in another encoding.
+        "verdict": replace_unprintable(
+            verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason
+        ),
     }
     known = {entry.column: entry.values for entry in published if run.run_id in entry.values}
     return row | {column: values[run.run_id] for column, values in known.items()}

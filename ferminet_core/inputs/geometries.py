@@ -178,8 +178,7 @@ def _point(
             charge = charge if case.charge is None else case.charge
             spin = spin if case.spin is None else case.spin
             overrides.update(case.overrides)
-    values = "_".join(f"{name}_{value_text(value)}" for name, value in parameters.items())
-    name = "_".join(filter(None, (family.name, values))).lower()
+    name = "_".join(filter(None, (family.name, _values_text(parameters)))).lower()
     molecule = Molecule.make(
         symbols=tuple(atom.symbol for atom in family.atoms),
         positions=tuple(atom.position(parameters, family.units) for atom in family.atoms),
@@ -452,6 +451,19 @@ def _values(
             "digits); keep one"
         )
     return values
+
+
+def _values_text(parameters: Mapping[str, float]) -> str:
+    """The part of a geometry's name that its parameters give; empty without any."""
+    return "_".join(f"{name}_{value_text(value)}" for name, value in parameters.items())
+
+
+def entry_name(geometry: str, parameters: Mapping[str, float]) -> str:
+    """The entry of `geometries` that a geometry comes from, which its own name begins with.
+
+    Empty for the geometries of the top level's atoms with parameters.
+    """
+    return geometry.removesuffix(_values_text(parameters).lower()).removesuffix("_")
 
 
 def value_text(value: float) -> str:

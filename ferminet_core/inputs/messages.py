@@ -1,6 +1,7 @@
 """Error lines that say where a problem is, what was found and what is allowed."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ _MAX_LISTED = 12
 MAX_LINES = 20
 # Characters of a quoted value or key. A longer word has no near neighbour among the allowed ones.
 _MAX_SHOWN = 60
+# Control characters, halves of surrogate pairs and what else XML cannot hold. A tab and a line feed
+# are text.
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
 def printable(text: str) -> str:
@@ -51,6 +55,11 @@ def show(value: object) -> str:
         return _cut(repr(value))
     except ValueError:  # Python writes no integer of more than 4300 digits
         return "a number of thousands of digits"
+
+
+def replace_unprintable(text: str) -> str:
+    """Text that every file and terminal can hold: U+FFFD stands for what is not printable."""
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def dotted(location: Sequence[str | int]) -> str:

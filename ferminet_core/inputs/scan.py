@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import basis_sets
-from ferminet_core.inputs.geometries import points
+from ferminet_core.inputs.geometries import entry_name, points
 from ferminet_core.inputs.overrides import (
     DEFAULT_PRESET,
     check_given,
@@ -55,6 +55,9 @@ class Scan(BaseModel):
     literature: list[LiteratureSpec]  # with `file` relative to the working directory
     quantities: list[QuantitySpec]
     correlation: CorrelationSpec | None
+    # Of the file's top level. Published energies without a state of their own belong to it.
+    charge: int = 0
+    spin: int = 0
 
 
 def load_scan(
@@ -85,7 +88,9 @@ def load_scan(
         check_preset(preset, lambda: "--preset")
     base_name = _name(system, file)
     geometries = points(system, file, base_name)
-    check_quantities(system, file, {point.name for point in geometries})
+    check_quantities(
+        system, file, [(entry_name(p.name, p.parameters), p.name, p.parameters) for p in geometries]
+    )
     settings = command_line(overrides)
     used = check_given(preset or system.preset, lambda: f"{file.path}: preset")
     name = base_name if used == own_preset else f"{base_name}-{used}"
@@ -103,6 +108,8 @@ def load_scan(
         ],
         quantities=system.quantities,
         correlation=system.correlation,
+        charge=system.charge,
+        spin=system.spin,
     )
 
 

@@ -172,7 +172,7 @@ _AFTER_OBSERVABLES = (
         Kind.NUMBER,
         "node hours",
         "h",
-        "wall time in hours",
+        "hours of whole nodes that the finished stages took: wall time times nodes",
         _significant(3),
         in_dataset=False,
     ),
@@ -184,6 +184,9 @@ _AFTER_OBSERVABLES = (
         "`converged`, `not converged: run N more iterations; why`, or `suspect: why`; of an "
         "unfinished run the reason of its state",
     ),
+    Column("molecule", Kind.TEXT, "molecule", "", "formula of the nuclei"),
+    Column("total_charge", Kind.COUNT, "charge", "", "total charge"),
+    Column("spin_2S", Kind.COUNT, "2S", "", "up minus down electrons"),
     Column(
         "error_bootstrap_Eh",
         Kind.NUMBER,

@@ -1,7 +1,7 @@
 """Keys of a system file (`systems/*.yaml`), and the checks that need no geometry."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -165,7 +165,17 @@ class LiteratureSpec(Section):
     file: FileName = Field(description="CSV file, relative to the system file.")
     where: dict[str, str | float] = Field({}, description="Rows to keep: {column: value}.")
     match: dict[str, str] = Field(
-        min_length=1, description="How rows match runs: {column: parameter or `geometry`}."
+        min_length=1,
+        description="How rows match runs: {column: parameter, `geometry`, `charge` or `spin`}.",
+    )
+    geometry: str | None = Field(
+        None, description="Entry of `geometries` that the energies belong to."
+    )
+    charge: Whole | None = Field(
+        None, description="Total charge that they belong to. Default: that of the file."
+    )
+    spin: Whole | None = Field(
+        None, description="2S that they belong to. Default: that of the file."
     )
     value: str = Field("value", description="Column of the energies (hartree).")
     error: str | None = Field(None, description="Column of their errors (hartree).")
@@ -179,7 +189,12 @@ class QuantitySpec(Section):
 
     name: str = Field(pattern=IDENTIFIER, description="Name in the table of quantities.")
     of: dict[str, float] = Field(
-        min_length=1, description="Factor of each geometry's energy, such as {li+: 1, li: -1}."
+        min_length=1,
+        description="Factor of each geometry's energy, such as {li+: 1, li: -1}. An entry of "
+        "`geometries` with parameters gives a value at each of theirs.",
+    )
+    at: Literal["minima"] | None = Field(
+        None, description="`minima` takes the minima of the curves instead, for one value."
     )
     published: float | None = Field(None, description="Measured value to compare with (hartree).")
 
@@ -364,7 +379,7 @@ def _check_variants(system: SystemFile, file: YamlFile) -> None:
 def _check_literature(system: SystemFile, file: YamlFile) -> None:
     """Literature entries have different names, and all that names one or a parameter is right."""
     names: set[str] = set()
-    known = {"geometry", *system.parameters}
+    known = {"geometry", "charge", "spin", *system.parameters}
     known |= {p for geometry in system.geometries for p in geometry.parameters}
     # The frames of an XYZ file have parameters of their own. The summary warns of what fits no run.
     frames = any(xyz for xyz in (system.xyz, *(g.xyz for g in system.geometries)))
@@ -373,6 +388,12 @@ def _check_literature(system: SystemFile, file: YamlFile) -> None:
             where = file.where(("literature", i, "name"))
             raise InputError(f"{where}: literature {entry.name!r} is given twice; rename one")
         names.add(entry.name)
+        entries = {geometry.name for geometry in system.geometries}
+        if entry.geometry is not None and entry.geometry not in entries:
+            raise InputError(
+                f"{file.where(('literature', i, 'geometry'))}: unknown entry of `geometries` "
+                f"{entry.geometry!r}{did_you_mean(entry.geometry, entries)}"
+            )
         for column, target in entry.match.items():
             if target not in known and not frames:
                 where = file.where(("literature", i, "match", column))
@@ -388,17 +409,28 @@ def _check_literature(system: SystemFile, file: YamlFile) -> None:
                 )
 
 
-def check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -> None:
+def check_quantities(
+    system: SystemFile,
+    file: YamlFile,
+    geometries: Iterable[tuple[str, str, Mapping[str, float]]],
+) -> None:
     """Check that quantities have different names and are made of the scan's geometries.
 
     Args:
         system: The content of the file.
         file: The file, for error lines.
-        geometries: Names of all geometries of the scan.
+        geometries: Entry of `geometries`, name and parameters of each geometry of the scan.
 
     Raises:
-        InputError: A name is given twice, or a geometry is unknown.
+        InputError: A name is given twice, a geometry is unknown, or those of a quantity do not go
+            together.
     """
+    single: set[str] = set()
+    entries: dict[str, set[tuple[tuple[str, float], ...]]] = {}
+    for entry, name, parameters in geometries:
+        single.add(name)
+        if entry and parameters:
+            entries.setdefault(entry, set()).add(tuple(parameters.items()))
     names: set[str] = set()
     for i, quantity in enumerate(system.quantities):
         if quantity.name in names:
@@ -406,11 +438,32 @@ def check_quantities(system: SystemFile, file: YamlFile, geometries: set[str]) -
             raise InputError(f"{where}: quantity {quantity.name!r} is given twice; rename one")
         names.add(quantity.name)
         for geometry in quantity.of:
-            if geometry not in geometries:
+            if geometry not in single and geometry not in entries:
                 raise InputError(
                     f"{file.where(('quantities', i, 'of', geometry))}: unknown geometry "
-                    f"{show(geometry)}{did_you_mean(geometry, geometries)}"
+                    f"{show(geometry)}{did_you_mean(geometry, {*entries, *single})}"
                 )
+        over = [name for name in quantity.of if name not in single]
+        if problem := _quantity_problem(quantity, over, [entries[name] for name in over]):
+            key, text = problem
+            raise InputError(f"{file.where(('quantities', i, key))}: {text}")
+
+
+def _quantity_problem(
+    quantity: QuantitySpec, over: list[str], values: list[set[tuple[tuple[str, float], ...]]]
+) -> tuple[str, str] | None:
+    """Key and text of what is wrong with a quantity of entries with parameters, if anything."""
+    if quantity.at == "minima":
+        if not over:
+            return "at", "no geometry of this quantity has parameters; leave `at` out"
+        return None
+    if over and not set.intersection(*values):
+        return "of", f"{' and '.join(over)} have no values of their parameters in common"
+    if over and quantity.published is not None:
+        return "published", (
+            "one value for many geometries; give the curves as `literature`, or take `at: minima`"
+        )
+    return None
 
 
 def _keys_at(location: Location) -> Iterable[str]:

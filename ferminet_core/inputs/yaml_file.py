@@ -128,7 +128,7 @@ def _load(text: str, where: str) -> tuple[yaml.Node | None, Any]:
 
 
 def _check_events(text: str) -> None:
-    """Refuse tags, aliases and deep nesting before anything is built.
+    """Refuse tags, aliases, deep nesting and control characters before anything is built.
 
     A few lines of nested aliases expand to gigabytes. A system file needs no tags.
     """
@@ -139,6 +139,9 @@ def _check_events(text: str) -> None:
         if tag or isinstance(event, yaml.AliasEvent):
             found = f"tags ({show(tag)[1:-1]})" if tag else "aliases (*name)"
             problem = f"{found} are not supported"
+        if odd := UNPRINTABLE.search(getattr(event, "value", None) or ""):
+            code = f"U+{ord(odd[0]):04X}"
+            problem = f"found the character {code}, which is not printable; leave it out"
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:

@@ -1,12 +1,14 @@
 """The series of a scan's charts: what the printed pictures and those of the page both draw."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.literature import PublishedEnergies
+from ferminet_core.analysis.curves import State, formula
+from ferminet_core.analysis.literature import most_trusted
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
 from ferminet_core.inputs.scan_columns import MILLI
@@ -17,6 +19,7 @@ CHEMICAL_ACCURACY = MILLI * units.CHEMICAL_ACCURACY  # mEh
 RUN_COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7")
 PUBLISHED_COLOURS = ("#000000", "#56b4e9", "#e69f00", "#009e73", "#cc79a7")
 HF_COLOUR = "#888888"
+PALE = 0.6  # opacity of what belongs to the second state, third (squared), ...
 MARKERS = ("o", "s", "D", "^")
 DENSE = 15  # a published curve of so many points is drawn as a line without markers
 # Colours of the conventional methods (Tol's muted palette), which the basis does not change.
@@ -46,43 +49,117 @@ class ConventionalCurve(NamedTuple):
 
 
 class Points(NamedTuple):
-    """The finished runs of one variant in the order of the parameter: rows of the scan table."""
+    """The finished runs of one curve in the order of the parameter: rows of the scan table.
 
-    variant: str
+    label: in a legend; marker: as matplotlib calls it
+    """
+
+    label: str
     rows: pd.DataFrame
     colour: str
-    marker: str  # as matplotlib calls it
-
-    @property
-    def label(self) -> str:
-        """Their name in a legend."""
-        return f"FermiNet {self.variant}".strip()
+    marker: str
 
 
-def without_free_atoms(summary: Summary) -> Summary:
-    """The summary of a scan of one parameter with the points of the curve alone."""
-    on_curve = summary.table[str(summary.parameter)].notna()
-    return summary._replace(table=summary.table[on_curve])
+class StateRows(NamedTuple):
+    """The runs of one state in the order of the parameter, finished or not, of all variants.
+
+    label: of the state, empty if it is the only one; opacity: of its lines
+    """
+
+    state: State
+    label: str
+    rows: pd.DataFrame
+    opacity: float
+
+    def named(self, what: str) -> str:
+        """The name of one of its lines in a legend."""
+        return f"{what}, {self.label}" if self.label else what
 
 
-def primary_published(published: list[PublishedEnergies]) -> PublishedEnergies | None:
-    """The energies to show residuals against: exact before experiment before method."""
-    for kind in ("exact", "experiment", "method"):
-        for entry in published:
-            if entry.kind == kind and entry.values:
-                return entry
-    return None
+class Base(NamedTuple):
+    """Energies that differences are relative to, hartree, by the index of the scan table.
+
+    published: whether they are published energies, and not those of Hartree-Fock
+    """
+
+    label: str
+    values: pd.Series
+    published: bool
 
 
-def variants(summary: Summary) -> list[Points]:
-    """The points of each variant that has any."""
+def along_parameter(summary: Summary) -> bool:
+    """Whether the scan is drawn over its parameter, and not as a list of runs.
+
+    Several molecules at one value each, such as chains of growing length, are a list.
+    """
+    return len({curve.state for curve in summary.curves}) == 1 or any(
+        len(curve.run_ids) > 1 for curve in summary.curves
+    )
+
+
+def panels(summary: Summary) -> list[tuple[str, Summary]]:
+    """The parts of a scan that are drawn on one pair of axes, the points of the curves alone.
+
+    Curves of the same nuclei are drawn together, such as those of two spins or charges. Energies of
+    other nuclei differ by far too much. The formula is the heading; it is empty for a single part.
+    """
+    nuclei = list(dict.fromkeys(curve.state.symbols for curve in summary.curves))
+    found = []
+    for symbols in nuclei:
+        curves = [curve for curve in summary.curves if curve.state.symbols == symbols]
+        run_ids = {run_id for curve in curves for run_id in curve.run_ids}
+        table = summary.table[summary.table["run_id"].isin(run_ids)]
+        heading = formula(symbols) if len(nuclei) > 1 else ""
+        found.append((heading, summary._replace(table=table, curves=curves)))
+    return found
+
+
+def states(summary: Summary) -> list[StateRows]:
+    """The runs of each state that has a curve, in the rows of the table."""
+    labels = {curve.state: curve.label for curve in summary.curves}
+    found = []
+    for place, (state, label) in enumerate(labels.items()):
+        run_ids = {i for curve in summary.curves if curve.state == state for i in curve.run_ids}
+        rows = summary.table[summary.table["run_id"].isin(run_ids)]
+        rows = rows.sort_values(str(summary.parameter))
+        found.append(StateRows(state, label, rows, PALE**place))
+    return found
+
+
+def bases(summary: Summary) -> list[Base]:
+    """Energies to show differences from, the most trusted first and Hartree-Fock last.
+
+    Where states have published energies of their own, the first base has the most trusted ones of
+    each state.
+    """
+    table = summary.table
+    known = [entry for entry in summary.published if table[entry.column].notna().any()]
+    first = most_trusted(known, table["run_id"])
+    found = [Base(entry.label, table[entry.column], True) for entry in known if entry is first]
+    own = pd.Series(np.nan, table.index)
+    names = set()
+    for found_state in states(summary) if summary.curves else []:
+        rows = found_state.rows
+        if entry := most_trusted(known, rows["run_id"]):
+            own[rows.index] = rows[entry.column]
+            names.add(entry.name)
+    if len(names) > 1:
+        found.insert(0, Base("published", own, True))
+    found += [Base(entry.label, table[entry.column], True) for entry in known if entry is not first]
+    return [*found, Base("Hartree-Fock", table["hf_Eh"], False)]
+
+
+def curve_points(summary: Summary) -> list[Points]:
+    """The points of each curve that has any."""
     done = measured(summary.table).sort_values(str(summary.parameter))
     groups = []
-    for index, variant in enumerate(summary.table["variant"].unique()):
+    for index, curve in enumerate(summary.curves):
+        # Colour and marker together repeat after sixteen curves only.
         colour = RUN_COLOURS[index % len(RUN_COLOURS)]
-        rows = done[done["variant"] == variant]
+        marker = MARKERS[(index + index // len(RUN_COLOURS)) % len(MARKERS)]
+        rows = done[done["run_id"].isin(curve.run_ids)]
         if not rows.empty:
-            groups.append(Points(str(variant), rows, colour, MARKERS[index % len(MARKERS)]))
+            groups.append(Points(f"FermiNet {curve.name}".strip(), rows, colour, marker))
     return groups
 
 
@@ -103,7 +180,7 @@ def conventional(summary: Summary) -> list[ConventionalCurve]:
 
 
 def along(parameter: pd.Series, values: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """The points of a curve in order; of several variants the first that has a value."""
+    """The points of a state's curve in order; of several variants the first that has a value."""
     points = pd.DataFrame({"x": parameter, "y": values}).dropna()
     points = points.drop_duplicates("x").sort_values("x")
     return points["x"], points["y"]
@@ -130,7 +207,7 @@ def focus(table: pd.DataFrame) -> tuple[float, float] | None:
 
 
 def residual_limits(
-    done: pd.DataFrame, published: PublishedEnergies, others: list[pd.Series]
+    done: pd.DataFrame, base: Base, others: Sequence[pd.Series]
 ) -> tuple[float, float]:
     """Limits of a chart of residuals, mEh.
 
@@ -139,10 +216,10 @@ def residual_limits(
 
     Args:
         done: finished rows of the scan table.
-        published: the energies that residuals are taken against.
+        base: the energies that residuals are taken against.
         others: residuals of conventional methods, mEh.
     """
-    residual = MILLI * (done["energy_Eh"] - done[published.column])
+    residual = MILLI * (done["energy_Eh"] - base.values[done.index])
     error = MILLI * done["error_Eh"]
     band = 1.25 * CHEMICAL_ACCURACY
     near = [value for values in others for value in values if abs(value) < _FAR]
@@ -157,6 +234,19 @@ def parameter_label(summary: Summary) -> str:
     """The parameter with its unit, for an axis."""
     unit = f" ({summary.parameter_unit})" if summary.parameter_unit else ""
     return f"{summary.parameter}{unit}"
+
+
+def quantity_parameters(summary: Summary) -> list[str]:
+    """The columns of quantities.csv with the parameters that a value is taken at."""
+    names = [str(name) for name in summary.quantities.columns]
+    return names[names.index("variant") + 1 : names.index("value_Eh")]
+
+
+def quantity_name(summary: Summary, row: pd.Series) -> str:
+    """A row of quantities.csv in words: the quantity, and the parameters if there are any."""
+    places = row[quantity_parameters(summary)].dropna().items()
+    text = ", ".join(f"{name} = {value:g}" for name, value in places)
+    return f"{row['quantity']} at {text}" if text else str(row["quantity"])
 
 
 def short_label(label: str) -> str:

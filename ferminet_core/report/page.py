@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
 from ferminet_core.analysis.summary import Summary
@@ -112,7 +112,18 @@ def write_report(scan: Scan, summary: Summary, folder: Path) -> None:
     ]
     page = _page(summary, runs, (folder / "scan.csv").read_bytes())
     with files.atomic_file(folder / NAME) as file:
-        file.write(page.encode())
+        file.write(page.encode(errors="replace"))
+
+
+def write_note(title: str, reason: str, folder: Path) -> None:
+    """Write a page that says why there is no other.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    text = f"<!doctype html><meta charset=utf-8><title>{escape(title)}</title><p>{escape(reason)}"
+    with files.atomic_file(folder / NAME) as file:
+        file.write(text.encode(errors="replace"))
 
 
 def _anchor(number: int) -> str:
@@ -207,19 +218,21 @@ def _result(summary: Summary, runs: Sequence[RunPage]) -> Section:
 
 
 def _facts(summary: Summary) -> list[Fact]:
-    """The constants of the first curve, and the mean share of the correlation energy."""
+    """The constants of the first curve with a minimum, and the mean share of correlation energy."""
     facts = []
     curve: dict[str, Any] = next((c for c in summary.derived["curves"] if "r_e_bohr" in c), {})
+    of = f" ({curve['state']})" if curve.get("state") else ""
     for key, name, unit in (
         ("r_e_bohr", "rₑ", "bohr"),
         ("omega_e_inverse_cm", "ωₑ", "cm⁻¹"),
         ("D_e_Eh", "Dₑ", "hartree"),
     ):
         if key in curve:
-            facts.append(Fact(name, plus_minus(curve[key]["value"], curve[key]["error"], 1), unit))
+            value = plus_minus(curve[key]["value"], curve[key]["error"], 1)
+            facts.append(Fact(f"{name}{of}", value, unit))
     for name, found in curve.get("non_parallelity", {}).items():
         value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"], 1)
-        facts.append(Fact(f"non-parallelity, {name}", value, "mEh"))
+        facts.append(Fact(f"non-parallelity, {name}{of}", value, "mEh"))
     if shares := summary.derived["correlation"].values():
         mean = sum(share["percent"] for share in shares) / len(shares)
         facts.append(Fact("correlation energy, mean", f"{mean:.2f}", "%"))

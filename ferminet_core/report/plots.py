@@ -1,6 +1,7 @@
 """The printed pictures of a scan: its curve with residuals, and the convergence of its variants."""
 
 import itertools
+import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
-from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.optimiser_comparison import Trace, curve
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
@@ -22,18 +23,22 @@ from ferminet_core.report.chart_data import (
     HF_COLOUR,
     PUBLISHED_COLOURS,
     RUN_COLOURS,
+    Base,
     ConventionalCurve,
+    StateRows,
     along,
+    along_parameter,
+    bases,
     conventional,
+    curve_points,
     done_of_total,
     focus,
+    panels,
     parameter_label,
-    primary_published,
     residual_limits,
     short_label,
     span,
-    variants,
-    without_free_atoms,
+    states,
 )
 from ferminet_core.storage.files import atomic_file
 
@@ -43,6 +48,7 @@ _PUBLISHED_LINES = ("-", "--", "-.", ":")
 _BASIS_STYLES = (("+", ":"), ("x", "-."), ("1", "--"), ("2", "-"))
 _POINTS: dict[str, Any] = {"ms": 5, "capsize": 2, "zorder": 5}  # computed energies, on top
 _STYLE: dict[Any, Any] = {
+    "text.parse_math": False,  # titles and labels are no TeX: a "$" is a dollar
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -58,18 +64,34 @@ _STYLE: dict[Any, Any] = {
 def plot_scan(summary: Summary, folder: Path) -> None:
     """Write curve.svg and curve.png.
 
-    A scan of one numeric parameter gives its curve, with residuals below; any other scan gives one
-    row for each run. Residuals are relative to the first exact energies, else to the first
-    experiment, else to the first of any kind.
+    A scan of one numeric parameter gives its curves, with residuals below; any other scan gives one
+    row for each run. Residuals of a state are relative to its first exact energies, else to the
+    first experiment, else to the first of any kind.
 
     Raises:
         OSError: a file cannot be written.
     """
     with mpl.rc_context(_STYLE):
-        figure = _curve_figure(summary) if summary.parameter else _rows_figure(summary)
-        for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
-            with atomic_file(folder / f"curve.{suffix}") as file:
-                figure.savefig(file, format=suffix, bbox_inches="tight", **options)
+        _save(_curve_figure(summary) if along_parameter(summary) else _rows_figure(summary), folder)
+
+
+def write_note(text: str, folder: Path) -> None:
+    """Write curve.svg and curve.png with a text in place of the curve.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.0, 1.0))
+        figure.text(0.5, 0.5, textwrap.fill(text, 80), ha="center", va="center")
+        _save(figure, folder)
+
+
+def _save(figure: Figure, folder: Path) -> None:
+    """Write a figure as curve.svg and curve.png."""
+    for suffix, options in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+        with atomic_file(folder / f"curve.{suffix}") as file:
+            figure.savefig(file, format=suffix, bbox_inches="tight", **options)
 
 
 def plot_convergence(traces: list[Trace], limits: Mapping[str, float], folder: Path) -> None:
@@ -108,56 +130,60 @@ def _draw_convergence(axes: Axes, traces: list[Trace], energy: float, timed: boo
         # A logarithmic axis cannot show an error below zero, which is noise.
         error = np.where(found.error_Eh > 0, MILLI * found.error_Eh, np.nan)
         across = found.step * trace.seconds if timed else found.step
-        axes.plot(across, error, color=colour, lw=1.5, label=trace.variant or "base")
+        axes.plot(across, error, color=colour, lw=1.5, label=_text(trace.variant or "base"))
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):  # matplotlib's own labels of powers are TeX
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter(LogFormatter())
     # Smaller errors are noise that happens to be small.
     axes.set_ylim(bottom=MILLI * 1e-4)
 
 
 def _curve_figure(summary: Summary) -> Figure:
-    """Energies over the parameter above, residuals below."""
-    title = _title(summary)
-    summary = without_free_atoms(summary)
-    published = primary_published(summary.published)
-    figure = Figure(figsize=(7.0, 6.4 if published else 4.6), layout="constrained")
-    if published:
-        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(2.2, 1.0))
-        _draw_residuals(lower, summary, published)
-        lower.set_xlabel(parameter_label(summary))
-    else:
-        upper = figure.subplots()
-        upper.set_xlabel(parameter_label(summary))
-    _draw_energies(upper, summary)
-    upper.set_title(title, loc="left", fontsize=11)
+    """Energies over the parameter above, residuals below; a column for each molecule."""
+    drawn = panels(summary)
+    found = [bases(panel)[0] for _, panel in drawn]
+    rows = 2 if any(base.published for base in found) else 1
+    figure = Figure(figsize=(7.0 * len(drawn), 6.4 if rows == 2 else 4.6), layout="constrained")
+    heights = (2.2, 1.0)[:rows]
+    grid = figure.subplots(rows, len(drawn), squeeze=False, sharex="col", height_ratios=heights)
+    for (heading, panel), base, column in zip(drawn, found, grid.T, strict=True):
+        _draw_energies(column[0], panel)
+        column[0].set_title(heading, loc="right", fontsize=11)
+        if base.published:
+            _draw_residuals(column[1], panel, base)
+        elif rows == 2:
+            column[1].set_visible(False)
+            column[0].tick_params(labelbottom=True)
+        column[-1 if base.published else 0].set_xlabel(parameter_label(panel))
+    grid[0][0].set_title(_title(summary), loc="left", fontsize=11)
     return figure
 
 
 def _draw_energies(axes: Axes, summary: Summary) -> None:
     """Published curves, Hartree-Fock and conventional methods, and the computed energies on top."""
     table, parameter = summary.table, str(summary.parameter)
-    low, high = span(table[parameter])
-    for index, entry in enumerate(summary.published):
-        inside = (entry.curve[:, 0] >= low) & (entry.curve[:, 0] <= high)
-        if inside.any():
-            # The line between few points is faint: it is only a guide for the eye.
-            few = {"marker": ".", "lw": 0.5} if inside.sum() < DENSE else {"lw": 1.2}
-            style = _published_style(index)
-            axes.plot(*entry.curve[inside].T, label=entry.label, **style, **few)
-    first = table.drop_duplicates(parameter).sort_values(parameter)
-    if first["hf_Eh"].notna().any():
-        axes.plot(first[parameter], first["hf_Eh"], "x--", color=HF_COLOUR, lw=1, ms=4, label="HF")
-    for method in conventional(summary):
-        drawn = along(table[parameter], method.values)
-        axes.plot(*drawn, label=method.label, **_style(method))
-    for points in variants(summary):
+    for state in states(summary):
+        _draw_published(axes, summary, state)
+    for state in states(summary):
+        style: dict[str, Any] = {"color": HF_COLOUR, "lw": 1, "ms": 4, "alpha": state.opacity}
+        x, y = along(state.rows[parameter], state.rows["hf_Eh"])
+        if not y.empty:
+            axes.plot(x, y, "x--", label=_text(state.named("HF")), **style)
+        for method in conventional(summary):
+            x, y = along(state.rows[parameter], method.values[state.rows.index])
+            if not y.empty:
+                label = _text(state.named(method.label))
+                axes.plot(x, y, label=label, **_style(method), alpha=state.opacity)
+    for points in curve_points(summary):
         axes.errorbar(
             points.rows[parameter],
             points.rows["energy_Eh"],
             points.rows["error_Eh"],
             fmt=points.marker,
             color=points.colour,
-            label=points.label,
+            label=_text(points.label),
             **_POINTS,
         )
     if limits := focus(table):
@@ -170,58 +196,65 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
         axes.text(0.5, 0.5, "no finished runs yet", transform=axes.transAxes, ha="center")
 
 
-def _draw_residuals(axes: Axes, summary: Summary, published: PublishedEnergies) -> None:
+def _draw_published(axes: Axes, summary: Summary, state: StateRows) -> None:
+    """The published curves of a state within the range of the parameter."""
+    low, high = span(summary.table[str(summary.parameter)])
+    shown = {other.state for other in states(summary)}
+    for index, entry in enumerate(summary.published):
+        curve = entry.curves.get(state.state, np.empty((0, 2)))
+        inside = (curve[:, 0] >= low) & (curve[:, 0] <= high)
+        if inside.any():
+            # The line between few points is faint: it is only a guide for the eye.
+            few = {"marker": ".", "lw": 0.5} if inside.sum() < DENSE else {"lw": 1.2}
+            several = len(shown & entry.curves.keys()) > 1
+            label = _text(state.named(entry.label) if several else entry.label)
+            style = {**_published_style(index), **few, "alpha": state.opacity if several else 1.0}
+            axes.plot(*curve[inside].T, label=label, **style)
+
+
+def _draw_residuals(axes: Axes, summary: Summary, base: Base) -> None:
     """Energy minus the published one in mEh, with the band of chemical accuracy."""
     parameter = str(summary.parameter)
     _accuracy_band(axes.axhspan)
     axes.axhline(0.0, color="black", lw=1)
-    _draw_other_published(axes, summary, published)
     others = []
-    for method in conventional(summary):
-        others.append(MILLI * (method.values - summary.table[published.column]))
-        axes.plot(*along(summary.table[parameter], others[-1]), **_style(method))
-    for points in variants(summary):
+    for state in states(summary):
+        rows, own = state.rows, base.values[state.rows.index]
+        for index, entry in enumerate(summary.published):
+            x, y = along(rows[parameter], MILLI * (rows[entry.column] - own))
+            if y.any():  # the base itself lies at zero
+                style = {"marker": ".", "lw": 0.5, **_published_style(index)}
+                axes.plot(x, y, alpha=state.opacity, **style)
+        for method in conventional(summary):
+            others.append(MILLI * (method.values[rows.index] - own))
+            drawn = along(rows[parameter], others[-1])
+            axes.plot(*drawn, **_style(method), alpha=state.opacity)
+    for points in curve_points(summary):
         axes.errorbar(
             points.rows[parameter],
-            MILLI * (points.rows["energy_Eh"] - points.rows[published.column]),
+            MILLI * (points.rows["energy_Eh"] - base.values[points.rows.index]),
             MILLI * points.rows["error_Eh"],
             fmt=points.marker,
             color=points.colour,
             **_POINTS,
         )
-    axes.set_ylim(residual_limits(measured(summary.table), published, others))
-    axes.set_ylabel(f"E − {short_label(published.label)}\n(mEh)")
+    axes.set_ylim(residual_limits(measured(summary.table), base, others))
+    axes.set_ylabel(f"E − {_text(short_label(base.label))}\n(mEh)")
     axes.legend(loc="best")
-
-
-def _draw_other_published(axes: Axes, summary: Summary, published: PublishedEnergies) -> None:
-    """Deviations of the other published values, where both are known."""
-    parameter, table = str(summary.parameter), summary.table.sort_values(str(summary.parameter))
-    for index, other in enumerate(summary.published):
-        both = table[table[other.column].notna() & table[published.column].notna()]
-        if other.name == published.name or both.empty:
-            continue
-        axes.plot(
-            both[parameter],
-            MILLI * (both[other.column] - both[published.column]),
-            marker=".",
-            lw=0.5,
-            **_published_style(index),
-        )
 
 
 def _rows_figure(summary: Summary) -> Figure:
     """One row for each run: the residual, or the correlation energy without published energies."""
     table = summary.table
-    published = primary_published(summary.published)
+    chosen = bases(summary)[0]
     figure = Figure(figsize=(7.0, 1.6 + 0.32 * len(table)), layout="constrained")
     axes = figure.subplots()
     done = measured(table)
-    if published:
-        base, label = table[published.column], f"E − {short_label(published.label)} (mEh)"
+    base, label = chosen.values, f"E − {_text(short_label(chosen.label))} (mEh)"
+    if chosen.published:
         _accuracy_band(axes.axvspan)
     else:
-        base, label = table["hf_Eh"], "E − E(HF) (mEh)"
+        label = "E − E(HF) (mEh)"
     axes.axvline(0.0, color="black", lw=1)
     others = _draw_conventional_rows(axes, summary, base)
     rows = np.array([table.index.get_loc(index) for index in done.index], dtype=int)
@@ -241,8 +274,8 @@ def _rows_figure(summary: Summary) -> Figure:
     axes.set_yticks(range(len(table)), names)
     axes.set_ylim(len(table) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    if published:
-        axes.set_xlim(residual_limits(done, published, others))
+    if chosen.published:
+        axes.set_xlim(residual_limits(done, chosen, others))
     axes.set_xlabel(label)
     axes.set_title(_title(summary), loc="left", fontsize=11)
     figure.legend(loc="outside lower right", ncols=3)
@@ -281,4 +314,10 @@ def _style(method: ConventionalCurve) -> dict[str, Any]:
 def _title(summary: Summary) -> str:
     """The title, with the number of finished runs until all are done."""
     done, total = done_of_total(summary)
-    return summary.title if done == total else f"{summary.title}   [{done} of {total} runs done]"
+    title = _text(summary.title)
+    return title if done == total else f"{title}   [{done} of {total} runs done]"
+
+
+def _text(text: str) -> str:
+    """Text of a user's file as matplotlib draws it literally: a legend leaves "_..." out."""
+    return f" {text}" if text.startswith("_") else text

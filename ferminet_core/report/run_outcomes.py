@@ -44,8 +44,9 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
         recompute: as for `run_outcome`.
         wrong: artefacts that are not the run's, by stage, with the reasons.
     """
-    wall_s = _wall_seconds(folder)
-    node_h = None if wall_s is None else wall_s / 3600.0
+    records = _records(folder)
+    wall_s = sum(float(record["wall_s"]) for record in records) if records else None
+    node_h = sum(map(_node_seconds, records)) / 3600.0 if records else None
     reference: dict[str, Any] = {}
     inference: dict[str, Any] = {}
     series: dict[str, np.ndarray] = {}
@@ -166,8 +167,18 @@ def _unfinished_state(folder: Path) -> tuple[str, str]:
     return "waiting", ""
 
 
-def _wall_seconds(folder: Path) -> float | None:
-    """Seconds spent in the finished stages of the chain; None before the first."""
-    records = [files.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
-    times = [float(record["wall_s"]) for record in records if record and record.get("wall_s")]
-    return sum(times) if times else None
+def _records(folder: Path) -> list[dict[str, Any]]:
+    """The provenance of the finished stages of the chain."""
+    found = [files.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
+    return [record for record in found if record and record.get("wall_s")]
+
+
+def _node_seconds(record: Mapping[str, Any]) -> float:
+    """Seconds of whole nodes that a stage took.
+
+    Provenance of earlier versions names the nodes of the ranks at most.
+    """
+    if "node_s" in record:
+        return float(record["node_s"])
+    nodes = {rank["node"] for rank in record.get("ranks", ())}
+    return float(record["wall_s"]) * max(1, len(nodes))

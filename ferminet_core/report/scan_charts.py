@@ -1,14 +1,12 @@
 """Charts of a whole scan: its curve or the rows of its runs, quantities, correlation energies."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.potential_curve import Estimate
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
@@ -19,18 +17,23 @@ from ferminet_core.report.chart_data import (
     MARKERS,
     PUBLISHED_COLOURS,
     RUN_COLOURS,
+    Base,
     ConventionalCurve,
     Points,
+    StateRows,
     along,
+    along_parameter,
+    bases,
     conventional,
+    curve_points,
     focus,
+    panels,
     parameter_label,
-    primary_published,
+    quantity_name,
     residual_limits,
     short_label,
     span,
-    variants,
-    without_free_atoms,
+    states,
 )
 from ferminet_core.report.charts import (
     INK,
@@ -63,14 +66,6 @@ _ROW_PIXELS, _FRAME_PIXELS = 26, 130
 Estimates = Mapping[str, Estimate]
 
 
-class _Base(NamedTuple):
-    """Energies that differences are relative to: a column of the scan table."""
-
-    label: str
-    column: str
-    published: PublishedEnergies | None
-
-
 def scan_charts(summary: Summary, estimates: Estimates) -> list[Chart]:
     """The charts of a scan's energies: a curve and its residuals, or a row for each run.
 
@@ -78,21 +73,15 @@ def scan_charts(summary: Summary, estimates: Estimates) -> list[Chart]:
         summary: of the scan.
         estimates: of the energy at zero variance, for the runs that have one.
     """
-    if summary.parameter is None:
+    if not along_parameter(summary):
         return [_rows_chart(summary, estimates)]
-    curve = without_free_atoms(summary)
-    if curve.table.duplicated([summary.parameter, "variant"]).any():
-        return [_rows_chart(summary, estimates)]  # several molecules at the same distance
-    return [_curve_chart(curve), _residual_chart(curve, estimates)]
-
-
-def bases(summary: Summary) -> list[_Base]:
-    """Energies to show differences from, the most trusted first and Hartree-Fock last."""
-    first = primary_published(summary.published)
-    known = [entry for entry in summary.published if entry.values]
-    known.sort(key=lambda entry: entry is not first)
-    published = [_Base(entry.label, entry.column, entry) for entry in known]
-    return [*published, _Base("Hartree-Fock", "hf_Eh", None)]
+    charts = []
+    for number, (heading, panel) in enumerate(panels(summary)):
+        for chart in (_curve_chart(panel), _residual_chart(panel, estimates)):
+            name = f"{chart.name}-{number}" if number else chart.name
+            title = f"{chart.title}: {heading}" if heading else chart.title
+            charts.append(chart._replace(name=name, title=title))
+    return charts
 
 
 def published_colour(index: int) -> str:
@@ -106,40 +95,56 @@ def published_colour(index: int) -> str:
 
 def _curve_chart(summary: Summary) -> Chart:
     table, parameter = summary.table, str(summary.parameter)
-    low, high = span(table[parameter])
-    data: list[Figure] = []
-    for index, entry in enumerate(summary.published):
-        curve = entry.curve
-        curve = curve[(curve[:, 0] >= low) & (curve[:, 0] <= high)] if curve.size else curve
-        if len(curve):
-            colour = published_colour(index)
-            places, values = (numbers(column) for column in curve.T)
-            trace = line(label(entry.label), places, values, colour, width=1.2)
-            # The line between few points is faint: it is only a guide for the eye.
-            few = {"mode": "lines+markers", "opacity": 0.8} if len(curve) < DENSE else {}
-            dash = _DASHES[index // len(PUBLISHED_COLOURS) % len(_DASHES)]
-            data.append(trace | few | {"line": {**trace["line"], "dash": dash}})
-    first = table.drop_duplicates(parameter).sort_values(parameter)
-    if first["hf_Eh"].notna().any():
-        data.append(_compared("Hartree-Fock", first[parameter], first["hf_Eh"], HF_COLOUR))
-    for method in conventional(summary):
-        data.append(_conventional(method, *along(table[parameter], method.values)))
-    for points in variants(summary):
+    data = [trace for state in states(summary) for trace in _published_lines(summary, state)]
+    for state in states(summary):
+        x, y = along(state.rows[parameter], state.rows["hf_Eh"])
+        if not y.empty:
+            data.append(_compared(state.named("Hartree-Fock"), x, y, HF_COLOUR) | _pale(state))
+        for method in conventional(summary):
+            x, y = along(state.rows[parameter], method.values[state.rows.index])
+            if not y.empty:
+                data.append(_conventional(method, x, y, state))
+    for points in curve_points(summary):
         places, values = (numbers(points.rows[name]) for name in (parameter, "energy_Eh"))
         style = {"symbol": _SYMBOLS[points.marker]}
         trace = markers(label(points.label), places, values, points.colour, **style)
         data.append(trace | {"error_y": error_bars(points.rows["error_Eh"])})
-    x = axis(label(parameter_label(summary)))
+    x_axis = axis(label(parameter_label(summary)))
     limits = focus(table)
-    y = axis("energy (hartree)", **({"range": list(limits)} if limits else {}))
+    y_axis = axis("energy (hartree)", **({"range": list(limits)} if limits else {}))
     return Chart(
         name="curve",
         title="Energy",
         text=_curve_text(summary),
-        views=[figure(data, x, y, hovermode="closest")],
+        views=[figure(data, x_axis, y_axis, hovermode="closest")],
         note="Error bars are one standard error; most are smaller than the symbols.",
         table=_curve_table(summary),
     )
+
+
+def _published_lines(summary: Summary, state: StateRows) -> Iterator[Figure]:
+    """The published curves of a state within the range of the parameter."""
+    low, high = span(summary.table[str(summary.parameter)])
+    shown = {other.state for other in states(summary)}
+    for index, entry in enumerate(summary.published):
+        curve = entry.curves.get(state.state, np.empty((0, 2)))
+        curve = curve[(curve[:, 0] >= low) & (curve[:, 0] <= high)]
+        if not len(curve):
+            continue
+        several = len(shown & entry.curves.keys()) > 1
+        name = state.named(entry.label) if several else entry.label
+        places, values = (numbers(column) for column in curve.T)
+        trace = line(label(name), places, values, published_colour(index), width=1.2)
+        # The line between few points is faint: it is only a guide for the eye.
+        few = {"mode": "lines+markers", "opacity": 0.8} if len(curve) < DENSE else {}
+        pale = _pale(state) if several else {}
+        dash = _DASHES[index // len(PUBLISHED_COLOURS) % len(_DASHES)]
+        yield trace | few | pale | {"line": {**trace["line"], "dash": dash}}
+
+
+def _pale(state: StateRows) -> Figure:
+    """The opacity of a state's lines; none of the first state's."""
+    return {"opacity": state.opacity} if state.opacity < 1 else {}
 
 
 def _compared(name: str, x: pd.Series, y: pd.Series, colour: str, basis: int = 1) -> Figure:
@@ -154,8 +159,9 @@ def _symbol(colour: str, basis: int) -> Figure:
     return {"symbol": symbol, "size": 7, "line": {"width": 1.5, "color": colour}}
 
 
-def _conventional(curve: ConventionalCurve, x: pd.Series, y: pd.Series) -> Figure:
-    return _compared(curve.label, x, y, curve.colour, curve.basis)
+def _conventional(curve: ConventionalCurve, x: pd.Series, y: pd.Series, state: StateRows) -> Figure:
+    trace = _compared(state.named(curve.label), x, y, curve.colour, curve.basis)
+    return trace | _pale(state)
 
 
 def _curve_text(summary: Summary) -> str:
@@ -208,7 +214,7 @@ def _residual_chart(summary: Summary, estimates: Estimates) -> Chart:
 
 
 def _difference_chart(
-    name: str, summary: Summary, choices: list[_Base], views: list[Figure], estimates: Estimates
+    name: str, summary: Summary, choices: list[Base], views: list[Figure], estimates: Estimates
 ) -> Chart:
     """Views of differences from each base in each unit, with text and table."""
     return Chart(
@@ -222,33 +228,38 @@ def _difference_chart(
     )
 
 
-def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estimates) -> Figure:
+def _residual_figure(summary: Summary, base: Base, unit: str, estimates: Estimates) -> Figure:
     """Every series minus the base; every view has the same series in the same order."""
     parameter, factor = str(summary.parameter), _UNITS[unit]
-    table = summary.table.sort_values(parameter)
-    first = table.drop_duplicates(parameter)
-    data = []
-    for index, other in enumerate(summary.published):
-        if other.values:
-            y = numbers(factor * (first[other.column] - first[base.column]))
-            trace = line(
-                label(other.label), numbers(first[parameter]), y, published_colour(index), width=1
-            )
-            mode = "lines" if other is base.published else "lines+markers"
-            data.append(trace | {"mode": mode, "marker": {"size": 4}})
-    others = []
-    for method in conventional(summary):
-        difference = method.values - table[base.column]
-        others.append(MILLI * difference)
-        data.append(_conventional(method, *along(table[parameter], factor * difference)))
-    hartree_fock = factor * (first["hf_Eh"] - first[base.column])
-    trace = _compared("Hartree-Fock", first[parameter], hartree_fock, HF_COLOUR)
-    data.append(trace | {"visible": False})
-    for points in variants(summary):
+    data: list[Figure] = []
+    others: list[pd.Series] = []
+    for state in states(summary):
+        rows, own = state.rows, base.values[state.rows.index]
+        first = rows.drop_duplicates(parameter)
+        for index, other in enumerate(summary.published):
+            if rows[other.column].notna().any():
+                y = factor * (first[other.column] - own[first.index])
+                several = summary.table[other.column].notna().sum() > rows[other.column].count()
+                name = label(state.named(other.label) if several else other.label)
+                trace = line(
+                    name, numbers(first[parameter]), numbers(y), published_colour(index), width=1
+                )
+                mode = "lines+markers" if y.any() else "lines"  # the base itself lies at zero
+                data.append(trace | {"mode": mode, "marker": {"size": 4}} | _pale(state))
+        for method in conventional(summary):
+            if method.values[rows.index].notna().any():
+                difference = method.values[rows.index] - own
+                others.append(MILLI * difference)
+                drawn = along(rows[parameter], factor * difference)
+                data.append(_conventional(method, *drawn, state))
+        hartree_fock = factor * (first["hf_Eh"] - own[first.index])
+        trace = _compared(state.named("Hartree-Fock"), first[parameter], hartree_fock, HF_COLOUR)
+        data.append(trace | {"visible": False} | _pale(state))
+    for points in curve_points(summary):
         data += _residual_traces(points, parameter, base, factor, estimates)
     y_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
     if base.published:
-        limits = residual_limits(measured(summary.table), base.published, others)  # in mEh
+        limits = residual_limits(measured(summary.table), base, others)  # in mEh
         y_axis["range"] = [factor / MILLI * limit for limit in limits]
     shapes = _accuracy_band("y", factor) if base.published else []
     x_axis = axis(label(parameter_label(summary)))
@@ -256,11 +267,11 @@ def _residual_figure(summary: Summary, base: _Base, unit: str, estimates: Estima
 
 
 def _residual_traces(
-    points: Points, parameter: str, base: _Base, factor: float, estimates: Estimates
+    points: Points, parameter: str, base: Base, factor: float, estimates: Estimates
 ) -> list[Figure]:
-    """Differences of one variant's runs, and of their estimates at zero variance."""
+    """Differences of one curve's runs, and of their estimates at zero variance."""
     rows, symbol = points.rows, _SYMBOLS[points.marker]
-    difference = numbers(factor * (rows["energy_Eh"] - rows[base.column]))
+    difference = numbers(factor * (rows["energy_Eh"] - base.values[rows.index]))
     name, x = label(points.label), numbers(rows[parameter])
     trace = markers(name, x, difference, points.colour, symbol=symbol)
     traces = [trace | {"error_y": error_bars(factor * rows["error_Eh"])}]
@@ -271,7 +282,7 @@ def _residual_traces(
         trace = markers(
             label(f"{points.label}, zero-variance estimate"),
             numbers(estimated[parameter]),
-            numbers(factor * (values - estimated[base.column])),
+            numbers(factor * (values - base.values[estimated.index])),
             points.colour,
             symbol=f"{symbol}-open",
             line={"width": 1.5},
@@ -293,16 +304,16 @@ def _accuracy_band(along: str, factor: float) -> list[Figure]:
     return [{**band, **line_, **below, "fillcolor": _BAND}, {**zero, **middle, **below}]
 
 
-def _band_note(choices: list[_Base]) -> str:
-    if choices[0].published is None:
+def _band_note(choices: list[Base]) -> str:
+    if not choices[0].published:
         return "The system file names no published energies; differences are from Hartree-Fock."
     half = MILLI * units.CHEMICAL_ACCURACY
     return f"The band is chemical accuracy, ±1 kcal/mol (±{half:.2f} mEh)."
 
 
-def _residual_text(table: pd.DataFrame, base: _Base) -> str:
+def _residual_text(table: pd.DataFrame, base: Base) -> str:
     done = measured(table)
-    difference = (done["energy_Eh"] - done[base.column]).dropna()
+    difference = (done["energy_Eh"] - base.values[done.index]).dropna()
     if difference.empty:
         return "No finished run has an energy to compare with."
     largest = float(difference.iloc[int(difference.abs().argmax())])
@@ -311,12 +322,12 @@ def _residual_text(table: pd.DataFrame, base: _Base) -> str:
         f"The largest difference from {base.label} is {MILLI * largest:+.3f} mEh "
         f"({units.HARTREE_IN_KCAL_PER_MOL * largest:+.3f} kcal/mol)"
     )
-    if base.published is None:
+    if not base.published:
         return f"{text}."
     return f"{text}; {within} of {len(difference)} runs lie within chemical accuracy."
 
 
-def _residual_table(summary: Summary, choices: list[_Base], estimates: Estimates) -> Table:
+def _residual_table(summary: Summary, choices: list[Base], estimates: Estimates) -> Table:
     """Differences of the finished runs from every base, in both units."""
     columns = ["run", "error (mEh)"]
     for base in choices:
@@ -324,10 +335,12 @@ def _residual_table(summary: Summary, choices: list[_Base], estimates: Estimates
     if estimates:
         columns.append("zero-variance estimate − E (mEh)")
     rows = []
-    for _, row in measured(summary.table).iterrows():
+    done = measured(summary.table)
+    differences = [done["energy_Eh"] - base.values[done.index] for base in choices]
+    for place, (_, row) in enumerate(done.iterrows()):
         cells: list[Cell] = [row["run_id"], _decimal(MILLI * row["error_Eh"])]
-        for base in choices:
-            cells += [_decimal(f * (row["energy_Eh"] - row[base.column])) for f in _UNITS.values()]
+        for values in differences:
+            cells += [_decimal(factor * values.iloc[place]) for factor in _UNITS.values()]
         if estimates:
             found = estimates.get(row["run_id"])
             difference = MILLI * (found.value - row["energy_Eh"]) if found else math.nan
@@ -350,27 +363,27 @@ def _rows_chart(summary: Summary, estimates: Estimates) -> Chart:
     return _difference_chart("rows", summary, choices, views, estimates)
 
 
-def _rows_figure(summary: Summary, base: _Base, unit: str) -> Figure:
+def _rows_figure(summary: Summary, base: Base, unit: str) -> Figure:
     table, factor = summary.table, _UNITS[unit]
     done, names = measured(table), [label(run_id) for run_id in table["run_id"]]
     data = []
     for index, other in enumerate(summary.published):
         if other.values:
-            x = numbers(factor * (done[other.column] - done[base.column]))
+            x = numbers(factor * (done[other.column] - base.values[done.index]))
             rows = [label(run_id) for run_id in done["run_id"]]
             style = {"symbol": "line-ns-open", "size": 12, "line": {"width": 2}}
             data.append(markers(label(other.label), x, rows, published_colour(index), **style))
     others = []
     for method in conventional(summary):
-        deviation = method.values - table[base.column]
+        deviation = method.values - base.values
         others.append(MILLI * deviation)
         x, style = numbers(factor * deviation), _symbol(method.colour, method.basis)
         data.append(markers(label(method.label), x, names, method.colour, **style))
-    difference = factor * (done["energy_Eh"] - done[base.column])
+    difference = factor * (done["energy_Eh"] - base.values[done.index])
     data += _row_markers(done, "run_id", difference, factor * done["error_Eh"])
     x_axis = axis(f"E − {label(short_label(base.label))} ({unit})")
     if base.published:
-        limits = residual_limits(done, base.published, others)
+        limits = residual_limits(done, base, others)
         x_axis["range"] = [factor / MILLI * limit for limit in limits]
     return _rows(data, names, x_axis, _accuracy_band("x", factor) if base.published else [])
 
@@ -402,17 +415,18 @@ def quantities_chart(summary: Summary) -> Chart | None:
     known = table[table["published_Eh"].notna()]
     if known.empty:
         return None
+    known = known.assign(row=[quantity_name(summary, row) for _, row in known.iterrows()])
     views = []
     for unit, factor in (("mEh", MILLI), ("eV", units.HARTREE_IN_EV)):
         data = []
-        rows = [label(name) for name in known["quantity"]]
+        rows = [label(name) for name in known["row"]]
         hartree_fock = numbers(factor * (known["hf_Eh"] - known["published_Eh"]))
         style = {"symbol": "x-thin", "line": {"width": 2, "color": HF_COLOUR}}
         trace = markers("Hartree-Fock", hartree_fock, rows, HF_COLOUR, **style)
         data.append(trace | {"visible": False})
         difference = factor * (known["value_Eh"] - known["published_Eh"])
-        data += _row_markers(known, "quantity", difference, factor * known["error_Eh"])
-        names = [label(name) for name in known["quantity"].unique()]
+        data += _row_markers(known, "row", difference, factor * known["error_Eh"])
+        names = [label(name) for name in known["row"].unique()]
         shapes = _accuracy_band("x", factor)
         views.append(_rows(data, names, axis(f"difference from published ({unit})"), shapes))
     deviation = (known["value_Eh"] - known["published_Eh"]).abs()

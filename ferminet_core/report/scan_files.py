@@ -1,6 +1,7 @@
 """The files of a scan's results: table, dataset, summary, pictures and page."""
 
-from collections.abc import Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -9,10 +10,13 @@ from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import ArtefactError, RecomputeError
+from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import page, plots
+from ferminet_core.report.chart_data import quantity_parameters
 from ferminet_core.report.run_outcomes import run_outcome
+from ferminet_core.report.tables import against_fragments, fitted_points
 from ferminet_core.storage import artefacts, files
 
 # Stale runs that the terminal names, with what differs. An edit may concern all runs of a scan.
@@ -25,6 +29,8 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
     The files are scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html.
     quantities.csv is added where the system file declares quantities, and convergence.svg and .csv
     where geometries have several variants. A run that is not done keeps its row, with its state.
+    Tables come first. A picture or page that cannot be drawn costs neither these nor the others: it
+    says so itself, in a warning and in its place.
 
     Args:
         scan: the scan; its runs lie in `results`/<scan name>/runs.
@@ -51,27 +57,62 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
         if scan.quantities:
             _write_csv(summary.quantities, folder / "quantities.csv")
         files.write_json(folder / "summary.json", summary.derived)
-        plots.plot_scan(summary, folder)
-        _write_convergence(summary, outcomes, folder)
-        page.write_report(scan, summary, folder)
+        artefacts.save(summary.dataset, folder / "scan.zarr.zip")
+        failures = list(_draw(scan, summary, outcomes, folder))
     except OSError as error:
         raise ArtefactError(f"{folder}: cannot be written: {error.strerror or error}") from error
-    artefacts.save(summary.dataset, folder / "scan.zarr.zip")
     written = f"written: {folder / 'scan.csv'} and files next to it"
     if wrong := [f"{run}: {line}" for run, found in outcomes.items() for line in found.differences]:
         raise RecomputeError(
             "\n".join(["stored figures differ from their series", *wrong, written])
         )
-    lines = [*describe(summary), written]
+    lines = [*map(replace_unprintable, [*describe(summary), *failures]), written]
     if recompute:
         count = summary.derived["states"].get("done", 0)
         lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
     return lines
 
 
+def _draw(
+    scan: Scan, summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path
+) -> Iterator[str]:
+    """Draw the pictures and the page, and give a warning for each that cannot be drawn.
+
+    The workflow deletes the table of a summary that fails or lacks a file, so the reason takes the
+    place of the picture.
+    """
+    parts: tuple[tuple[str, Callable[[], None], Callable[[str], None]], ...] = (
+        (
+            "curve.svg and curve.png",
+            lambda: plots.plot_scan(summary, folder),
+            lambda reason: plots.write_note(reason, folder),
+        ),
+        (
+            "convergence.svg",
+            lambda: _write_convergence(summary, outcomes, folder),
+            lambda reason: (folder / "convergence.svg").unlink(missing_ok=True),
+        ),
+        (
+            page.NAME,
+            lambda: page.write_report(scan, summary, folder),
+            lambda reason: page.write_note(summary.title, reason, folder),
+        ),
+    )
+    for name, draw, replace in parts:
+        try:
+            draw()
+        except OSError:
+            raise
+        except Exception as error:  # noqa: BLE001  (any fault of a picture; days of results depend)
+            reason = f"{name} cannot be drawn: {type(error).__name__}: {error}"
+            replace(replace_unprintable(reason))
+            traceback.print_exc()
+            yield f"warning: {reason}"
+
+
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     with files.atomic_file(path) as file:
-        file.write(table.to_csv(index=False, lineterminator="\n").encode())
+        file.write(table.to_csv(index=False, lineterminator="\n").encode(errors="replace"))
 
 
 def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path) -> None:
@@ -116,11 +157,7 @@ def describe(summary: Summary) -> list[str]:
     derived = summary.derived
     states = ", ".join(f"{count} {state}" for state, count in sorted(derived["states"].items()))
     lines = [f"{summary.name}: {len(summary.table)} runs ({states})", *_constants(summary)]
-    for _, row in summary.quantities.iterrows():
-        lines.append(
-            f"{row['quantity']}{_of(row['variant'])} = {MILLI * row['value_Eh']:.2f} +- "
-            f"{MILLI * row['error_Eh']:.2f} mEh"
-        )
+    lines += _quantities(summary)
     for run_id, share in derived["correlation"].items():
         lines.append(
             f"correlation energy of {run_id}: {share['percent']:.2f} +- {share['error']:.2f} %"
@@ -141,17 +178,21 @@ def _constants(summary: Summary) -> list[str]:
     """Constants of each curve, then its non-parallelity errors."""
     lines, errors = [], []
     for curve in summary.derived["curves"]:
-        of = _of(curve["variant"])
+        of = _of(curve["name"])
         if "refused" in curve:
             lines.append(f"no r_e{of}: {curve['refused']}")
         else:
             r_e, omega = curve["r_e_bohr"], curve["omega_e_inverse_cm"]
             lines.append(
                 f"r_e{of} = {r_e['value']:.4f} +- {r_e['error']:.4f} bohr, "
-                f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1"
+                f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1 "
+                f"({fitted_points(curve)})"
             )
         if depth := curve.get("D_e_Eh"):
-            lines.append(f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree")
+            lines.append(
+                f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree "
+                f"({against_fragments(curve)})"
+            )
         for name, npe in curve["non_parallelity"].items():
             errors.append(
                 f"non-parallelity error{of} against {name}: "
@@ -162,6 +203,19 @@ def _constants(summary: Summary) -> list[str]:
     return [*lines, *errors]
 
 
-def _of(variant: str) -> str:
-    """A variant behind the name of a result."""
-    return f" ({variant})" if variant else ""
+def _quantities(summary: Summary) -> Iterator[str]:
+    """A line for each quantity and variant; one over a grid has its range there."""
+    for (name, variant), rows in summary.quantities.groupby(["quantity", "variant"], sort=False):
+        of, values, first = _of(str(variant)), MILLI * rows["value_Eh"], rows.iloc[0]
+        if rows[quantity_parameters(summary)].isna().all(axis=None):
+            yield f"{name}{of} = {values.iloc[0]:.2f} +- {MILLI * first['error_Eh']:.2f} mEh"
+        else:
+            yield (
+                f"{name}{of}: {len(rows)} values from {values.min():.2f} to {values.max():.2f} mEh "
+                f"(errors up to {MILLI * rows['error_Eh'].max():.2f} mEh), in quantities.csv"
+            )
+
+
+def _of(curve: str) -> str:
+    """State and variant behind the name of a result."""
+    return f" ({curve})" if curve else ""

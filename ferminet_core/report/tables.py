@@ -10,7 +10,7 @@ import pandas as pd
 from ferminet_core import units
 from ferminet_core.analysis.summary import Summary
 from ferminet_core.inputs.scan_columns import MILLI, Column
-from ferminet_core.report.chart_data import primary_published, short_label
+from ferminet_core.report.chart_data import bases, quantity_parameters, short_label
 from ferminet_core.report.charts import Cell, Heading, Number, Table, full, plus_minus, rounded
 from ferminet_core.report.run_page import RunPage
 
@@ -27,8 +27,8 @@ def scan_table(summary: Summary) -> Table:
     shown = [c for c in summary.columns if c.in_table and not _empty(table, c.name)]
     shown.sort(key=lambda column: column.name not in {*_FIRST, *summary.dataset.coords})
     columns = [(_heading(c), c.text, table[c.name]) for c in shown]
-    if base := primary_published(summary.published):
-        difference = MILLI * (table["energy_Eh"] - table[base.column])
+    if (base := bases(summary)[0]).published:
+        difference = MILLI * (table["energy_Eh"] - base.values)
         heading = Heading(f"E − {short_label(base.label)} (mEh)")
         place = [column.name for column in shown].index("error_Eh") + 1
         columns.insert(place, (heading, "{:.3f}".format, difference))
@@ -66,7 +66,7 @@ def constants_table(summary: Summary) -> Table | None:
     """The constants of each curve; None without a curve."""
     rows: list[list[Cell]] = []
     for curve in summary.derived["curves"]:
-        name = f" ({curve['variant']})" if curve["variant"] else ""
+        name = f" ({curve['name']})" if curve["name"] else ""
         rows += [[f"{quantity}{name}", *cells] for quantity, *cells in _constants(curve)]
     if not rows:
         return None
@@ -89,6 +89,10 @@ def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
                 f"error from noise: {rounded(found['error_statistical'])}, from the choice of fit: "
                 f"{rounded(found['error_model'])}"
             )
+            if key == "r_e_bohr":
+                remark += f"; {fitted_points(curve)}"
+            elif key == "D_e_Eh":
+                remark += f"; {against_fragments(curve)}"
             yield quantity, plus_minus(found["value"], found["error"]), unit, remark
     if "D_e_refused" in curve:
         yield "depth Dₑ", "", "", f"not available: {curve['D_e_refused']}"
@@ -99,6 +103,24 @@ def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
         )
         value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"])
         yield f"non-parallelity against {name}", value, "mEh", remark
+
+
+def fitted_points(curve: Mapping[str, Any]) -> str:
+    """Which points of a curve its constants are fitted to."""
+    low, high = curve["fitted_bohr"]
+    text = (
+        f"fitted to {len(curve['fitted'])} of {curve['n_points']} points, {low:g} to {high:g} bohr"
+    )
+    suspect = len(curve["fitted_suspect"])
+    return f"{text}, {suspect} of them suspect" if suspect else text
+
+
+def against_fragments(found: Mapping[str, Any]) -> str:
+    """What a dissociation energy is relative to."""
+    text = f"relative to {found['fragments']}"
+    if other := found["fragments_not_run"]:
+        text += f"; {' and '.join(other)} may lie lower and was not run"
+    return text
 
 
 def atomisation_table(summary: Summary) -> Table | None:
@@ -112,10 +134,12 @@ def atomisation_table(summary: Summary) -> Table | None:
                 units.HARTREE_IN_KCAL_PER_MOL * entry["value_Eh"],
                 units.HARTREE_IN_KCAL_PER_MOL * entry["error_Eh"],
             ),
+            against_fragments(entry),
         ]
         for run_id, entry in found.items()
     ]
-    return Table("Atomisation energies", ["run", "hartree", "kcal/mol"], rows) if rows else None
+    columns = ["run", "hartree", "kcal/mol", "remark"]
+    return Table("Atomisation energies", columns, rows) if rows else None
 
 
 def quantities_table(summary: Summary) -> Table:
@@ -128,8 +152,9 @@ def quantities_table(summary: Summary) -> Table:
         Heading(f"{words.get(n, n.removesuffix('_Eh'))} (mEh)" if n.endswith("_Eh") else n, n)
         for n in names
     ]
+    texts = dict.fromkeys(quantity_parameters(summary), "{:g}".format)
     rows = [
-        [_cell(row[n], lambda value: f"{MILLI * value:.3f}") for n in names]
+        [_cell(row[n], texts.get(n, lambda value: f"{MILLI * value:.3f}")) for n in names]
         for _, row in table.iterrows()
     ]
     return Table("Quantities", headings, rows)

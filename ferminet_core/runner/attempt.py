@@ -24,6 +24,7 @@ from ferminet_core.errors import (
     describe,
 )
 from ferminet_core.inputs.run_spec import parse_spec
+from ferminet_core.parallel import distributed
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.progress import Reading, read_stats, say
 from ferminet_core.runner.stopping import REQUEST
@@ -79,7 +80,8 @@ class Record:
         self.job, self.identity, self.lease = job, dict(known), lease
         self.started = provenance.utc_now()
         self._start = self._last_write = time.monotonic()
-        self._status = StatusWriter(job.work, job.stage, 0, lease.check)
+        nodes = len({member.node for member in distributed.ranks().members})
+        self._status = StatusWriter(job.work, job.stage, 0, lease.check, nodes)
         self._broken = job.work / "broken.json"
         self._reading = NO_READING
         self.history: list[dict[str, Any]] = []
@@ -164,6 +166,7 @@ class Record:
     def begin(self, step: int, total: int) -> None:
         """Record that the loop starts after `step` of `total` steps."""
         self._status.total = total
+        self._status.continues(self.spent_s)
         self._write_status("running", step)
 
     def heartbeat(self, step: int, total: int, reading: Reading) -> None:
@@ -233,7 +236,7 @@ class Record:
             self.job.stage, self.started, self.wall_s(), self._status.restarts
         )
         self.job.out.parent.mkdir(parents=True, exist_ok=True)
-        history = {"n_steps": n_steps, "history": self.history}
+        history = {"n_steps": n_steps, "history": self.history, "node_s": self._status.node_s}
         files.write_json(self.job.provenance_path, {**facts, **history, **extra}, self.lease.check)
         self._publish()
         # The energy of an inference is that of all records, not of the last block.

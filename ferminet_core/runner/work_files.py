@@ -20,11 +20,20 @@ class StatusWriter:
 
     Fields: schema, state (running, resumable, done, failed, broken), stage, step, total, energy_Eh,
     error_Eh, rate (steps per second since this process started), host, jobid, pid, heartbeat
-    (UTC), reason, restarts. Fields without a value are null.
+    (UTC), reason, restarts, node_s. Fields without a value are null.
+
+    Attributes:
+        node_s: Seconds of whole nodes that all attempts at the stage have taken up to now, also
+            those whose work was lost; a killed attempt counts up to its last status.
     """
 
     def __init__(
-        self, work: Path, stage: str, total: int, guard: Callable[[], None] = no_guard
+        self,
+        work: Path,
+        stage: str,
+        total: int,
+        guard: Callable[[], None] = no_guard,
+        nodes: int = 1,
     ) -> None:
         self.path = Path(work) / "status.json"
         self._guard = guard
@@ -43,8 +52,19 @@ class StatusWriter:
         before = previous or {}
         self.total = total or int(before.get("total") or 0)
         self.step = int(before.get("step") or 0)
+        self._nodes = nodes
+        self._node_s_before = float(before.get("node_s") or 0.0)
         self._started = time.monotonic()
         self._first_step: int | None = None
+
+    @property
+    def node_s(self) -> float:
+        """See the class."""
+        return self._node_s_before + self._nodes * (time.monotonic() - self._started)
+
+    def continues(self, seconds: float) -> None:
+        """Count the seconds of earlier attempts whose status did not record node seconds."""
+        self._node_s_before = max(self._node_s_before, seconds)
 
     def update(
         self,
@@ -71,6 +91,7 @@ class StatusWriter:
             "rate": done / elapsed if done > 0 and elapsed > 0 else None,
             "heartbeat": utc_now(),
             "reason": reason,
+            "node_s": round(self.node_s, 3),
         }
         write_json(self.path, status, self._guard)
 

@@ -22,7 +22,7 @@ def decaying(steps: int, rate: float, limit: float = -1.0) -> np.ndarray:
 
 
 def published(name: str, kind: str) -> PublishedEnergies:
-    return PublishedEnergies(name, name, kind, "", {}, {}, np.zeros((0, 2)), ())
+    return PublishedEnergies(name, name, kind, "", {}, {}, {}, ())
 
 
 def test_a_curve_is_the_error_between_its_points() -> None:

@@ -30,6 +30,7 @@ STATUS_FIELDS = {  # fixed: other tools read these
     "heartbeat",
     "reason",
     "restarts",
+    "node_s",
 }
 
 
