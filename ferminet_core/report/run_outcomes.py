@@ -38,12 +38,12 @@ def _chain_outcome(folder: Path, recompute: bool) -> RunOutcome:
     differences: list[str] = []
     try:
         if (path := folder / "reference.zarr.zip").exists():
-            reference = dict(artefacts.load(path).attrs)
+            reference = dict(artefacts.load(path, only=()).attrs)
         if (path := folder / "inference.zarr.zip").exists():
             if recompute:
                 inference, differences = _recomputed(folder, reference)
             else:
-                inference = dict(artefacts.load(path).attrs)
+                inference = dict(artefacts.load(path, only=()).attrs)
             series = _optimisation(folder / "optimise.zarr.zip")
     except ArtefactError as error:
         return RunOutcome("failed", str(error), reference=reference)
