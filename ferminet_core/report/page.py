@@ -151,12 +151,13 @@ def _write_scripts(pages: Sequence[RunPage], folder: Path, summary: Summary) -> 
     """Write the details of the runs that have changed, and delete those of no run."""
     (folder / DETAILS).mkdir(exist_ok=True)
     wanted = {folder / _script(page): page for page in pages}
+    code = code_hash()
     for path in (folder / DETAILS).glob("*.js"):
         if path not in wanted:
             path.unlink()
     for path, page in wanted.items():
         # The first line tells whether the rest still holds.
-        head = f"// {_content_key(page, summary)}\n".encode()
+        head = f"// {_content_key(code, page, summary)}\n".encode()
         if _begins_with(path, head):
             continue
         call = (
@@ -174,8 +175,8 @@ def _begins_with(path: Path, head: bytes) -> bool:
         return False
 
 
-def _content_key(page: RunPage, summary: Summary) -> str:
-    """SHA-256 (hex) of all that the details of a run depend on."""
+def _content_key(code: str, page: RunPage, summary: Summary) -> str:
+    """SHA-256 (hex) of all that the details of a run depend on, with `code_hash`."""
     known = [
         (entry.label, entry.values[page.run.run_id])
         for entry in summary.published
@@ -184,7 +185,7 @@ def _content_key(page: RunPage, summary: Summary) -> str:
     # An age grows from look to look, and says nothing about the run.
     stages = [stage._replace(checkpoint_age_s=None, holder="") for stage in page.stages]
     parts = page.name, known, stages, page.provenance, page.artefacts, page.events, page.problems
-    content = json.dumps([code_hash(), *parts], sort_keys=True, default=str)
+    content = json.dumps([code, *parts], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
