@@ -55,6 +55,9 @@ _ISOTOPE_MASS = {
 MIN_POINTS = 5
 _DEGREES = range(3, 7)
 _N_RESAMPLES = 300
+# A finer grid is thinned to so many points. The number of windows grows with its square, and a
+# polynomial that is a little off would win by the number of points that it does not leave out.
+_MOST_POINTS = 40
 # Relative weight below which a model cannot move the average by a noticeable part of its error.
 _LEAST_WEIGHT = 1e-3
 # Hartree. Smaller errors are rounding, not statistics; this keeps the weights finite.
@@ -129,7 +132,8 @@ def fit_minimum(
     weighted by the errors, to every window of at least 5 neighbouring points around the lowest
     one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
     and Neil 2021); the spread between the fits is the model error. The statistical error comes
-    from refitting normally distributed resamples of the energies.
+    from refitting normally distributed resamples of the energies. A grid of
+    more than 40 points is thinned first (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.
@@ -143,9 +147,11 @@ def fit_minimum(
     """
     order = np.argsort(distance)
     distance, energy, error = (np.asarray(a, float)[order] for a in (distance, energy, error))
+    _bracketed_minimum(distance, energy, error)
+    error = np.maximum(error, _LEAST_ERROR)
+    distance, energy, error = _thinned(distance, energy, error)
     lowest = _bracketed_minimum(distance, energy, error)
     n_points = distance.size
-    error = np.maximum(error, _LEAST_ERROR)
     noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
     # Column 0 holds the measured energies, the others the resamples.
     samples = energy[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1)
@@ -195,6 +201,28 @@ def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarr
             "the points do not bracket a minimum"
         )
     return lowest
+
+
+def _thinned(
+    distance: np.ndarray, energy: np.ndarray, error: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A fine grid (points,) as at most `_MOST_POINTS` independent points; a coarse one as it is.
+
+    Each new point is the value in the middle of a parabola through three or more neighbours.
+    """
+    if distance.size <= _MOST_POINTS:
+        return distance, energy, error
+    points = []
+    groups = min(_MOST_POINTS, distance.size // 3)
+    for part in np.array_split(np.arange(distance.size), groups):
+        middle = distance[part].mean()
+        design = np.vander(distance[part] - middle, 3, increasing=True) / error[part, None]
+        inverse = np.linalg.pinv(design)
+        offset = energy[part[0]]  # total energies are large compared with their differences
+        value = offset + inverse[0] @ ((energy[part] - offset) / error[part])
+        points.append((middle, value, np.linalg.norm(inverse[0])))
+    thinned = np.array(points).T
+    return thinned[0], thinned[1], thinned[2]
 
 
 class _WindowFit(NamedTuple):

@@ -124,6 +124,9 @@ def summary(
 ) -> None:
     """Write table, curve, fits and report of a scan's finished runs, compared with literature."""
     scan = load_scan(system, preset=preset, overrides=overrides or ())
+    if results is None:
+        frozen = system.suffix == ".json"
+        results = Path(os.path.normpath(system.parent / "..")) if frozen else Path("results")
     if not (results / scan.name).is_dir():
         there = [path.parent.name for path in results.glob("*/spec")]
         raise InputError(
@@ -132,9 +135,6 @@ def summary(
         )
     from ferminet_core.report import scan_files
 
-    if results is None:
-        frozen = system.suffix == ".json"
-        results = Path(os.path.normpath(system.parent / "..")) if frozen else Path("results")
     for line in scan_files.write_summary(scan, results, recompute):
         typer.echo(line)
 
@@ -159,13 +159,25 @@ def status(
         float,
         typer.Option(min=0.1, metavar="SECONDS", help="Seconds between two updates, with --watch."),
     ] = 5.0,
+    state: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATE[,STATE...]",
+            help="Show only runs in these states: running, broken, failed, stale, resumable, "
+            "waiting, done.",
+        ),
+    ] = None,
 ) -> None:
     """Show progress, energy, time left, last checkpoint and verdict of every stage of every run."""
     from ferminet_core.runner.status import run_states, with_verdicts
 
+    wanted = _states(state)
+
     def read() -> "dict[Path, list[StageState]]":
         return with_verdicts({run: run_states(run) for run in _runs_in(path)})
 
+    if watch and state is not None:
+        raise InputError("--state: found with --watch; allowed: one of them")
     if as_json and watch:
         raise InputError("--watch: found with --json; allowed: one of them")
     if watch:
@@ -173,9 +185,24 @@ def status(
 
         follow(read, every, tables.console())
     elif as_json:
-        tables.print_states_json(read())
+        tables.print_states_json(read(), wanted)
     else:
-        tables.print_states(read())
+        tables.print_states(read(), wanted)
+
+
+def _states(text: str | None) -> tuple[str, ...]:
+    """The states in a list with commas; all without a list.
+
+    Raises:
+        InputError: One is unknown.
+    """
+    from ferminet_core.runner.status import STATES
+
+    named = STATES if text is None else tuple(text.split(","))
+    for name in named:
+        if name not in STATES:
+            raise InputError(f"--state: found {name!r}{did_you_mean(name, STATES)}")
+    return named
 
 
 @app.command()

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +88,24 @@ def print_schema() -> None:
     sys.stdout.write("\n")
 
 
-def print_states(states: Mapping[Path, list["StageState"]]) -> None:
-    """A row for each started stage of each run; one row for a run that has not started."""
+def state_counts(runs: Iterable["StageState"]) -> str:
+    """The number of runs in each state, such as "2 done, 1 running"."""
+    from ferminet_core.runner.status import STATES
+
+    counts = Counter(stage.state for stage in runs)
+    return ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])
+
+
+def print_states(states: Mapping[Path, list["StageState"]], wanted: Container[str]) -> None:
+    """The number of runs in each state, and rows for the runs in wanted states.
+
+    These are a row for each started stage, or one row for a run that has not started.
+    """
+    from ferminet_core.runner.status import current_stage
+
+    current = {run: current_stage(stages) for run, stages in states.items()}
+    console().print(f"runs: {state_counts(current.values())}")
+    states = {run: found for run, found in states.items() if current[run].state in wanted}
     begun = {
         run: [stage for stage in stages if stage.state != "waiting"] or stages[:1]
         for run, stages in states.items()
@@ -132,8 +149,14 @@ def _state_cells(stage: "StageState") -> list[str]:
     ]
 
 
-def print_states_json(states: Mapping[Path, list["StageState"]]) -> None:
-    """All stages of all runs as JSON: {run folder: [stage, ...]}."""
-    plain = {str(run): [stage._asdict() for stage in stages] for run, stages in states.items()}
+def print_states_json(states: Mapping[Path, list["StageState"]], wanted: Container[str]) -> None:
+    """All stages of the runs in wanted states as JSON: {run folder: [stage, ...]}."""
+    from ferminet_core.runner.status import current_stage
+
+    plain = {
+        str(run): [stage._asdict() for stage in stages]
+        for run, stages in states.items()
+        if current_stage(stages).state in wanted
+    }
     json.dump(plain, sys.stdout, indent=2)
     print()

@@ -2,21 +2,18 @@
 
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
 
-from ferminet_core.cli.tables import states_table
+from ferminet_core.cli.tables import state_counts, states_table
 from ferminet_core.runner.progress import LONGEST_INTERVAL
-from ferminet_core.runner.status import STAGES, StageState
+from ferminet_core.runner.status import STATES, StageState, current_stage
 from ferminet_core.units import format_duration
 
 States = Mapping[Path, list[StageState]]
-# Order of the runs if the terminal has too few lines for all of them.
-_IMPORTANCE = ("running", "broken", "failed", "stale", "resumable", "waiting", "done")
 _ENDED = frozenset({"done", "broken"})
 
 
@@ -44,30 +41,11 @@ def _looks(
 ) -> Iterator[dict[Path, StageState]]:
     """The current stage of each run, update after update."""
     while True:
-        runs = {run: _present(stages) for run, stages in read().items()}
+        runs = {run: current_stage(stages) for run, stages in read().items()}
         yield runs
         if all(stage.state in _ENDED for stage in runs.values()):
             return
         wait(every)
-
-
-def _present(stages: list[StageState]) -> StageState:
-    """The current stage of a run.
-
-    It is the last stage that has started, or the next one if that is done. Conventional energies
-    come after all others.
-    """
-    chain = [stage for stage in stages if stage.stage in STAGES]
-    last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
-    finished = chain[last].state == "done" and last + 1 < len(chain)
-    present = chain[last + finished]
-    left = present.state == "done" and stages[-1].state != "done"
-    return stages[-1] if left else present
-
-
-def _counts(runs: Mapping[Path, StageState]) -> str:
-    counts = Counter(stage.state for stage in runs.values())
-    return ", ".join(f"{counts[state]} {state}" for state in reversed(_IMPORTANCE) if counts[state])
 
 
 def _live(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
@@ -79,14 +57,14 @@ def _live(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
 def _view(runs: Mapping[Path, StageState], height: int) -> Group:
     """The numbers of runs in each state, and a row per run as far as they fit into `height`."""
     room = max(1, height - 4)  # the numbers, the table's head, the remaining runs, the cursor
-    ranked = sorted(runs, key=lambda run: _IMPORTANCE.index(runs[run].state))
+    ranked = sorted(runs, key=lambda run: STATES.index(runs[run].state))
     shown = set(ranked[:room])
     # The holder of a stage would break the row into two on most terminals.
     rows = {run: [stage._replace(holder="")] for run, stage in runs.items() if run in shown}
     table = states_table(rows)
     left_out = {run: runs[run] for run in ranked[room:]}
-    rest = [f"and {len(left_out)} more: {_counts(left_out)}"] if left_out else []
-    return Group(f"runs: {_counts(runs)}", table, *rest)
+    rest = [f"and {len(left_out)} more: {state_counts(left_out.values())}"] if left_out else []
+    return Group(f"runs: {state_counts(runs.values())}", table, *rest)
 
 
 def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
@@ -103,7 +81,7 @@ def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
             if moved or (stepped and now - when[run] >= LONGEST_INTERVAL):
                 console.print(f"{time.strftime('%H:%M:%S')} {_line(run, stage)}", soft_wrap=True)
                 shown[run], when[run] = stage, now
-    console.print(f"runs: {_counts(runs)}", soft_wrap=True)
+    console.print(f"runs: {state_counts(runs.values())}", soft_wrap=True)
 
 
 def _line(run: Path, stage: StageState) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.messages import did_you_mean, dotted, printable, show
+from ferminet_core.inputs.messages import UNPRINTABLE, did_you_mean, dotted, printable, show
 from ferminet_core.inputs.text_files import read_text
 
 # Mappings and lists inside each other. The deepest place of a system file has six levels.

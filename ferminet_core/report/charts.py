@@ -122,10 +122,10 @@ def running_mean(series: np.ndarray, window: int) -> np.ndarray:
 
 def numbers(values: Iterable[float], digits: int | None = None) -> list[float | None]:
     """Values that JSON can hold: None for what is not finite; rounded to `digits` if given."""
-    plain = (float(value) for value in values)
+    listed = np.fromiter(values, float).tolist()
     if digits is not None:
-        plain = (float(f"{value:.{digits}g}") for value in plain)
-    return [value if math.isfinite(value) else None for value in plain]
+        listed = [float(f"{value:.{digits}g}") for value in listed]
+    return [value if math.isfinite(value) else None for value in listed]
 
 
 def label(text: str) -> Markup:

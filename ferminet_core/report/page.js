@@ -179,8 +179,37 @@
   document.addEventListener("change", (event) => {
     if (event.target.matches("select.choice")) draw(event.target.closest(".chart"));
   });
+  // The details of a run, from a script next to the page where the page does not hold them. A
+  // script works where the page is a file, too; a request would not.
+  window.showDetails = (anchor, html) => {
+    document.getElementById(anchor).insertAdjacentHTML("beforeend", html);
+  };
+  async function openRun(run) {
+    const source = run.dataset.source;
+    if (source) {
+      delete run.dataset.source;
+      const loaded = await new Promise((resolve) => {
+        const script = document.createElement("script");
+        script.onload = () => resolve(true);
+        script.onerror = () => resolve(false);
+        script.src = source;
+        document.head.append(script);
+      });
+      if (!loaded) {
+        run.dataset.source = source; // another try when it is opened again
+        run.querySelector("p.missing")?.remove();
+        const line = document.createElement("p");
+        line.className = "missing";
+        line.textContent = `The details are in the file ${source} next to the original page.`;
+        run.append(line);
+        return;
+      }
+      run.querySelector("p.missing")?.remove();
+    }
+    if (window.Plotly) await open(run);
+  }
   for (const run of document.querySelectorAll("details.run")) {
-    run.addEventListener("toggle", () => { if (run.open && window.Plotly) open(run); });
+    run.addEventListener("toggle", () => { if (run.open) openRun(run); });
   }
   // A link to a run opens it.
   function follow() {
@@ -199,7 +228,7 @@
       script.textContent = await unpacked(document.getElementById("plotly"));
       document.head.append(script);
       for (const section of document.querySelectorAll("section:not(#runs)")) await open(section);
-      for (const run of document.querySelectorAll("details.run[open]")) await open(run);
+      for (const run of document.querySelectorAll("details.run[open]")) await openRun(run);
       status.textContent = "";
     } catch (error) {
       status.textContent = `No charts here (${error}); text and tables are complete.`;

@@ -1,4 +1,8 @@
-"""report.html: one page on a scan that needs no other file, no server and no network.
+"""report.html: a page on a scan that needs no server and no network.
+
+The page of a scan of up to `MANY_RUNS` runs needs no other file. With more runs, the details of
+each run are a script in the folder `report` next to the page, which loads it when the run is
+opened. A script is written again only if the run or this package has changed.
 
 Tables and text are plain HTML from the templates page.html and parts.html, which escape everything
 that is not marked as safe. plotly draws the charts; the page holds its JavaScript in compressed
@@ -7,11 +11,14 @@ form.
 
 import base64
 import gzip
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
@@ -22,11 +29,14 @@ from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import tables
 from ferminet_core.report.chart_data import done_of_total
 from ferminet_core.report.charts import Chart, Figure, Table, plus_minus
-from ferminet_core.report.run_page import RunPage, read_run
+from ferminet_core.report.run_page import RunPage, read_charts, read_run
 from ferminet_core.report.scan_charts import correlation_chart, quantities_chart, scan_charts
 from ferminet_core.storage import files
+from ferminet_core.storage.provenance import code_hash
 
 NAME = "report.html"
+DETAILS = "report"  # folder of the details
+MANY_RUNS = 50  # their details take about 7 MB
 _FOLDER = Path(__file__).parent
 _LONG = 32  # characters; the page breaks longer texts of a cell into lines
 _MANY = 6  # lines; a longer notice is closed at first
@@ -36,6 +46,11 @@ _ZERO_VARIANCE = (
     "energy that a longer optimisation would reach. This estimate is not an upper bound, and it "
     "does not replace the result of a run. Where there is no estimate, a remark gives the reason. "
     "The charts are in the section of each run."
+)
+
+_ELSEWHERE = (
+    f"The details of a run load from the folder `{DETAILS}` next to this page when the run is "
+    "opened. Copy both to keep them."
 )
 
 
@@ -66,16 +81,16 @@ class Run(NamedTuple):
     Attributes:
         anchor: its place on the page.
         text: energy or state.
-        missing: unfinished stages.
+        details: HTML, or None if it is a script of its own.
+        source: address of that script, relative to the page.
     """
 
     anchor: str
     name: str
     state: str
     text: str
-    charts: Mapping[str, Sequence[Chart]]
-    missing: Sequence[str]
-    tables: Sequence[Table]
+    details: Markup | None
+    source: str
 
 
 class Section(NamedTuple):
@@ -96,7 +111,7 @@ class Section(NamedTuple):
 
 
 def write_report(scan: Scan, summary: Summary, folder: Path) -> None:
-    """Write report.html from what is finished of a scan.
+    """Write report.html from what is finished of a scan, and the details of many runs next to it.
 
     Args:
         scan: the scan.
@@ -106,13 +121,25 @@ def write_report(scan: Scan, summary: Summary, folder: Path) -> None:
     Raises:
         OSError: a file cannot be read or written.
     """
-    runs = [
-        read_run(run, folder / "runs" / run.run_id, _anchor(number), summary.published)
+    pages = [
+        read_run(run, folder / "runs" / run.run_id, _anchor(number))
         for number, run in enumerate(scan.runs)
     ]
-    page = _page(summary, runs, (folder / "scan.csv").read_bytes())
+    many = len(pages) > MANY_RUNS
+    if many:
+        _write_scripts(pages, folder, summary)
+    runs = [
+        _run(
+            page,
+            summary.table.iloc[number],
+            None if many else _details(page, folder, summary),
+            _script(page) if many else "",
+        )
+        for number, page in enumerate(pages)
+    ]
+    text = _page(summary, pages, runs, (folder / "scan.csv").read_bytes())
     with files.atomic_file(folder / NAME) as file:
-        file.write(page.encode(errors="replace"))
+        file.write(text.encode(errors="replace"))
 
 
 def write_note(title: str, reason: str, folder: Path) -> None:
@@ -126,21 +153,84 @@ def write_note(title: str, reason: str, folder: Path) -> None:
         file.write(text.encode(errors="replace"))
 
 
+def _script(page: RunPage) -> str:
+    """The script with a run's details, relative to the folder of the scan."""
+    return f"{DETAILS}/{page.run.run_id}.js"
+
+
+def _write_scripts(pages: Sequence[RunPage], folder: Path, summary: Summary) -> None:
+    """Write the details of the runs that have changed, and delete those of no run."""
+    (folder / DETAILS).mkdir(exist_ok=True)
+    wanted = {folder / _script(page): page for page in pages}
+    code = code_hash()
+    for path in (folder / DETAILS).glob("*.js"):
+        if path not in wanted:
+            path.unlink()
+    for path, page in wanted.items():
+        # The first line tells whether the rest still holds.
+        head = f"// {_content_key(code, page, summary)}\n".encode()
+        if _begins_with(path, head):
+            continue
+        call = (
+            f"showDetails({json.dumps(page.name)}, {json.dumps(_details(page, folder, summary))});"
+        )
+        with files.atomic_file(path) as file:
+            file.write(head + call.encode() + b"\n")
+
+
+def _begins_with(path: Path, head: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(head)) == head
+    except FileNotFoundError:
+        return False
+
+
+def _content_key(code: str, page: RunPage, summary: Summary) -> str:
+    """SHA-256 (hex) of all that the details of a run depend on, with `code_hash`."""
+    known = [
+        (entry.label, entry.values[page.run.run_id])
+        for entry in summary.published
+        if page.run.run_id in entry.values
+    ]
+    # An age grows from look to look, and says nothing about the run.
+    stages = [stage._replace(checkpoint_age_s=None, holder="") for stage in page.stages]
+    parts = page.name, known, stages, page.provenance, page.artefacts, page.events, page.problems
+    content = json.dumps([code, *parts], sort_keys=True, default=str)
+    return hashlib.sha256(content.encode()).hexdigest()
+
+
+def _details(page: RunPage, folder: Path, summary: Summary) -> Markup:
+    """The charts and tables of a run as HTML."""
+    events = tables.events_table(page)
+    return Markup(
+        _templates()
+        .get_template("details.html")
+        .render(
+            charts=read_charts(page, folder / "runs" / page.run.run_id, summary.published),
+            missing=[stage.stage for stage in page.stages if stage.stage not in page.artefacts],
+            tables=[tables.stages_table(page), *([events] if events else [])],
+            figures=_figures,
+            long=_LONG,
+        )
+    )
+
+
 def _anchor(number: int) -> str:
     """The place of a run on the page, and the prefix of the names of its charts."""
     return f"run{number}"
 
 
-def _page(summary: Summary, runs: Sequence[RunPage], csv: bytes) -> str:
+def _page(summary: Summary, pages: Sequence[RunPage], runs: Sequence[Run], csv: bytes) -> str:
     done, total = done_of_total(summary)
     state = f"{done} of {total} runs done" if done < total else f"all {total} runs done"
     sections = [
-        _result(summary, runs),
-        Section("Energies", charts=_energy_charts(summary, runs)),
+        _result(summary, pages),
+        Section("Energies", charts=_energy_charts(summary, pages)),
         _quantities(summary),
-        _zero_variance(summary, runs),
-        Section("Runs", runs=[_run(number, page, summary) for number, page in enumerate(runs)]),
-        Section("Settings and cost", tables=_settings_and_cost(summary, runs)),
+        _zero_variance(summary, pages),
+        Section("Runs", text=_ELSEWHERE if runs and runs[0].source else "", runs=runs),
+        Section("Settings and cost", tables=_settings_and_cost(summary, pages)),
     ]
     return (
         _templates()
@@ -151,7 +241,8 @@ def _page(summary: Summary, runs: Sequence[RunPage], csv: bytes) -> str:
             css=_safe("page.css"),
             script=_safe("page.js"),
             sections=[section for section in sections if any(section[1:])],
-            links={page.run.run_id: _anchor(number) for number, page in enumerate(runs)},
+            links={run.name: run.anchor for run in runs},
+            scripts="'self' file:" if runs and runs[0].source else "",
             csv_name=f"{summary.name}.csv",
             csv=base64.b64encode(csv).decode(),
             plotly=_packed_plotly(),
@@ -267,21 +358,11 @@ def _zero_variance(summary: Summary, runs: Sequence[RunPage]) -> Section:
     )
 
 
-def _run(number: int, page: RunPage, summary: Summary) -> Run:
-    row = summary.table.iloc[number]
+def _run(page: RunPage, row: pd.Series, details: Markup | None, source: str) -> Run:
     text = state = str(row["state"])
     if state == "done" and row["energy_Eh"] == row["energy_Eh"]:
         text = f"E = {plus_minus(row['energy_Eh'], row['error_Eh'])} hartree"
-    events = tables.events_table(page)
-    return Run(
-        anchor=_anchor(number),
-        name=page.run.run_id,
-        state=state,
-        text=text,
-        charts=page.charts,
-        missing=[stage.stage for stage in page.stages if stage.stage not in page.artefacts],
-        tables=[tables.stages_table(page), *([events] if events else [])],
-    )
+    return Run(page.name, page.run.run_id, state, text, details, source)
 
 
 def _settings_and_cost(summary: Summary, runs: Sequence[RunPage]) -> list[Table]:

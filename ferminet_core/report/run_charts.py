@@ -172,6 +172,18 @@ def _energy_range(series: np.ndarray, known: Levels) -> Figure:
 # --- optimisation ---------------------------------------------------------------------------------
 
 
+# Title, unit and kind of axis of the charts of an optimisation, by variable; that of the energy is
+# drawn in a form of its own.
+OPTIMISATION_SERIES = {
+    "variance_Eh2": ("Variance of the local energy", "hartree²", "log"),
+    "pmove": ("Accepted moves", "share", "linear"),
+    "width": ("Width of a move relative to the distance from the nucleus", "", "linear"),
+    "gradient_norm": ("Norm of the gradient", "", "log"),
+    "update_norm": ("Norm of the update", "", "log"),
+    "learning_rate": ("Learning rate", "", "log"),
+}
+
+
 def optimisation_charts(
     name: str, dataset: xr.Dataset, known: Levels, found: Sequence[Mark]
 ) -> list[Chart]:
@@ -186,14 +198,7 @@ def optimisation_charts(
     if dataset.sizes.get("step", 0) == 0:
         return []
     charts = [_energy_chart(name, dataset["energy_Eh"].to_numpy(), known, found)]
-    for variable, title, unit, kind in (
-        ("variance_Eh2", "Variance of the local energy", "hartree²", "log"),
-        ("pmove", "Accepted moves", "share", "linear"),
-        ("width", "Width of a move relative to the distance from the nucleus", "", "linear"),
-        ("gradient_norm", "Norm of the gradient", "", "log"),
-        ("update_norm", "Norm of the update", "", "log"),
-        ("learning_rate", "Learning rate", "", "log"),
-    ):
+    for variable, (title, unit, kind) in OPTIMISATION_SERIES.items():
         if variable in dataset:
             values = dataset[variable].to_numpy()
             traces, bins = _series(title, values, _BLUE)
@@ -244,6 +249,10 @@ def _mark_text(found: Sequence[Mark]) -> str:
     return "".join(first) + (f" And {len(found) - 5} more." if len(found) > 5 else "")
 
 
+# The variables of an optimisation that `variance_line` needs.
+VARIANCE_LINE_SERIES = ("energy_Eh", "error_Eh", "variance_Eh2")
+
+
 class VarianceLine(NamedTuple):
     """The extrapolation of a run's optimisation to zero variance, or why there is none."""
 
@@ -254,7 +263,7 @@ class VarianceLine(NamedTuple):
 
 def variance_line(name: str, dataset: xr.Dataset) -> VarianceLine:
     """The extrapolation of an optimisation to zero variance, with its chart where it has blocks."""
-    series = [dataset[n].to_numpy() for n in ("energy_Eh", "error_Eh", "variance_Eh2")]
+    series = [dataset[n].to_numpy() for n in VARIANCE_LINE_SERIES]
     try:
         blocks = variance_extrapolation.blocks(*series)
     except variance_extrapolation.ExtrapolationRefusedError as refusal:

@@ -53,7 +53,7 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
     differences: list[str] = []
     try:
         if (path := folder / "reference.zarr.zip").exists() and "reference" not in wrong:
-            reference = dict(artefacts.load(path).attrs)
+            reference = artefacts.attributes(path)
         if wrong:
             reason = f"stale: {list(wrong.values())[-1]}"
             return RunOutcome("stale", reason, reference=reference, wall_s=wall_s, node_h=node_h)
@@ -61,7 +61,7 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
             if recompute:
                 inference, differences = _recomputed(folder, reference)
             else:
-                inference = dict(artefacts.load(path).attrs)
+                inference = artefacts.attributes(path)
             series = _optimisation(folder / "optimise.zarr.zip")
     except ArtefactError as error:
         return RunOutcome("failed", str(error), reference=reference)

@@ -1,8 +1,7 @@
 """The report on one run, read from the files of its finished stages."""
 
-import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,36 +13,43 @@ from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.report import run_charts
 from ferminet_core.report.charts import Chart
 from ferminet_core.report.density_charts import density_charts
+from ferminet_core.report.run_charts import OPTIMISATION_SERIES, VARIANCE_LINE_SERIES
 from ferminet_core.runner.origins import misfits
 from ferminet_core.runner.status import STAGES, StageState, run_states
 from ferminet_core.runner.work_files import read_events
 from ferminet_core.storage import artefacts, files
 
+# The variables that the charts of a run are drawn from, by stage.
+_CHARTED = {
+    "pretrain": ("orbital_misfit", "energy_Eh", "error_Eh"),
+    "optimise": (*VARIANCE_LINE_SERIES, *OPTIMISATION_SERIES),
+    "inference": ("energy_local", "equilibration_Eh", "walkers"),
+}
+
 
 class RunPage(NamedTuple):
-    """One run.
+    """One run, without its charts.
 
-    charts: by heading; line: of energies over variances, None before the optimisation is finished
+    name: prefix of the names of its charts
+    line: of energies over variances, None before the optimisation is finished
     stages: their states; provenance, artefacts: records and attributes of the finished stages
-    events: of all stages, in the order of time; settings: that the run was made with, by dotted key
+    events: of each stage; settings: that the run was made with, by dotted key
     problems: files that could not be read
     """
 
     run: RunSpec
-    charts: dict[str, list[Chart]]
+    name: str
     line: run_charts.VarianceLine | None
     stages: list[StageState]
     provenance: dict[str, dict[str, Any]]
     artefacts: dict[str, dict[str, Any]]
-    events: list[dict[str, Any]]
+    events: dict[str, list[dict[str, Any]]]
     settings: dict[str, Any]
     problems: list[str]
 
 
-def read_run(
-    run: RunSpec, folder: Path, name: str, published: Sequence[PublishedEnergies]
-) -> RunPage:
-    """Charts and facts of a run; a damaged file is reported and left out.
+def read_run(run: RunSpec, folder: Path, name: str) -> RunPage:
+    """The facts of a run; a damaged file is reported and left out.
 
     An artefact that is not the run's is left out too; the state of the run says why.
 
@@ -51,59 +57,82 @@ def read_run(
         run: the run as the scan has it now.
         folder: of the run, with the artefacts of its stages.
         name: prefix of the names of its charts.
-        published: energies to compare with.
     """
-    found, problems = _artefacts(run, folder)
-    stages = {stage: folder / f"{stage}.work" for stage in STAGES}
-    events = {stage: read_events(work) for stage, work in stages.items()}
-    provenance = {
-        stage: record
-        for stage in found
-        if (record := files.read_json(folder / f"{stage}.provenance.json"))
-    }
-    hartree_fock = float(found["reference"].attrs["e_hf"]) if "reference" in found else math.nan
-    known = run_charts.levels(run.run_id, hartree_fock, published)
-    charts: dict[str, list[Chart]] = {}
-    line = None
-
-    def marks(stage: str, shift: int = 0) -> list[run_charts.Mark]:
-        return run_charts.marks(provenance.get(stage, {}), events[stage], shift)
-
-    if ds := found.get("inference"):
-        charts["Electron density"] = density_charts(name, ds, run.molecule)
-        shift = int(ds.attrs.get("n_equilibration", 0))
-        charts["Inference"] = run_charts.inference_charts(
-            name, ds, known, marks("inference", shift)
-        )
-    if ds := found.get("optimise"):
-        charts["Optimisation"] = run_charts.optimisation_charts(name, ds, known, marks("optimise"))
-        if "variance_Eh2" in ds:
-            line = run_charts.variance_line(name, ds)
-            charts["Optimisation"] += [line.chart] if line.chart else []
-    if ds := found.get("pretrain"):
-        charts["Pretraining"] = run_charts.pretraining_charts(name, ds, known, marks("pretrain"))
+    found, problems = _artefacts(run, folder, {"optimise": VARIANCE_LINE_SERIES})
+    optimise = found.get("optimise")
+    has_line = optimise is not None and "variance_Eh2" in optimise
     return RunPage(
         run=run,
-        charts={heading: some for heading, some in charts.items() if some},
-        line=line,
+        name=name,
+        line=run_charts.variance_line(name, found["optimise"]) if has_line else None,
         stages=run_states(folder),
-        provenance=provenance,
+        provenance={
+            stage: record
+            for stage in found
+            if (record := files.read_json(folder / f"{stage}.provenance.json"))
+        },
         artefacts={stage: dict(ds.attrs) for stage, ds in found.items()},
-        events=sorted(itertools.chain(*events.values()), key=lambda event: str(event.get("time"))),
+        events={stage: read_events(folder / f"{stage}.work") for stage in STAGES},
         settings=_settings(run, list(found.values())),
         problems=problems,
     )
 
 
-def _artefacts(run: RunSpec, folder: Path) -> tuple[dict[str, xr.Dataset], list[str]]:
-    """The artefacts of the finished stages in their order, and a line for each unreadable file."""
+def read_charts(
+    page: RunPage, folder: Path, published: Sequence[PublishedEnergies]
+) -> dict[str, list[Chart]]:
+    """The charts of a run by heading.
+
+    Args:
+        page: the facts of the run.
+        folder: of the run.
+        published: energies to compare with.
+    """
+    found, _ = _artefacts(page.run, folder, _CHARTED)
+    hartree_fock = float(found["reference"].attrs["e_hf"]) if "reference" in found else math.nan
+    known = run_charts.levels(page.run.run_id, hartree_fock, published)
+    charts: dict[str, list[Chart]] = {}
+
+    def marks(stage: str, shift: int = 0) -> list[run_charts.Mark]:
+        return run_charts.marks(page.provenance.get(stage, {}), page.events[stage], shift)
+
+    if ds := found.get("inference"):
+        charts["Electron density"] = density_charts(page.name, ds, page.run.molecule)
+        shift = int(ds.attrs.get("n_equilibration", 0))
+        charts["Inference"] = run_charts.inference_charts(
+            page.name, ds, known, marks("inference", shift)
+        )
+    if ds := found.get("optimise"):
+        charts["Optimisation"] = run_charts.optimisation_charts(
+            page.name, ds, known, marks("optimise")
+        )
+        if page.line and page.line.chart:
+            charts["Optimisation"].append(page.line.chart)
+    if ds := found.get("pretrain"):
+        charts["Pretraining"] = run_charts.pretraining_charts(
+            page.name, ds, known, marks("pretrain")
+        )
+    return {heading: some for heading, some in charts.items() if some}
+
+
+def _artefacts(
+    run: RunSpec, folder: Path, variables: Mapping[str, Iterable[str]]
+) -> tuple[dict[str, xr.Dataset], list[str]]:
+    """The artefacts of the finished stages in their order, and a line for each unreadable file.
+
+    Args:
+        run: the run as the scan has it now.
+        folder: of the run.
+        variables: to read besides the attributes, by stage. A scan may have thousands of runs, so
+            nothing else is read.
+    """
     found, problems = {}, []
     wrong = misfits(run, folder)
     for stage in STAGES:
         path = folder / f"{stage}.zarr.zip"
         if path.exists() and stage not in wrong:
             try:
-                found[stage] = artefacts.load(path)
+                found[stage] = artefacts.load_present(path, variables.get(stage, ()))
             except ArtefactError as error:
                 problems.append(str(error))
     return found, problems

@@ -1,5 +1,6 @@
 """Tables of the report: the runs, quantities derived from them, settings and cost."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -223,7 +224,8 @@ def stages_table(page: RunPage) -> Table:
 
 def events_table(page: RunPage, most: int = 50) -> Table | None:
     """The events of a run except starts and ends, the latest last; None without any."""
-    listed = [event for event in page.events if event.get("event") not in ("start", "done")]
+    every = sorted(itertools.chain(*page.events.values()), key=lambda event: str(event.get("time")))
+    listed = [event for event in every if event.get("event") not in ("start", "done")]
     if not listed:
         return None
     rows: list[list[Cell]] = []

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,9 @@ from ferminet_core.storage.checkpoints import steps_in
 STAGES = tuple(entry.name for entry in stage_table.chain())
 # The stage next to the chain, in runs that ask for it.
 (CONVENTIONAL,) = (entry.name for entry in stage_table.STAGES if not entry.chain)
+
+# What a stage can be, the most urgent first.
+STATES = ("running", "broken", "failed", "stale", "resumable", "waiting", "done")
 
 
 class StageState(NamedTuple):
@@ -138,6 +141,20 @@ def stages_of(run: Path) -> tuple[str, ...]:
 def run_states(run: Path) -> list[StageState]:
     """The states of all stages of a run."""
     return [stage_state(run, stage) for stage in stages_of(run)]
+
+
+def current_stage(stages: Sequence[StageState]) -> StageState:
+    """The stage that a run is at, whose state is that of the run.
+
+    It is the last stage that has started, or the next one if that is done. Conventional energies
+    come after all others.
+    """
+    chain = [stage for stage in stages if stage.stage in STAGES]
+    last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
+    finished = chain[last].state == "done" and last + 1 < len(chain)
+    present = chain[last + finished]
+    left = present.state == "done" and stages[-1].state != "done"
+    return stages[-1] if left else present
 
 
 def with_verdicts(states: Mapping[Path, list[StageState]]) -> dict[Path, list[StageState]]:

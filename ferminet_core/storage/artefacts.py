@@ -175,6 +175,24 @@ def attributes(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
+def load_present(path: Path, names: Iterable[str]) -> xr.Dataset:
+    """The attributes of an artefact and those of some variables that it has.
+
+    Args:
+        path: The file.
+        names: Variables, which may be missing.
+
+    Raises:
+        ArtefactError: As `load`.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            present = {name.split("/")[0] for name in archive.namelist() if "/" in name}
+    except _ZIP_ERRORS:
+        present = set()  # `load` finds the words for it
+    return load(path, only=present.intersection(names))
+
+
 def open_dataset(path: str | Path) -> xr.Dataset:
     """Open an artefact by its path, without reading its arrays before they are used.
 

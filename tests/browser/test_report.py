@@ -21,6 +21,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
+from ferminet_core.report import page as page_module
+
 TIMEOUT_S = 30.0
 
 
@@ -124,6 +126,27 @@ def test_a_run_is_drawn_when_it_is_opened(page: Page) -> None:
         assert chart.find_elements(By.CSS_SELECTOR, ".plot .trace, .plot .hm")
     assert page.all("#run1 .chart.drawn") == []
     assert page.problems() == []
+
+
+def test_details_next_to_the_page_load_when_a_run_is_opened(
+    browser: Chrome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page that is a file may not request files, but it may load scripts."""
+    monkeypatch.setattr(page_module, "MANY_RUNS", 5)
+    folder = finished_scan_with_page(tmp_path)
+    page = Page(browser, folder / "report.html")
+    assert page.all("#runs .chart") == []
+    page.find("#run2 > summary").click()
+    page.until(lambda: len(page.all("#run2 .chart.drawn")) == 14, "charts of the run")
+    assert page.problems() == []
+    # A page that was copied without its folder says where the details are.
+    (tmp_path / "copy").mkdir()
+    alone = tmp_path / "copy" / "report.html"
+    alone.write_bytes((folder / "report.html").read_bytes())
+    page = Page(browser, alone)
+    page.find("#run2 > summary").click()
+    page.until(lambda: page.all("#run2 p.missing"), "the line")
+    assert "report/" in page.find("#run2 p.missing").text
 
 
 def test_a_link_in_the_table_opens_its_run(page: Page) -> None:

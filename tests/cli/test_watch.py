@@ -1,6 +1,7 @@
 """`status --watch`: on a terminal, in a log, and its end."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -200,3 +201,19 @@ def test_ctrl_c_is_no_failure(tmp_path: Path) -> None:
 def test_json_is_for_one_look(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--watch: found with --json; allowed: one of them"):
         commands.status(in_results(tmp_path).out.parents[2], as_json=True, watch=True)
+
+
+def test_only_runs_in_the_states_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = in_results(tmp_path).out.parents[2]
+    finish(scan / "runs" / "r_2")
+    commands.status(scan, state="failed,done")
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[0] == "runs: 1 done, 1 waiting"
+    assert "r_2" in shown
+    assert "r_1.4" not in shown
+    commands.status(scan, as_json=True, state="waiting")
+    assert [Path(run).name for run in json.loads(capsys.readouterr().out)] == ["r_1.4"]
+    with pytest.raises(InputError, match="--state: found 'runing'; did you mean 'running'"):
+        commands.status(scan, state="runing")

@@ -39,6 +39,7 @@ from plotly.offline import get_plotlyjs
 from ferminet_core import units
 from ferminet_core.analysis.summary import summarise
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.report import page as page_module
 from ferminet_core.report.charts import binned, numbers, plus_minus, running_mean
 from ferminet_core.report.page import write_report
 from ferminet_core.report.run_charts import marks
@@ -252,6 +253,40 @@ def test_size_of_eight_geometries(tmp_path: Path) -> None:
     save_finished_scan(scan, tmp_path / "results", iterations=2000, records=1000)
     folder = written(scan, tmp_path / "results")
     assert (folder / "report.html").stat().st_size < 5 * MEGABYTE
+
+
+@pytest.fixture
+def large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Scan, Path]:
+    """A finished scan with more runs than one page holds in full, and its folder."""
+    monkeypatch.setattr(page_module, "MANY_RUNS", 5)
+    scan = make_scan(tmp_path, SYSTEM)
+    save_finished_scan(scan, tmp_path / "results")
+    return scan, written(scan, tmp_path / "results")
+
+
+def test_details_of_many_runs_lie_next_to_the_page(large: tuple[Scan, Path]) -> None:
+    scan, folder = large
+    whole = (folder / "report.html").read_text(encoding="utf-8")
+    for run in scan.runs:
+        assert f'data-source="report/{run.run_id}.js"' in whole
+        script = (folder / "report" / f"{run.run_id}.js").read_text(encoding="utf-8")
+        assert "Energy over records" in script
+    assert "Energy over records" not in whole
+
+
+def test_only_changed_details_are_written_again(large: tuple[Scan, Path]) -> None:
+    """A second summary of a thousand runs takes the time of those that are new."""
+    scan, folder = large
+    scripts = sorted((folder / "report").glob("*.js"))
+    before = {path.name: (path.stat().st_ino, path.read_bytes()) for path in scripts}
+    changed = scan.runs[2]
+    save_finished_run(changed, folder / "runs" / changed.run_id, seed=99)
+    (folder / "report" / "r_99.js").write_text("of a run that the scan no longer has")
+    written(scan, folder.parent)
+    after = sorted((folder / "report").glob("*.js"))
+    assert [path.name for path in after] == [path.name for path in scripts]
+    again = {path.name for path in after if path.stat().st_ino != before[path.name][0]}
+    assert again == {f"{changed.run_id}.js"}
 
 
 def test_text_of_users_stays_text(tmp_path: Path) -> None:

@@ -118,7 +118,7 @@ def test_a_stale_parent_makes_its_stages_stale(tmp_path: Path) -> None:
         "stale",
         "stale: optimise.clip 3.0, the file says 5.0",
     )
-    shown = read_run(run, folder, "run0", [])
+    shown = read_run(run, folder, "run0")
     assert set(shown.artefacts) == {"reference", "pretrain"}
 
 
@@ -189,4 +189,4 @@ def test_published_energies_keep_to_the_unit_of_their_column(tmp_path: Path) -> 
         "columns stay empty"
     )
     assert found.table["ref_exact_Eh"].isna().all()
-    assert all(not len(entry.curve) for entry in found.published)
+    assert all(not entry.curves for entry in found.published)
