@@ -31,7 +31,7 @@ def _lines(error: Exception) -> str:
     """The lines of an error, without control characters, which a file or a name may hold."""
     from ferminet_core.inputs.messages import printable
 
-    return "\n".join(map(printable, str(error).split("\n")))
+    return "\n".join(map(printable, describe(error).split("\n")))
 
 
 def main() -> int:

@@ -300,7 +300,7 @@ def test_no_convergence_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("basis", "symbols", "match"),
     [
-        ("cc-pvdx", ("H",), "unknown basis set 'cc-pvdx'; did you mean 'ccpvdz'"),
+        ("cc-pvdx", ("H",), "unknown basis set 'cc-pvdx'; did you mean 'cc-pvdz'"),
         ("6-31gz", ("H",), "unknown basis set '6-31gz'"),
         ("../cc-pvdz", ("H",), "unknown basis set"),
         ("cc-pvdz", ("H", "K"), "no functions for K"),

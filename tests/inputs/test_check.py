@@ -155,7 +155,7 @@ def bounds() -> Iterator[Input]:
         ("layers", "3", "layers: unknown setting; did you mean 'network.layers'"),
         ("network.layrs", "3", "unknown setting; did you mean 'layers'"),
         ('"a\\nb"', "3", r"a\\nb: unknown setting"),
-        ('"\\e[31mred"', "3", r"\\x1b\[31mred: unknown setting"),
+        ('"\\e[31mred"', "3", r"character U\+001B, which is not"),
         ("x" * 900, "3", "xxxx\\.\\.\\.: unknown setting"),
     ):
         yield Input(f"{key[:20]}={value[:9]}", with_setting(key, value), line)
@@ -214,10 +214,18 @@ def yaml_files() -> Iterator[Input]:
         ("large", "#" * 1_000_001, "cannot be read: it is larger than 1000000 bytes"),
         ("long number", "charge: " + "9" * 5000, "an integer of thousands of digits"),
         ("long unknown key", BASE + "x" * 900 + ": 1\n", r":5: x{57}\.\.\.: unknown key"),
-        ("escape in a key", BASE + '"\\e[2J": 1\n', r":5: \\x1b\[2J: unknown key"),
+        (
+            "escape in a key",
+            BASE + '"\\e[2J": 1\n',
+            r":5: character U\+001B, which is not",
+        ),
         ("line end in a key", BASE + '"a\\nb": 1\n', r":5: a\\nb: unknown key"),
         ("bidirectional key", BASE + '"a\\u202eb": 1\n', r":5: a\\u202eb: unknown key"),
-        ("C1 control", BASE + 'title: 1\n"a\\u009b1": 1\n', r":6: a\\x9b1: unknown key"),
+        (
+            "C1 control",
+            BASE + 'title: 1\n"a\\u009b1": 1\n',
+            r":6: character U\+009B, which is not",
+        ),
     ):
         yield Input(name, text, line)
     for name, right in (
@@ -225,7 +233,7 @@ def yaml_files() -> Iterator[Input]:
         ("Windows", BASE.replace("\n", "\r\n")),
         ("document", "---\n" + BASE + "...\n"),
         ("flow", "{units: bohr, atoms: [H 0 0 0], spin: 1, preset: smoke}"),
-        ("title", BASE + 'title: "H₂ – Dissoziationskurve \\e[31m"\n'),
+        ("title", BASE + 'title: "H₂ – Dissoziationskurve"\n'),
         ("nitric oxide", BASE + "name: no\n"),
         ("whole float", BASE + "overrides: {mcmc.walkers: 6.4e1}\n"),
     ):
@@ -437,7 +445,7 @@ def parameters() -> Iterator[Input]:
         yield Input(f"R: {value[:30]}", BASE.replace("[1.4]", value), f":3: {expected}|{expected}")
     for name, expected in (
         ('"R\\n"', r"found 'R\\n'; allowed: names of the form"),
-        ('"R\\e[31m"', r"found 'R\\x1b\[31m'; allowed: names"),
+        ('"R\\e[31m"', r"character U\+001B, which is not"),
         ("R-1", "found 'R-1'; allowed: names of the form"),
         ("1R", "found '1R'; allowed: names of the form"),
         ("sqrt", "'sqrt' is a word of expressions"),
@@ -448,7 +456,7 @@ def parameters() -> Iterator[Input]:
         ("x" * 200, "no coordinate and no case uses this parameter"),
     ):
         text = BASE.replace("{R: [1.4]}", f"{{R: [1.4], {name}: [1]}}")
-        yield Input(f"parameter {name[:20]}", text, f":3: parameters.*: {expected}")
+        yield Input(f"parameter {name[:20]}", text, f":3: (parameters.*: )?.*{expected}")
     grids = ", ".join(f"{name}: {{start: 1, stop: 2, num: 9999}}" for name in "RST")
     product = BASE.replace("H 0 0 R", "H S T R").replace("{R: [1.4]}", f"{{{grids}}}")
     yield Input("1e12 runs", product, "more than 10000 runs; split the scan")
@@ -567,7 +575,9 @@ def xyz_files() -> Iterator[Input]:
     )
     yield Input("xyz missing", XYZ, ":2: xyz: .*a.xyz cannot be read: No such file")
     yield Input(
-        "xyz NUL", XYZ.replace("a.xyz", '"a\\0.xyz"'), r":2: xyz: found 'a\\x00.xyz'; allowed"
+        "xyz NUL",
+        XYZ.replace("a.xyz", '"a\\0.xyz"'),
+        r":2: character U\+0000, which is not",
     )
     yield Input("xyz long path", XYZ.replace("a.xyz", "x" * 900), ":2: xyz: .*File name too long")
     yield Input("xyz very long path", XYZ.replace("a.xyz", "x" * 1001), ":2: xyz: found 1001 char")
@@ -669,7 +679,11 @@ def others() -> Iterator[Input]:
             "kind: found 'exat'; did",
         ),
         ("literature match", LITERATURE.replace(": R}", ": S}") % "x.csv", "unknown parameter 'S'"),
-        ("literature NUL", LITERATURE % '"x\\0"', r"literature\[0\].file: found 'x\\x00'"),
+        (
+            "literature NUL",
+            LITERATURE % '"x\\0"',
+            r"character U\+0000, which is not",
+        ),
         ("literature empty", LITERATURE % "''", r"literature\[0\].file: found ''"),
         ("quantity", BASE + "quantities: [{name: a, of: {r_9: 1}}]\n", "of.r_9: unknown geometry"),
         ("quantity bool", BASE + "quantities: [{name: a, of: {r_1.4: true}}]\n", "found True"),

@@ -977,7 +977,7 @@ def test_the_home_folder_in_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "home").mkdir()
     (tmp_path / "home/h.xyz").write_text("1\n\nH 0 0 0\n")
     text = (
-        "name: h\nunits: bohr\nxyz: ~/h.xyz\nspin: 1\n"
+        "name: h\nunits: bohr\nxyz: ~/h.xyz\nspin: 1\npreset: smoke\n"
         "literature: [{name: a, file: ~/a.csv, match: {x: geometry}, kind: exact}]\n"
     )
     (tmp_path / "home/h.yaml").write_text(text)

@@ -1,5 +1,6 @@
 """Variables of make: a misspelt one is refused, before anything is set up or run."""
 
+import os
 import shutil
 import subprocess
 
@@ -13,6 +14,8 @@ def dry(*variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", "--dry-run", "scan", *variables],
         cwd=ROOT,
+        # Without the options of the make that runs the tests.
+        env={name: value for name, value in os.environ.items() if not name.startswith("MAKE")},
         capture_output=True,
         text=True,
         check=False,

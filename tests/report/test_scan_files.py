@@ -90,7 +90,7 @@ def test_a_picture_that_fails_costs_nothing_else(
     assert "cannot be drawn: ValueError" in (folder / file).read_text()
 
 
-@pytest.mark.parametrize("escape", ["\\ud83d", "\\0", "\\e", "\\uffff", "\\r"])
+@pytest.mark.parametrize("escape", ["\\0", "\\e", "\\uffff", "\\r"])
 def test_characters_that_are_not_printable_are_refused(tmp_path: Path, escape: str) -> None:
     with pytest.raises(InputError, match=r"h2.yaml:2: found the character U\+[0-9A-F]{4}, which"):
         make_scan(tmp_path, H2.replace("units", f'title: "a{escape}b"\nunits', 1))

@@ -90,9 +90,9 @@ def test_the_table_names_every_run_and_writes_nothing(tmp_path: Path) -> None:
     done = command("status", tmp_path / "results")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
-    assert rows[1][:5] == ["h2", "r_1.4", "optimise", "resumable", "40/40"]
+    assert rows[2][:5] == ["h2", "r_1.4", "optimise", "resumable", "40/40"]
     assert "stopped without a message, last seen" in done.stdout
-    assert rows[2] == ["h2", "r_2", "waiting"]
+    assert rows[3] == ["h2", "r_2", "waiting"]
     (entry,) = [
         stage
         for stage in json.loads(command("status", scan, "--json").stdout)[str(job.out.parent)]
