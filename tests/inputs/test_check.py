@@ -217,14 +217,14 @@ def yaml_files() -> Iterator[Input]:
         (
             "escape in a key",
             BASE + '"\\e[2J": 1\n',
-            r":5: character U\+001B, which is not",
+            r":5: .*character U\+001B, which is not",
         ),
         ("line end in a key", BASE + '"a\\nb": 1\n', r":5: a\\nb: unknown key"),
         ("bidirectional key", BASE + '"a\\u202eb": 1\n', r":5: a\\u202eb: unknown key"),
         (
             "C1 control",
             BASE + 'title: 1\n"a\\u009b1": 1\n',
-            r":6: character U\+009B, which is not",
+            r":6: .*character U\+009B, which is not",
         ),
     ):
         yield Input(name, text, line)
@@ -577,7 +577,7 @@ def xyz_files() -> Iterator[Input]:
     yield Input(
         "xyz NUL",
         XYZ.replace("a.xyz", '"a\\0.xyz"'),
-        r":2: character U\+0000, which is not",
+        r":2: .*character U\+0000, which is not",
     )
     yield Input("xyz long path", XYZ.replace("a.xyz", "x" * 900), ":2: xyz: .*File name too long")
     yield Input("xyz very long path", XYZ.replace("a.xyz", "x" * 1001), ":2: xyz: found 1001 char")
