@@ -269,20 +269,24 @@ def test_refused_submissions_wait_and_cost_no_retry(
     assert len(list(scan.results.glob("cluster/runs/*/reference.zarr.zip"))) == 2
 
 
+GRID = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4, 2.6, 2.8)
+
+
 def test_a_geometry_that_fails_costs_itself_alone(slurm: None, tmp_path: Path, cache: Path) -> None:
-    """Four geometries share a Slurm job."""
-    scan = Scan(tmp_path, cache, bonds="1.4, 2.0, 2.6, 3.0")
+    """Ten geometries share a Slurm job."""
+    scan = Scan(tmp_path, cache, bonds=", ".join(map(str, GRID)))
     in_the_way = scan.results / "cluster" / "runs" / "r_2" / "reference.work" / "events.jsonl"
     in_the_way.mkdir(parents=True)
     scan.start("--until", "reference", retries="0")
     assert scan.finish() == 1, scan.log[-3000:]
     found = {path.parent.name for path in scan.results.glob("cluster/runs/*/reference.zarr.zip")}
-    assert found == {"r_1.4", "r_2.6", "r_3"}
+    assert found == {f"r_{bond:g}" for bond in GRID if bond != 2.0}
     assert scan.log.count("Slurm job ") == 2, scan.log  # the submission, and the failure
     assert "r_2 reference: Slurm job " in scan.log
     assert (scan.results / "cluster" / "scan.csv").exists()
 
 
+@pytest.mark.campaign
 def test_a_checkout_in_a_folder_with_a_space(slurm: None, tmp_path: Path, cache: Path) -> None:
     """The project, its interpreter, the system file and the results."""
     scan = Scan(tmp_path / "a folder", cache)
