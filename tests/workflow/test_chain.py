@@ -149,7 +149,7 @@ def test_a_warm_start_refuses_another_runs_network(scan: Path, tmp_path: Path) -
     command += ["--neighbour", str(scan / "runs/r_1.4/optimise.zarr.zip")]
     other = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert other.returncode == 2
-    assert "comes from run 'r_1.4'" in other.stderr
+    assert "spec/r_2.json asks for: computed with H1-H2 = 1.4 bohr" in other.stderr
 
 
 @pytest.mark.parametrize("devices", [1, 2])
