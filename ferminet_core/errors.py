@@ -90,7 +90,7 @@ def failed_machine(error: BaseException) -> OSError | MemoryError | None:
     PySCF passes the errors of its threads on as text, and HDF5 names the system's error only there.
 
     Returns:
-        None if there is no failure of files or memory behind it.
+        None if neither files nor memory caused it.
     """
     if isinstance(error, (OSError, MemoryError)):
         return error

@@ -3,7 +3,7 @@
 The stage lies next to the chain. It needs only the molecule, and only the summary reads it. All
 electrons are correlated, so basis sets with functions for the core (cc-pCVXZ) come nearest to the
 limit. A method that fails or is refused is recorded with its reason, and the stage continues. A
-full disk or a lack of memory ends the stage instead: it is no property of the method.
+full disk or a lack of memory ends the stage instead: it is not a property of the method.
 """
 
 import json

@@ -22,7 +22,7 @@ ELEMENTS = (
     "Ga", "Ge", "As", "Se", "Br", "Kr",
 )
 # fmt: on
-# Further elements, which are no misspelt lighter ones.
+# Further elements, which are not misspelt lighter ones.
 HEAVIER = re.compile(
     "Rb|Sr|Y|Zr|Nb|Mo|Tc|Ru|Rh|Pd|Ag|Cd|In|Sn|Sb|Te|I|Xe|Cs|Ba|La|Ce|Pr|Nd|Pm|Sm|Eu|Gd|Tb|Dy|Ho|Er"
     "|Tm|Yb|Lu|Hf|Ta|W|Re|Os|Ir|Pt|Au|Hg|Tl|Pb|Bi|Po|At|Rn|Fr|Ra|Ac|Th|Pa|U|Np|Pu"
