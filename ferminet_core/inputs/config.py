@@ -54,6 +54,7 @@ class Resume(enum.Enum):
 
     NO: never; the results depend on it
     GROW: it may grow; the steps done are the first ones of the longer loop
+    KEPT: never; where it is not set, a longer loop keeps the value of the shorter one
     ROUNDING: yes; results differ by rounding
     FREE: yes; results do not depend on it
     ANEW: yes; the stage, which is one call, starts over, and the earlier files are kept
@@ -61,6 +62,7 @@ class Resume(enum.Enum):
 
     NO = "no"
     GROW = "may grow"
+    KEPT = "no (kept where unset)"
     ANEW = "yes (starts over)"
     ROUNDING = "yes (rounding)"
     FREE = "yes"
@@ -314,6 +316,10 @@ OPTIMISER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 _KFAC = OPTIMISER_DEFAULTS["kfac"]
 
 
+# The published schedule falls to half after 10 000 of 200 000 iterations.
+DELAY_SHARE = 0.05
+
+
 class OptimiseConfig(Section):
     """Minimising the energy."""
 
@@ -335,12 +341,14 @@ class OptimiseConfig(Section):
         description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
     )
-    delay: float = Field(
-        10_000.0,
+    delay: float | None = Field(
+        None,
         gt=0,
         le=1e15,
-        description="Iterations after which the rate has fallen.",
-        json_schema_extra=_why("for a rate that never falls, set decay to 0"),
+        description="Iterations after which the rate has fallen to half, with a decay of 1. "
+        "Default: a share of the iterations.",
+        json_schema_extra=_resume(Resume.KEPT)
+        | _why("for a rate that never falls, set decay to 0"),
     )
     decay: float = Field(
         1.0,
@@ -401,6 +409,10 @@ class OptimiseConfig(Section):
     clip_centre: Literal["mean", "median"] = Field(
         "mean", description="Centre of the clipping window (JAX code: mean; 2020: median)."
     )
+
+    def planned_delay(self) -> float:
+        """`delay`, or its default."""
+        return DELAY_SHARE * self.iterations if self.delay is None else self.delay
 
 
 class InferenceConfig(Section):

@@ -70,13 +70,18 @@ def differences(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
     if _plain_part(made, stage) == _plain_part(wanted, stage):
         return found
     old, new = (flat_settings(spec.config, stage) for spec in (made, wanted))
-    rules = resume_rules()
     found += [
         f"{key} {show(old[key])}, the file says {show(new[key])}"
         for key in _changed_keys(made, wanted, stage)
-        if key in new and rules[key] is Resume.NO and old[key] != new[key]
+        if key in new and _fixed(key, new[key]) and old[key] != new[key]
     ]
     return found
+
+
+def _fixed(key: str, wanted: Any) -> bool:
+    """Whether a stage's result with another value than the wanted one is another calculation."""
+    rule = resume_rules()[key]
+    return rule is Resume.NO or (rule is Resume.KEPT and wanted is not None)
 
 
 def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:

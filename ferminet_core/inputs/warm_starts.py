@@ -94,7 +94,7 @@ def _warm(run: RunSpec, neighbour: str, share: float) -> RunSpec:
     shorter = optimise.model_copy(
         update={
             "iterations": max(1, round(share * optimise.iterations)),
-            "delay": share * optimise.delay,
+            "delay": None if optimise.delay is None else share * optimise.delay,
         }
     )
     config = run.config.model_copy(update={"optimise": shorter})

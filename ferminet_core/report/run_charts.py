@@ -181,6 +181,7 @@ OPTIMISATION_SERIES = {
     "gradient_norm": ("Norm of the gradient", "", "log"),
     "update_norm": ("Norm of the update", "", "log"),
     "learning_rate": ("Learning rate", "", "log"),
+    "damping": ("Damping of the curvature", "", "log"),
 }
 
 

@@ -126,10 +126,10 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
     old = flat_settings(_made_from(job, before).config, job.stage)
     changes = {}
     for key, value in new.items():
-        if old[key] == value:
-            continue
         rule = resume_rules()[key]
-        if rule is Resume.NO:
+        if old[key] == value or (rule is Resume.KEPT and value is None):
+            continue
+        if rule in (Resume.NO, Resume.KEPT):
             raise InputError(
                 f"{job.work}: {key}: the stage was started with {show(old[key])}, the spec asks "
                 f"for {show(value)}, and a resume cannot change it; set it back"

@@ -169,13 +169,15 @@ def _first_state(stage: Stage, job: Job, start: Checkpoint | None) -> Any:
     Raises:
         InputError: The checkpoint holds another network.
     """
-    from ferminet_core.stages.datasets import restore_state  # loads JAX, which reference avoids
+    from ferminet_core.stages import datasets  # loads JAX, which reference avoids
 
     state = stage.initial()
     if start is None:
         return state
+    origin = parse_spec(str(start.attrs["spec"]), str(job.checkpoints))
+    leaves = datasets.completed(start.leaves, origin)
     try:
-        return stage.place(restore_state(start.leaves, state))
+        return stage.place(datasets.restore_state(leaves, state))
     except ArtefactError as error:
         raise InputError(f"{job.checkpoints}: step {start.step}: {error}") from None
 

@@ -21,6 +21,7 @@ from ferminet_core.parallel.mesh import fetch
 from ferminet_core.stages import parameters
 from ferminet_core.vmc import passes
 from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.vmc.optimisers import spring
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -53,9 +54,14 @@ def network_dataset(
         np.asarray(electrons, np.float32),
         {"units": "bohr"},
     )
+    steps = max((len(values) for values in series.values()), default=0)
     for name, values in series.items():
+        # A run that an older version began lacks the first part of a newer series.
+        values = np.pad(
+            np.asarray(values, np.float64), (steps - len(values), 0), constant_values=np.nan
+        )
         units = {"Eh": "hartree", "Eh2": "hartree^2"}.get(name.rpartition("_")[2], "1")
-        variables[name] = (("step",), np.asarray(values, np.float64), {"units": units})
+        variables[name] = (("step",), values, {"units": units})
     return xr.Dataset(variables, attrs={"mcmc_width": width, **attrs})
 
 
@@ -101,6 +107,25 @@ def _named_leaves(state: Any) -> dict[str, Any]:
         if name in found:
             raise RuntimeError(f"two parts of the state are called {name}")
         found[name] = leaf
+    return found
+
+
+def completed(leaves: Mapping[str, np.ndarray], origin: RunSpec) -> dict[str, np.ndarray]:
+    """`state_leaves` of an older version's optimisation, with the parts that it did not have.
+
+    Args:
+        leaves: of any stage's state.
+        origin: the spec that they were made from.
+    """
+    found = dict(leaves)
+    if "rollbacks" not in found:  # not an optimisation
+        return found
+    found.setdefault(
+        "delay", np.asarray(origin.config.optimise.planned_delay(), found["width"].dtype)
+    )
+    if "optimiser" in found:  # SPRING's last step was its whole state
+        phi = found.pop("optimiser")
+        found |= {"optimiser.phi": phi, "optimiser.norms": np.zeros(spring.NORMS, phi.dtype)}
     return found
 
 

@@ -41,6 +41,7 @@ class State(NamedTuple):
     params, optimiser: replicated trees; walkers: split over devices; width: of their moves
     step: iterations done; rollbacks: how often the loop went back to the state before a block
     accepted: (walker,), moves accepted by each walker since the last test for frozen walkers
+    delay: iterations, of the learning rate's decay; an extension keeps that of the start
     """
 
     params: Params
@@ -50,9 +51,12 @@ class State(NamedTuple):
     step: jax.Array
     accepted: jax.Array
     rollbacks: jax.Array
+    delay: jax.Array
 
 
-SPECS = State._make((REPLICATED, REPLICATED, SPLIT, REPLICATED, REPLICATED, SPLIT, REPLICATED))
+SPECS = State._make(
+    SPLIT if name in ("walkers", "accepted") else REPLICATED for name in State._fields
+)
 FROZEN_WINDOW = 100  # a walker is frozen after so many iterations without an accepted move
 ROLLBACK_FACTOR = 0.5  # each rollback multiplies the learning rate by this
 
@@ -65,13 +69,11 @@ class Inputs(NamedTuple):
 
     nuclei: the geometry; key: of this run's random numbers
     penalty: hartree, the strength of the `singlet_penalty`
-    delay: iterations, of the learning rate's decay; a warm start has its own
     """
 
     nuclei: Nuclei
     key: jax.Array
     penalty: jax.Array
-    delay: jax.Array
 
 
 class Stats(NamedTuple):
@@ -79,6 +81,8 @@ class Stats(NamedTuple):
 
     energy_Eh: mean of the unclipped local energies; error_Eh: its standard error over walkers
     gradient_norm: of half the gradient of <E>; update_norm: of the step of the parameters
+    damping: of the curvature, more than the setting where rounding asked for it
+    momentum_dropped: 1 where SPRING's step grew suddenly and went without its momentum
     n_frozen: walkers without an accepted move in the window that ends with this iteration; 0 inside
     a window
     """
@@ -94,6 +98,8 @@ class Stats(NamedTuple):
     gradient_norm: jax.Array
     update_norm: jax.Array
     n_frozen: jax.Array
+    damping: jax.Array
+    momentum_dropped: jax.Array
 
 
 def learning_rate(
@@ -140,8 +146,7 @@ class Optimise:
         broken = singlet and pretrained.attrs["spin_broken"]
         penalty = self.config.optimise.singlet_penalty if broken else 0.0
         key = jax.random.key(spec.stage_seed(self.name))
-        scalars = (jnp.asarray(x, self.dtype) for x in (penalty, self.config.optimise.delay))
-        inputs = Inputs(self.nuclei, key, *scalars)
+        inputs = Inputs(self.nuclei, key, jnp.asarray(penalty, self.dtype))
         self.inputs: Inputs = place(self.mesh, inputs, REPLICATED)
         self.optimiser = make_optimiser(self.config.optimise, self.spins, self.chunk)
         self.blocks: dict[str, str] = {}  # curvature block of every parameter
@@ -176,7 +181,7 @@ class Optimise:
 
         sample, energy = self._measure(state.params, walkers.electrons, inputs)
 
-        rate = learning_rate(config.optimise, inputs.delay, state.step, state.rollbacks)
+        rate = learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
         update = self.optimiser.update(state.optimiser, state.params, sample, rate)
         params = jax.tree.map(jnp.subtract, state.params, update.step)
 
@@ -197,6 +202,8 @@ class Optimise:
             gradient_norm=tree_norm(update.gradient),
             update_norm=tree_norm(update.step),
             n_frozen=jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
+            damping=jnp.asarray(update.damping, rate.dtype),
+            momentum_dropped=jnp.asarray(update.momentum_dropped, jnp.int32),
         )
         after = state._replace(params=params, optimiser=update.state, walkers=walkers, width=width)
         return after._replace(step=state.step + 1, accepted=accepted), stats
@@ -235,6 +242,7 @@ class Optimise:
             step=zero,
             accepted=jnp.zeros(electrons.shape[0], electrons.dtype),
             rollbacks=zero,
+            delay=jnp.asarray(self.config.optimise.planned_delay(), self.dtype),
         )
         return self.place(state)
 
@@ -275,7 +283,7 @@ class Optimise:
         if rollbacks < allowed:
             return self.place(state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32)))
         config = self.config.optimise
-        rate = float(learning_rate(config, config.delay, state.step, state.rollbacks))
+        rate = float(learning_rate(config, state.delay, state.step, state.rollbacks))
         raise BrokenRunError(
             f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
             f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
@@ -290,6 +298,11 @@ class Optimise:
         notes = mcmc.width_notes(series["width"], self.config.mcmc.width)
         if frozen := int(series["n_frozen"].max()):
             notes += (f"{frozen} walkers did not move in {FROZEN_WINDOW} iterations",)
+        if dropped := int(series["momentum_dropped"].sum()):
+            notes += (f"{dropped} updates grew suddenly and went without SPRING's momentum",)
+        setting = self.config.optimise.damping
+        if (raised := float(series["damping"].max())) > 2.0 * setting:
+            notes += (f"rounding raised the damping from {setting:g} to {raised:.2g}",)
         return notes
 
     def _compile(self, state: State) -> Any:

@@ -107,9 +107,16 @@ def test_each_optimiser_has_its_own_defaults() -> None:
         assert defaults.items() <= found.items()
     assert chosen["kfac"] == resolve("small", {}, where).optimise
     assert chosen["adam"].learning_rate < chosen["spring"].learning_rate
-    # The schedule is the preset's with every optimiser.
-    delay = presets()["small"]["optimise.delay"]
-    assert {config.delay for config in chosen.values()} == {delay}
+
+
+def test_the_delay_follows_the_iterations_unless_it_is_set() -> None:
+    delays = [
+        resolve("small", {"optimise.iterations": n}, where).optimise.planned_delay()
+        for n in (1000, 3000)
+    ]
+    assert delays[1] == pytest.approx(3 * delays[0])
+    given = {"optimise.iterations": 1000, "optimise.delay": 7.0}
+    assert resolve("small", given, where).optimise.planned_delay() == 7.0
 
 
 def test_a_preset_speaks_of_its_own_optimiser_and_an_override_always_counts() -> None:

@@ -229,7 +229,7 @@ def test_an_update_that_is_no_number_is_taken_back(
     rates = series.series()["learning_rate"]
     assert len(rates) == 6
     config = stage.config.optimise
-    expected = config.learning_rate / (1 + np.arange(6) / config.delay)
+    expected = config.learning_rate / (1 + np.arange(6) / config.planned_delay())
     expected[1:] /= 2
     np.testing.assert_allclose(rates, expected, rtol=1e-6)  # powers in float32
     assert stage.result(steps[-1].state, series.series()).attrs["n_rollbacks"] == 1

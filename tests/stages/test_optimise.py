@@ -16,6 +16,7 @@ from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.collectives import AXIS
+from ferminet_core.stages import datasets
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.optimise import Optimise, State
 from ferminet_core.stages.pretrain import Pretrain
@@ -93,3 +94,27 @@ def test_updates_that_are_no_number_end_the_run(
     rate = 0.01 * 0.5**2
     with pytest.raises(BrokenRunError, match=f"not finite, and 2 rollbacks .* rate of {rate:g} "):
         run_stage(Optimise(spec_of(max_rollbacks=2), broken))
+
+
+def test_a_checkpoint_of_an_older_version_continues(pretrained: xr.Dataset) -> None:
+    """It had neither the delay nor the norms of steps, and SPRING's state was its step alone."""
+    spec = spec_of(optimiser="spring", delay=7.0)
+    stage = Optimise(spec, pretrained)
+    state = stage.initial()
+    phi = jnp.arange(state.optimiser.phi.size, dtype=state.optimiser.phi.dtype)
+    state = state._replace(optimiser=state.optimiser._replace(phi=phi))
+    leaves = datasets.state_leaves(state)
+    older = {k: v for k, v in leaves.items() if k != "delay" and not k.startswith("optimiser")}
+    older["optimiser"] = leaves["optimiser.phi"]
+    # The settings of today have another delay: an extension keeps that of the start.
+    template = Optimise(spec_of(optimiser="spring", iterations=50), pretrained).initial()
+    found = datasets.restore_state(datasets.completed(older, spec), template)
+    for name, leaf in datasets.state_leaves(found).items():
+        np.testing.assert_array_equal(leaf, leaves[name])
+
+
+def test_a_series_that_an_older_version_lacks_begins_later() -> None:
+    series = {"energy_Eh": np.arange(4.0), "damping": np.array([1.0, 2.0])}
+    ds = datasets.network_dataset({}, np.zeros((2, 1, 3)), 0.1, series)
+    np.testing.assert_array_equal(ds["damping"], [np.nan, np.nan, 1.0, 2.0])
+    np.testing.assert_array_equal(ds["energy_Eh"], series["energy_Eh"])

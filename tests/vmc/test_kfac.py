@@ -36,7 +36,8 @@ def natural_step(
     state = kfac.empty_statistics(pre, params, unused, inputs[: len(inputs) // devices])
 
     def step(x: jax.Array) -> networks.Params:
-        return kfac.natural_step(pre, state, params, gradient, (unused, x), jnp.asarray(1.0))[0]
+        rate = jnp.asarray(1.0)
+        return kfac.natural_step(pre, state, params, gradient, (unused, x), rate, 1.0)[0]
 
     return per_device(step, mesh, (SPLIT,), REPLICATED)(inputs)
 
@@ -115,7 +116,7 @@ def test_solving_with_a_factor_is_multiplying_by_its_inverse(outputs: int) -> No
     np.testing.assert_allclose(solved["b"], inverted["b"], rtol=1e-12)
 
 
-def test_norm_constraint_caps_the_step_after_the_learning_rate() -> None:
+def test_the_cap_on_the_norm_falls_with_the_learning_rate() -> None:
     config = OptimiseConfig(damping=1e-12, norm_constraint=1e-4)
     params = {"scale": jnp.ones((3,))}
     inputs = jax.random.normal(jax.random.key(0), (16, 1, 3))
@@ -130,17 +131,17 @@ def test_norm_constraint_caps_the_step_after_the_learning_rate() -> None:
     gradient = {"scale": jnp.asarray([1.0, 2.0, 3.0])}
 
     def step(x: jax.Array, rate: jax.Array) -> networks.Params:
-        return kfac.natural_step(pre, state, params, gradient, (unused, x), rate)[0]
+        return kfac.natural_step(pre, state, params, gradient, (unused, x), rate, start)[0]
 
-    compiled = per_device(step, mesh, (SPLIT, REPLICATED), REPLICATED)
     metric = 2 * jnp.mean(inputs[:, 0] ** 2, axis=0)
-    for rate in (1e3, 1e-6):
-        moved = compiled(inputs, jnp.asarray(rate))["scale"]
-        norm = float(jnp.sum(metric * moved**2))
-        # The norm is v F v; without the cap it is rate^2 g F^-1 g. The cap is on rate g F^-1 g
-        # rate.
-        uncapped = float(rate**2 * jnp.sum(gradient["scale"] ** 2 / metric))
-        assert norm == pytest.approx(min(1e-4, uncapped), rel=1e-6)
+    for start in (1e3, 1e-6):
+        compiled = per_device(step, mesh, (SPLIT, REPLICATED), REPLICATED)
+        for fall in (1.0, 0.1):
+            moved = compiled(inputs, jnp.asarray(start * fall))["scale"]
+            norm = float(jnp.sum(metric * moved**2))
+            # The norm is v F v; without the cap it is rate^2 g F^-1 g.
+            uncapped = float(start**2 * jnp.sum(gradient["scale"] ** 2 / metric))
+            assert norm == pytest.approx(fall**2 * min(1e-4, uncapped), rel=1e-6)
 
 
 def _concatenated(

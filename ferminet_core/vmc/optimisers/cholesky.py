@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 
-def factor(matrix: jax.Array, damping: jax.Array | float) -> jax.Array:
-    """Lower Cholesky factor of the symmetric matrix + damping 1, (n, n).
+def factor(matrix: jax.Array, damping: jax.Array | float) -> tuple[jax.Array, jax.Array]:
+    """Lower Cholesky factor of the symmetric matrix + damping 1, (n, n), and the damping added.
 
     A few parameters on which all walkers depend strongly give the optimisers' matrices large
     eigenvalues. Their rounding in float32 can exceed the damping, and the matrix is then no longer
@@ -23,4 +23,5 @@ def factor(matrix: jax.Array, damping: jax.Array | float) -> jax.Array:
         return ~jnp.all(jnp.isfinite(found)) & (added < jnp.trace(matrix))
 
     start = attempt(jnp.asarray(damping, matrix.dtype))
-    return jax.lax.while_loop(failed, lambda last: attempt(10.0 * last[0]), start)[1]
+    added, found = jax.lax.while_loop(failed, lambda last: attempt(10.0 * last[0]), start)
+    return found, added

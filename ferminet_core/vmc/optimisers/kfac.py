@@ -194,7 +194,7 @@ def times_inverse(x: jax.Array, matrix: jax.Array) -> jax.Array:
     contains KFAC's damping; what `cholesky.factor` adds is less than its rounding.
     """
     rounding = jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) / matrix.shape[0]
-    factor = cholesky.factor(matrix, rounding)
+    factor, _ = cholesky.factor(matrix, rounding)
     half = triangular_solve(factor, x, left_side=False, lower=True, transpose_a=True)
     return triangular_solve(factor, half, left_side=False, lower=True)
 
@@ -281,17 +281,27 @@ def natural_step(
     params: Params,
     gradient: Params,
     batch: Batch,
-    learning_rate: jax.Array,
+    rate: jax.Array,
+    start: float,
 ) -> tuple[Params, Any]:
     """The step to subtract from the parameters, and the new state; call inside `shard_map`.
 
-    The learning rate comes before the preconditioner: the norm constraint caps the Fisher norm of
-    the step that is really taken.
+    The norm constraint caps the Fisher norm of the step that is taken at the start. This cap, like
+    that of `protocol.bounded`, falls with the learning rate.
+
+    Args:
+        pre: from `preconditioner`
+        state: after the last call
+        params: of the wavefunction
+        gradient: E[dE grad log|psi|]
+        batch: nuclei and walkers of this device
+        rate: the learning rate now
+        start: the learning rate of the settings
     """
     state = update_curvature(pre, state, params, batch)
     state = pre.maybe_update_inverse_cache(state)
-    scaled = jax.tree.map(lambda g: learning_rate * g, gradient)
-    step = pre.apply(scaled, state)
+    step = pre.apply(jax.tree.map(lambda g: start * g, gradient), state)
+    step = jax.tree.map(lambda s: rate / start * s, step)
     return step, pre.increment_count(state)
 
 
@@ -300,7 +310,7 @@ class Kfac:
 
     def __init__(self, config: OptimiseConfig, spins: Spins, chunk: int) -> None:
         del chunk
-        self._spins = spins
+        self._spins, self._config = spins, config
         log_psi = functools.partial(curvature_function, spins=spins)
         self.preconditioner = preconditioner(config, log_psi)
 
@@ -313,8 +323,9 @@ class Kfac:
         electrons, nuclei, deviation = sample
         gradient = energy_gradient(params, electrons, nuclei, self._spins, deviation)
         batch = (nuclei.positions, electrons)
-        step, state = natural_step(self.preconditioner, state, params, gradient, batch, rate)
-        return Update(step, state, gradient)
+        start, damping = self._config.learning_rate, self._config.damping
+        step, state = natural_step(self.preconditioner, state, params, gradient, batch, rate, start)
+        return Update(step, state, gradient, damping)
 
     def curvature_blocks(self, params: Params) -> dict[str, str]:
         """See `blocks`; call after `init`."""

@@ -4,10 +4,13 @@ An optimiser holds its settings. Its numbers, such as averages over past iterati
 arrays that the optimisation carries and stores with its own state.
 """
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 
+from ferminet_core.inputs.config import OptimiseConfig
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction.networks import Params
 
@@ -31,11 +34,35 @@ class Update(NamedTuple):
         step: to subtract from the parameters.
         state: the optimiser's next state.
         gradient: E[dE grad log|psi|], half the gradient of <E>, hartree.
+        damping: of the curvature, as large as the factorisation needed; NaN without a curvature.
+        momentum_dropped: whether the step had to do without the last one.
     """
 
     step: Params
     state: Any
     gradient: Params
+    damping: jax.Array | float = math.nan
+    momentum_dropped: jax.Array | bool = False
+
+
+def bounded(
+    config: OptimiseConfig, rate: jax.Array, direction: jax.Array, norm: jax.Array
+) -> jax.Array:
+    """The direction times the rate, where its length does not exceed the bound.
+
+    The bound falls with the rate: sqrt(norm_constraint) at the rate of the settings. A bound that
+    stayed would be the length of every step that it binds, whatever the rate.
+
+    Args:
+        config: learning rate at the start, and norm constraint
+        rate: the learning rate now, a scalar
+        direction: (parameter,)
+        norm: of the direction, a scalar
+    """
+    shortest = jnp.finfo(direction.dtype).tiny
+    longest = jnp.sqrt(config.norm_constraint) / jnp.maximum(norm, shortest)
+    fall = rate / config.learning_rate
+    return fall * jnp.minimum(config.learning_rate, longest) * direction
 
 
 class Optimiser(Protocol):
