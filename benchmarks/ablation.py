@@ -5,7 +5,7 @@ r"""Variants of the optimisation side by side: the energy left after equal updat
         --variant "optimise.norm_constraint=1e-2 optimise.momentum=0.95"
 
 A case is pretrained once, and every variant starts from the same wavefunction, with the settings of
-`small`, SPRING and one core. `--set` is for settings of all variants, such as mcmc.walkers. Variants
+`small`, SPRING and one core. `--set` is for settings of all variants, as mcmc.walkers. Variants
 take turns, so that a machine that slows down slows all of them. A row gives means over a stretch of
 updates: the energy above the reference's, with the error over walkers, the median of the variance,
 the median length of the updates, and the processor seconds so far, without compiling. Energies are
