@@ -1,11 +1,14 @@
 """Flags of charges and spins on one of equal atoms."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.molecules import atom, diatomic
+from helpers.scans import inference_attributes, make_scan
 
+from ferminet_core.analysis import summary
 from ferminet_core.analysis.estimates import Conditions, figures
 from ferminet_core.analysis.localisation import localisation_flags
 from ferminet_core.inputs.molecule import Molecule
@@ -89,3 +92,32 @@ def test_a_series_of_hops_is_symmetric_and_one_of_a_fixed_charge_is_not(
     molecule = diatomic("He", "He", 8.0, charge=1, spin=1)
     assert len(localisation_flags(found, molecule)) == 2 * flagged
     assert "symmetry" not in json.loads(found["flags"])
+
+
+def test_a_flagged_run_is_suspect_whenever_it_was_made(tmp_path: Path) -> None:
+    """Runs of earlier versions have no moment of the spin density; their dipole is enough."""
+    text = """
+units: bohr
+atoms: ["He 0 0 -R/2", "He 0 0 R/2"]
+charge: 1
+spin: 1
+parameters: {R: [5.0, 8.0]}
+preset: smoke
+"""
+    scan = make_scan(tmp_path, text, name="he2")
+    one, other = (
+        {k: x for k, x in inference_attributes(-4.9, s2=0.75, **moment).items() if "spin" not in k}
+        for moment in ({"dipole_z": -0.9, "dipole_z_error": 0.02}, {"dipole_z": 0.01})
+    )
+    found = summary.summarise(
+        scan,
+        {
+            run.run_id: summary.RunOutcome("done", inference=attributes)
+            for run, attributes in zip(scan.runs, (one, other), strict=True)
+        },
+    )
+    first, second = (run.run_id for run in scan.runs)
+    (flag,) = found.derived["flagged"][first]
+    assert flag in found.derived["verdicts"][first]["verdict"]
+    assert found.derived["verdicts"][first]["verdict"].startswith("suspect")
+    assert second not in found.derived["flagged"]
