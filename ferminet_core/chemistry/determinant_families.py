@@ -55,11 +55,17 @@ class Determinant(NamedTuple):
 
 
 class Family(NamedTuple):
-    """determinants, their coefficients (D,), and the energy of the sum, hartree."""
+    """Determinants whose sum is the state.
+
+    coefficients: (D,); energy: of the sum, hartree
+    parities: operations (3, 3) that are their own inverse and made determinants of this family,
+    with the factor 1 or -1 that they multiply the sum with
+    """
 
     determinants: list[Determinant]
     coefficients: np.ndarray
     energy: float
+    parities: list[tuple[np.ndarray, int]]
 
 
 def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | None:
@@ -79,12 +85,14 @@ def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | No
     # come after these.
     found = list(known) if spin_broken else spin_patterns(first, overlap)
     images = _images(mole)
+    used = {}
     for one in list(found):
-        for image in images:
-            turned = one._replace(up=image @ one.up, down=image @ one.down)
+        for matrix, image in images:
+            turned = _turned(one, image)
             largest = max(abs(determinant_overlap(turned, other, overlap)) for other in found)
             if largest < SAME and len(found) < MOST:
                 found.append(turned)
+                used[id(matrix)] = (matrix, image)
     if len(found) == len(known):
         return None
     coefficients, energy = combine(mole, found)
@@ -92,7 +100,10 @@ def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | No
     if len(kept) < len(found):
         found = [found[k] for k in kept]
         coefficients, energy = combine(mole, found)
-    return Family(found, coefficients, energy) if len(found) > 1 else None
+    if len(found) == 1:
+        return None
+    parities = _parities(found, coefficients, overlap, list(used.values()))
+    return Family(found, coefficients, energy, parities)
 
 
 def determinant_overlap(one: Determinant, other: Determinant, overlap: np.ndarray) -> float:
@@ -170,12 +181,41 @@ def _orthonormal(orbitals: np.ndarray, overlap: np.ndarray) -> np.ndarray:
 # --- places ---------------------------------------------------------------------------------------
 
 
-def _images(mole: gto.Mole) -> list[np.ndarray]:
-    """Matrices (ao, ao) of operations that permute the nuclei, one for each permutation."""
+def _turned(one: Determinant, image: np.ndarray) -> Determinant:
+    """The image of a determinant under an operation with the matrix (ao, ao)."""
+    return one._replace(up=image @ one.up, down=image @ one.down)
+
+
+def _parities(
+    determinants: Sequence[Determinant],
+    coefficients: np.ndarray,
+    overlap: np.ndarray,
+    images: Sequence[tuple[np.ndarray, np.ndarray]],
+) -> list[tuple[np.ndarray, int]]:
+    """The operations that only multiply the sum of determinants by 1 or -1, and that factor."""
+
+    def element(image: np.ndarray) -> float:
+        rows = [
+            [determinant_overlap(bra, _turned(ket, image), overlap) for ket in determinants]
+            for bra in determinants
+        ]
+        return float(coefficients @ np.array(rows) @ coefficients)
+
+    norm = element(np.eye(len(overlap)))
+    found = []
+    for matrix, image in images:
+        value = element(image) / norm
+        if np.allclose(matrix @ matrix, np.eye(3), atol=1e-6) and abs(value) > SAME:
+            found.append((matrix, 1 if value > 0.0 else -1))
+    return found
+
+
+def _images(mole: gto.Mole) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Operations (3, 3) and (ao, ao) that permute the nuclei, one for each permutation."""
     group = operations(mole.atom_coords(), mole.atom_charges().astype(float))
     # Operations of one permutation differ by turns about nuclei, which move no charge.
     different = {tuple(o.permutation.tolist()): o for o in reversed(group) if o.moves}
-    return [ao_image(mole, operation) for operation in different.values()]
+    return [(operation.matrix, ao_image(mole, operation)) for operation in different.values()]
 
 
 def ao_image(mole: gto.Mole, operation: Operation) -> np.ndarray:

@@ -423,6 +423,9 @@ def _dataset(molecule: Molecule, mole: gto.Mole, solution: Solution) -> xr.Datas
         ):
             dataset[f"mo_{spin}_energy"] = (("determinant", f"orbital_{spin}"), energies)
         dataset.attrs["e_family"] = related.energy
+        if related.parities:
+            parities = [((matrix + 0.0).tolist(), value) for matrix, value in related.parities]
+            dataset.attrs["parities"] = json.dumps(parities)
     for name, unit in (
         *((name, "hartree") for name in dataset if str(name).endswith("_energy")),
         ("nuclei", "bohr"),

@@ -399,4 +399,5 @@ class Pretrain:
             converged=int(state.met),
             spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
+            **datasets.parities(self.dataset),
         )
