@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.linalg
 from pyscf import gto, scf
 
 from ferminet_core.chemistry.orbitals import angular_matrix, half_power, monomials
@@ -36,6 +35,8 @@ LEAST_SHARE = 0.02
 # Singular values of an overlap of orbitals count as no smaller. Matrix elements are then off by
 # this at most, relatively, and rounding contributes 1e-16 over this.
 _LEAST_OVERLAP = 1e-6
+# Eigenvalues of the overlap of determinants below this come from linear dependence.
+_DEPENDENT = 1e-5
 # In the search for the coefficients <S^2> above S(S + 1) costs this, hartree: more than the
 # difference of any two states that share their open-shell orbitals.
 _SPIN_COST = 1.0
@@ -85,14 +86,14 @@ def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | No
     # come after these.
     found = list(known) if spin_broken else spin_patterns(first, overlap)
     images = _images(mole)
-    used = {}
+    used = set()
     for one in list(found):
-        for matrix, image in images:
+        for number, (_, image) in enumerate(images):
             turned = _turned(one, image)
             largest = max(abs(determinant_overlap(turned, other, overlap)) for other in found)
             if largest < SAME and len(found) < MOST:
                 found.append(turned)
-                used[id(matrix)] = (matrix, image)
+                used.add(number)
     if len(found) == len(known):
         return None
     coefficients, energy = combine(mole, found)
@@ -102,7 +103,7 @@ def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | No
         coefficients, energy = combine(mole, found)
     if len(found) == 1:
         return None
-    parities = _parities(found, coefficients, overlap, list(used.values()))
+    parities = _parities(found, coefficients, overlap, [images[i] for i in sorted(used)])
     return Family(found, coefficients, energy, parities)
 
 
@@ -260,8 +261,11 @@ def combine(mole: gto.Mole, determinants: Sequence[Determinant]) -> tuple[np.nda
     The largest coefficient is 1. They are rounded, so that symmetry shows and rounding does not.
     """
     hamiltonian, overlaps, lowered = matrix_elements(mole, determinants)
-    _, vectors = scipy.linalg.eigh(hamiltonian + _SPIN_COST * lowered, overlaps)
-    lowest = vectors[:, 0]
+    # A determinant may be a sum of others.
+    values, vectors = np.linalg.eigh(overlaps)
+    basis = (vectors / np.sqrt(np.maximum(values, _DEPENDENT)))[:, values > _DEPENDENT]
+    wanted = basis.T @ (hamiltonian + _SPIN_COST * lowered) @ basis
+    lowest = basis @ np.linalg.eigh(wanted)[1][:, 0]
     energy = lowest @ hamiltonian @ lowest / (lowest @ overlaps @ lowest)
     largest = int(np.argmax(np.abs(lowest) > 0.999 * np.abs(lowest).max()))
     return np.round(lowest / lowest[largest], 4), float(energy)

@@ -74,6 +74,19 @@ def test_matrix_elements_are_those_of_full_ci(kind: str) -> None:
         np.testing.assert_allclose(matrix, exact, atol=1e-5 if kind == "orthogonal" else 1e-11)
 
 
+def test_a_determinant_twice_changes_no_energy() -> None:
+    mole = build_mole(diatomic("He", "He", 5.0, charge=1, spin=1), "6-31g")
+    rng = np.random.default_rng(0)
+    found = [random_determinant(mole, rng) for _ in range(3)]
+    coefficients, energy = families.combine(mole, [*found, found[1]])
+    alone, expected = families.combine(mole, found)
+    # Rounding of energies of 5 hartree over the smallest eigenvalue of the overlaps, 0.1 or so.
+    assert energy == pytest.approx(expected, abs=1e-10)
+    both = coefficients[:3] + np.array([0.0, coefficients[3], 0.0])
+    # Coefficients are rounded to 1e-4 of the largest.
+    np.testing.assert_allclose(both / both[0], alone / alone[0], atol=1e-2)
+
+
 @pytest.mark.parametrize("cartesian", [False, True])
 def test_images_of_orbitals_have_the_values_of_the_orbitals(cartesian: bool) -> None:
     # All shells of a tetrahedron, up to f, in any orientation.
