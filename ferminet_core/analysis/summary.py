@@ -25,6 +25,7 @@ from ferminet_core.analysis.derived_quantities import (
     quantity_variables,
 )
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
+from ferminet_core.analysis.localisation import localisation_flags
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.verdict import Verdict, judge
@@ -85,9 +86,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     single = varied_parameter(scan.runs)
     curves = curves_of(scan.runs, single)
     unit = _parameter_unit(scan, single)
-    flags = {
-        run.run_id: _run_flags(outcomes[run.run_id], run.run_id, published) for run in scan.runs
-    }
+    flags = {run.run_id: _run_flags(outcomes[run.run_id], run, published) for run in scan.runs}
     verdicts = _verdicts(outcomes, flags, _deviations(curves, single, scan.runs, outcomes))
     columns = scan_table.columns(parameters, published, {single: unit} if single else {})
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
@@ -156,8 +155,8 @@ class _Flags(NamedTuple):
         return [*self.untrusted, *self.doubtful]
 
 
-def _run_flags(outcome: RunOutcome, run_id: str, published: list[PublishedEnergies]) -> _Flags:
-    """The flags of the inference, and one for an energy below an exact one."""
+def _run_flags(outcome: RunOutcome, run: RunSpec, published: list[PublishedEnergies]) -> _Flags:
+    """The flags of the inference, of moments against symmetry, and of energies below exact ones."""
     if outcome.state != "done":
         return _Flags([], [])
     flagged = [str(flag) for flag in json.loads(outcome.inference["flags"])]
@@ -167,17 +166,18 @@ def _run_flags(outcome: RunOutcome, run_id: str, published: list[PublishedEnergi
     if not math.isfinite(energy):
         flags.append("the energy is not a number")
     for exact in published:
-        if exact.kind != "exact" or run_id not in exact.values:
+        if exact.kind != "exact" or run.run_id not in exact.values:
             continue
-        below = exact.values[run_id] - energy
-        sigma = math.hypot(error, exact.errors.get(run_id, 0.0))
+        below = exact.values[run.run_id] - energy
+        sigma = math.hypot(error, exact.errors.get(run.run_id, 0.0))
         if below > SIGMA_BELOW_EXACT * sigma:
             flags.append(
                 f"the energy lies {1e3 * below:.2f} mEh "
                 f"({below / sigma if sigma else math.inf:.1f} sigma) below {exact.label}: the "
                 "walkers may not be in equilibrium"
             )
-    return _Flags(flags, [flag for flag in flagged if flag not in sampling])
+    doubtful = [flag for flag in flagged if flag not in sampling]
+    return _Flags(flags, doubtful + localisation_flags(outcome.inference, run.molecule))
 
 
 def _energy(outcome: RunOutcome) -> tuple[float, float]:

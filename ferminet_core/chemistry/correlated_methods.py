@@ -12,7 +12,8 @@ import numpy as np
 from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
 from pyscf.mcscf import avas
 
-from ferminet_core.chemistry.hartree_fock import fix_degenerate, half_power
+from ferminet_core.chemistry.hartree_fock import fix_degenerate
+from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.errors import FermiNetError, describe, failed_machine
 
 # Bound on the product of up and down strings: about 4 GB of trial vectors.

@@ -18,7 +18,9 @@ import xarray as xr
 from pyscf import gto, lib, scf
 from pyscf.data import elements
 
+from ferminet_core.chemistry.determinant_families import Determinant, family
 from ferminet_core.chemistry.gaussian_basis import build_mole, shell_variables
+from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
@@ -319,12 +321,6 @@ def _choose(solutions: list[Solution], method: str, system: str) -> tuple[Soluti
     return restricted, f"auto: no UHF solution lies more than {LOWER:g} hartree below {name}"
 
 
-def half_power(overlap: np.ndarray) -> np.ndarray:
-    """The square root (ao, ao) of an overlap matrix (ao, ao)."""
-    values, vectors = np.linalg.eigh(overlap)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-
-
 def fix_degenerate(
     coefficients: np.ndarray,
     energies: np.ndarray,
@@ -391,28 +387,47 @@ def _standard_form(solution: Solution, overlap: np.ndarray) -> Solution:
 
 def _dataset(molecule: Molecule, mole: gto.Mole, solution: Solution) -> xr.Dataset:
     """Arrays of the artefact. `solve` describes them and adds the attributes."""
-    up, down = (
-        c[:, o > 0] for c, o in zip(solution.coefficients, solution.occupations, strict=True)
+    (up, down), (up_energies, down_energies) = (
+        [x[..., o > 0] for x, o in zip(values, solution.occupations, strict=True)]
+        for values in (solution.coefficients, solution.energies)
     )
-    overlap = mole.intor_symmetric("int1e_ovlp")
-    exact = 0.25 * mole.spin * (mole.spin + 2.0)
-    broken = mole.spin == 0 and solution.s2 - exact > BROKEN_SPIN
-    pairs = [(up, down), (down, up)] if broken else [(up, down)]
+    first = Determinant(up, down, up_energies, down_energies)
+    broken = mole.spin == 0 and solution.s2 > BROKEN_SPIN
+    with lib.with_omp_threads(1):
+        related = family(mole, first, broken)
+    if related:
+        determinants = related.determinants
+    else:
+        determinants = [first, first.flipped()] if broken else [first]
     dataset = xr.Dataset(
         {
-            "mo_up": (("determinant", "ao", "orbital_up"), np.stack([a for a, _ in pairs])),
-            "mo_down": (("determinant", "ao", "orbital_down"), np.stack([b for _, b in pairs])),
+            "mo_up": (("determinant", "ao", "orbital_up"), np.stack([d.up for d in determinants])),
+            "mo_down": (
+                ("determinant", "ao", "orbital_down"),
+                np.stack([d.down for d in determinants]),
+            ),
             "orbital_coefficient": (("spin", "ao", "orbital"), solution.coefficients),
             "orbital_energy": (("spin", "orbital"), solution.energies),
             "orbital_occupation": (("spin", "orbital"), solution.occupations),
-            "overlap": (("ao", "ao_2"), overlap),
+            "overlap": (("ao", "ao_2"), mole.intor_symmetric("int1e_ovlp")),
             "nuclei": (("nucleus", "xyz"), np.asarray(molecule.positions, dtype=float)),
             "nuclear_charge": ("nucleus", np.asarray(molecule.charges, dtype=float)),
             **shell_variables(mole),
         }
     )
+    if related:
+        dataset["coefficient"] = ("determinant", related.coefficients)
+        for spin, energies in (
+            ("up", np.stack([d.up_energies for d in determinants])),
+            ("down", np.stack([d.down_energies for d in determinants])),
+        ):
+            dataset[f"mo_{spin}_energy"] = (("determinant", f"orbital_{spin}"), energies)
+        dataset.attrs["e_family"] = related.energy
+        if related.parities:
+            parities = [((matrix + 0.0).tolist(), value) for matrix, value in related.parities]
+            dataset.attrs["parities"] = json.dumps(parities)
     for name, unit in (
-        ("orbital_energy", "hartree"),
+        *((name, "hartree") for name in dataset if str(name).endswith("_energy")),
         ("nuclei", "bohr"),
         ("primitive_exponent", "bohr^-2"),
     ):

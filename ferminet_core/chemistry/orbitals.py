@@ -257,12 +257,22 @@ def atomic_orbitals(basis: Basis, positions: ArrayLike, nuclei: ArrayLike) -> ja
     return functools.reduce(jnp.add, values)
 
 
+def half_power(overlap: np.ndarray) -> np.ndarray:
+    """The square root (ao, ao) of an overlap matrix (ao, ao)."""
+    values, vectors = np.linalg.eigh(overlap)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
 class Determinants(NamedTuple):
-    """Hartree-Fock determinants as a pytree: orbitals of the D determinants over one basis."""
+    """Hartree-Fock determinants as a pytree: orbitals of the D determinants over one basis.
+
+    coefficients: of the sum of determinants that represents the state; their scale is free
+    """
 
     basis: Basis
     mo_up: Any  # (D, n_ao, n_up)
     mo_down: Any  # (D, n_ao, n_down)
+    coefficients: Any  # (D,)
 
     @classmethod
     def from_dataset(cls, dataset: xr.Dataset) -> "Determinants":
@@ -271,7 +281,18 @@ class Determinants(NamedTuple):
             basis=Basis.from_dataset(dataset),
             mo_up=dataset["mo_up"].transpose("determinant", "ao", "orbital_up").to_numpy(),
             mo_down=dataset["mo_down"].transpose("determinant", "ao", "orbital_down").to_numpy(),
+            coefficients=coefficients(dataset),
         )
+
+
+def coefficients(dataset: xr.Dataset) -> np.ndarray:
+    """Coefficients (determinant,) in the state that the dataset of `hartree_fock.solve` stands for.
+
+    A reference of one determinant, or of a spin-broken one and its image, stores none.
+    """
+    if "coefficient" in dataset:
+        return dataset["coefficient"].to_numpy()
+    return np.ones(dataset.sizes["determinant"])
 
 
 def occupied_orbitals(
@@ -309,7 +330,7 @@ def _signed_log(matrix: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def log_abs_hf(reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike) -> jax.Array:
-    """log sqrt(sum_D det_up^2 det_down^2), with unnormalised determinants of the D references.
+    """log sqrt(sum_D c_D^2 det_up^2 det_down^2), with unnormalised determinants.
 
     Twice this is the log density from which pretraining samples. It is the sum of squares, not of
     determinants, so that no node of a projected wavefunction keeps walkers from passing between
@@ -327,6 +348,7 @@ def log_abs_hf(reference: Determinants, electrons: ArrayLike, nuclei: ArrayLike)
     logs = _signed_log(up)[1] + _signed_log(down)[1]
     if logs.shape[-1] == 1:
         return logs[..., 0]
+    logs = logs + jnp.log(jnp.abs(jnp.asarray(reference.coefficients, logs.dtype)))
     return 0.5 * jax.nn.logsumexp(2.0 * logs, axis=-1)
 
 
@@ -345,7 +367,9 @@ def hf_wavefunction(
     Returns:
         sign (...,), log (...,).
     """
-    first = Determinants(reference.basis, reference.mo_up[:1], reference.mo_down[:1])
+    first = Determinants(
+        reference.basis, reference.mo_up[:1], reference.mo_down[:1], reference.coefficients[:1]
+    )
     up, down = occupied_orbitals(first, electrons, nuclei)
     sign_up, log_up = _signed_log(up)
     sign_down, log_down = _signed_log(down)

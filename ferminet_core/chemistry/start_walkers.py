@@ -14,7 +14,13 @@ import math
 import numpy as np
 import xarray as xr
 
-from ferminet_core.chemistry.orbitals import Shells, angular_matrix, monomials
+from ferminet_core.chemistry.orbitals import (
+    Shells,
+    angular_matrix,
+    coefficients,
+    half_power,
+    monomials,
+)
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.molecule import Molecule
 
@@ -62,10 +68,9 @@ def orthogonal_orbitals(reference: xr.Dataset, spin: str) -> np.ndarray:
         reference: Dataset of `hartree_fock.solve`.
         spin: "up" or "down".
     """
-    values, vectors = np.linalg.eigh(reference["overlap"].to_numpy())
-    half = (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
-    coefficients = reference[f"mo_{spin}"].transpose("determinant", "ao", f"orbital_{spin}")
-    return np.einsum("ab,dbo->dao", half, coefficients.to_numpy())
+    half = half_power(reference["overlap"].to_numpy())
+    orbitals = reference[f"mo_{spin}"].transpose("determinant", "ao", f"orbital_{spin}")
+    return np.einsum("ab,dbo->dao", half, orbitals.to_numpy())
 
 
 def _radii(rng: np.random.Generator, shells: Shells, shell: int, size: int) -> np.ndarray:
@@ -131,7 +136,7 @@ def start_walkers(
     Args:
         rng: Source of random numbers.
         reference: Dataset of `hartree_fock.solve`. Each walker takes one of its determinants at
-            random.
+            random, with the probability of its squared coefficient.
         molecule: Gives the positions of the nuclei.
         n_walkers: Number of walkers W.
 
@@ -150,7 +155,11 @@ def start_walkers(
             f"{reference.sizes['nucleus']} nuclei, the molecule has {molecule.n_up} + "
             f"{molecule.n_down} and {len(molecule.symbols)}; run the reference stage again"
         )
-    determinant = rng.integers(reference.sizes["determinant"], size=n_walkers)
+    weights = coefficients(reference) ** 2
+    if np.all(weights == weights[0]):
+        determinant = rng.integers(weights.size, size=n_walkers)
+    else:
+        determinant = rng.choice(weights.size, size=n_walkers, p=weights / weights.sum())
     sites = np.zeros((n_walkers, sum(found)), dtype=np.int64)
     for spin, columns in (("up", slice(0, found[0])), ("down", slice(found[0], None))):
         for index, orbitals in enumerate(orthogonal_orbitals(reference, spin)):

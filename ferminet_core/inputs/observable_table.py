@@ -62,4 +62,13 @@ OBSERVABLES = (
         axis="xyz",
         in_table=False,
     ),
+    Observable(
+        name="spin_moment",
+        module="spin_moment",
+        unit="bohr",
+        heading="spin moment (bohr)",
+        meaning="first moment of the spin density, up minus down electrons, about the origin",
+        axis="xyz",
+        in_table=False,
+    ),
 )

@@ -36,6 +36,11 @@ def chunk_size(config: Config, spins: Spins) -> int:
     return passes.chunk_size(config, sum(spins), jax.default_backend())
 
 
+def parities(reference: xr.Dataset) -> dict[str, str]:
+    """The attribute for an optimisation that has to keep the parity of its reference, if any."""
+    return {name: str(x) for name, x in reference.attrs.items() if name == "parities"}
+
+
 def network_dataset(
     params: Params,
     electrons: jax.Array | np.ndarray,

@@ -26,7 +26,7 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
-from ferminet_core.vmc import mcmc, singlet_penalty
+from ferminet_core.vmc import mcmc, parity_penalty, singlet_penalty
 from ferminet_core.vmc.energy import EnergyInfo, clip_energies
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.choice import make_optimiser
@@ -141,6 +141,10 @@ class Optimise:
         self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
+        self.parities = tuple(
+            parity_penalty.Parity(tuple(map(tuple, matrix)), value)
+            for matrix, value in json.loads(pretrained.attrs.get("parities", "[]"))
+        )
         # Where the reference keeps its spin there is one pattern, and nothing to choose.
         singlet = spec.molecule.spin == 0
         broken = singlet and pretrained.attrs["spin_broken"]
@@ -165,6 +169,10 @@ class Optimise:
         config, spins, nuclei = self.config.optimise, self.spins, inputs.nuclei
         energies = local_energy(params, electrons, nuclei, spins, self.chunk)
         deviation, energy = clip_energies(energies, config.clip, config.clip_centre)
+        if self.parities:
+            psi = networks.signed_log(params, nuclei.positions, spins)
+            energies += parity_penalty.added_energy(psi, electrons, nuclei, self.parities)
+            deviation, _ = clip_energies(energies, config.clip, config.clip_centre)
         if spins[0] == spins[1] and config.singlet_penalty > 0:
             psi = networks.signed_log(params, nuclei.positions, spins)
             added = singlet_penalty.added_energy(psi, electrons, spins, inputs.penalty)

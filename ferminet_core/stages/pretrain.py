@@ -114,23 +114,24 @@ def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> lis
     An orbital of energy e (hartree) decays as exp(-sqrt(-2 e) r) far from the molecule. With these
     exponents the pretraining does not have to move them from one to those of the core orbitals.
     """
-    occupied = [
+    # Weakly bound or unbound orbitals still need an envelope that vanishes at infinity.
+    up, down = (np.sqrt(np.maximum(-2.0 * e, 0.25)) for e in _orbital_energies(dataset))
+    order = np.arange(n_determinants) % dataset.sizes["determinant"]
+    dense = np.concatenate([up, down], axis=1)
+    return [(dense if form == "dense" else own)[order] for own in (up, down) if own.size]
+
+
+def _orbital_energies(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Energies (determinant, orbital), hartree, of the reference's up and down orbitals."""
+    if "mo_up_energy" in dataset:
+        return dataset["mo_up_energy"].to_numpy(), dataset["mo_down_energy"].to_numpy()
+    up, down = (
         dataset["orbital_energy"].values[spin][dataset["orbital_occupation"].values[spin] > 0]
         for spin in (0, 1)
-    ]
-    # Weakly bound or unbound orbitals still need an envelope that vanishes at infinity.
-    decays = [np.sqrt(np.maximum(-2.0 * e, 0.25)) for e in occupied]
-    result = []
-    for spin in (0, 1):
-        if not decays[spin].size:
-            continue
-        rows = []
-        for k in range(n_determinants):
-            # The second determinant of a spin-broken reference has its spins exchanged.
-            up, down = decays[::-1] if k % dataset.sizes["determinant"] else decays
-            rows.append(np.concatenate([up, down]) if form == "dense" else (up, down)[spin])
-        result.append(np.stack(rows))
-    return result
+    )
+    if dataset.sizes["determinant"] == 1:
+        return up[None], down[None]
+    return np.stack([up, down]), np.stack([down, up])  # a spin-broken solution and its image
 
 
 def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -173,7 +174,9 @@ class Pretrain:
             # A scan passes from one determinant to two where the spin symmetry breaks. Storing the
             # one twice changes no number, and one executable serves both sides.
             found = found._replace(
-                mo_up=np.repeat(found.mo_up, 2, axis=0), mo_down=np.repeat(found.mo_down, 2, axis=0)
+                mo_up=np.repeat(found.mo_up, 2, axis=0),
+                mo_down=np.repeat(found.mo_down, 2, axis=0),
+                coefficients=np.repeat(found.coefficients, 2),
             )
         self.reference = jax.tree.map(lambda x: jnp.asarray(x, self.dtype), found)
         self.optimiser = optimiser(self.config.pretrain)
@@ -275,10 +278,11 @@ class Pretrain:
             axes = (1,) * (envelope["sigma"].ndim - 3)
             start = jnp.asarray(decay.reshape(*decay.shape, *axes), self.dtype)
             envelope["sigma"] = envelope["sigma"] * start
-        # Both determinants of a broken reference weigh the same, however many copies they have.
+        # A determinant of the reference has its weight, however many copies it has.
         order = np.arange(config.network.determinants) % self.dataset.sizes["determinant"]
-        weights = 1.0 / np.bincount(order)[order]
-        params["determinants"]["w"] = jnp.asarray(weights / weights.mean(), self.dtype)
+        weights = orbitals.coefficients(self.dataset)[order] / np.bincount(order)[order]
+        weights = weights / np.abs(weights).mean()
+        params["determinants"]["w"] = jnp.asarray(weights, self.dtype)
         if "jastrow" in params:
             # Cusps no longer than the smallest shell: the reference has none.
             length = jnp.asarray(1.0 / max(molecule.charges), self.dtype)
@@ -395,4 +399,5 @@ class Pretrain:
             converged=int(state.met),
             spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
+            **datasets.parities(self.dataset),
         )

@@ -109,5 +109,6 @@ class WarmStart:
             converged=int(attrs["pretrain_converged"]),
             spin_broken=int(self.reference.sizes["determinant"] > 1),
             e_hf=float(self.reference.attrs["e_hf"]),
+            **datasets.parities(self.reference),
             neighbour=self.origin.run_id,
         )

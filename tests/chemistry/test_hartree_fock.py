@@ -15,6 +15,7 @@ from pyscf import gto, lib, scf
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.chemistry.gaussian_basis import build_mole
 from ferminet_core.chemistry.hartree_fock import determinant_spin_squared, solve
+from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.inputs.basis_sets import basis_label, check_basis, dunning
 from ferminet_core.inputs.config import ReferenceConfig
@@ -199,7 +200,7 @@ def test_energy_of_the_stored_orbitals_is_the_energy() -> None:
 
 def test_degenerate_orbitals_do_not_depend_on_their_rotation() -> None:
     mole = build_mole(atom("N", spin=3), "cc-pvdz")
-    half = hartree_fock.half_power(mole.intor("int1e_ovlp"))
+    half = half_power(mole.intor("int1e_ovlp"))
     c = np.linalg.inv(half) @ np.linalg.qr(np.random.default_rng(0).normal(size=half.shape))[0]
     energies = np.arange(float(mole.nao))
     energies[4:7] = 4.0

@@ -177,6 +177,17 @@ def test_two_determinants_add_their_densities() -> None:
     assert one_sided > other + 3.0
 
 
+def test_densities_are_weighted_by_squared_coefficients() -> None:
+    molecule, dataset = stretched_hydrogen()
+    weighted = dataset.assign(coefficient=("determinant", [1.0, -0.5]))
+    electrons = 3.0 * np.random.default_rng(2).normal(size=(6, 2, 3))
+    nuclei = np.asarray(molecule.positions)
+    up, down = occupied_orbitals(Determinants.from_dataset(dataset), electrons, nuclei)
+    squares = (np.linalg.det(up) * np.linalg.det(down)) ** 2
+    found = log_abs_hf(Determinants.from_dataset(weighted), electrons, nuclei)
+    np.testing.assert_allclose(found, 0.5 * np.log(squares @ [1.0, 0.25]), rtol=1e-10)
+
+
 def test_same_spin_exchange_changes_the_sign_alone() -> None:
     molecule = Molecule(symbols=("N",), positions=((0.0, 0.0, 0.0),), spin=3)
     reference = Determinants.from_dataset(solve(molecule, ReferenceConfig(basis="cc-pvdz")))

@@ -24,6 +24,7 @@ from ferminet_core.stages.pretrain import (
 from ferminet_core.wavefunction import networks
 
 STRETCHED = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 4.0)), charge=0, spin=0)
+APART = Molecule(symbols=("N", "H"), positions=((0, 0, 0), (0, 0, 6.0)), charge=0, spin=2)
 LITHIUM = Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1)
 
 
@@ -65,6 +66,32 @@ def test_envelopes_start_from_the_decay_of_the_orbitals() -> None:
     # Koopmans: the 2s electron of lithium decays with its ionization energy, 0.196 hartree.
     assert up[0, 1] == pytest.approx(np.sqrt(2 * 0.196), rel=0.02)
     assert [x.shape for x in reference_decays(solved, 3, "block")] == [(3, 2), (3, 1)]
+
+
+def test_a_reference_of_several_determinants_gives_their_weights_and_decays() -> None:
+    solved = solve(APART)
+    assert solved.sizes["determinant"] == 4
+    spec = spec_of(APART, network={"layers": 1, "one_electron_width": 8, "determinants": 6})
+    weights = np.asarray(Pretrain(spec, solved).initial().params["determinants"]["w"])
+    # Determinants 0 and 1 of the reference have two copies among six.
+    sums = np.array([weights[0] + weights[4], weights[1] + weights[5], weights[2], weights[3]])
+    expected = solved["coefficient"].to_numpy()
+    # Single precision, after two divisions.
+    np.testing.assert_allclose(sums / sums[0], expected / expected[0], rtol=1e-6)
+    assert np.abs(weights).mean() == pytest.approx(1.0, rel=1e-6)
+
+    up, down = reference_decays(solved, 6, "block")
+    levels = solved["mo_up_energy"].to_numpy(), solved["mo_down_energy"].to_numpy()
+    for found, energies in zip((up, down), levels, strict=True):
+        decays = np.sqrt(np.maximum(-2.0 * energies, 0.25))
+        np.testing.assert_allclose(found, decays[[0, 1, 2, 3, 0, 1]])
+    # The energies of the first determinant's orbitals are those of the solution.
+    occupied = solved["orbital_occupation"].to_numpy() > 0
+    np.testing.assert_array_equal(levels[1][0], solved["orbital_energy"].to_numpy()[1][occupied[1]])
+
+    earlier = solved.drop_vars(["coefficient", "mo_up_energy", "mo_down_energy"])
+    state = Pretrain(spec, earlier.isel(determinant=slice(1))).initial()
+    np.testing.assert_array_equal(state.params["determinants"]["w"], np.ones(6))
 
 
 def test_misfit_is_zero_for_the_targets_themselves() -> None:

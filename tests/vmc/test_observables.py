@@ -9,7 +9,7 @@ import pytest
 
 from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.vmc.hamiltonian import Nuclei
-from ferminet_core.vmc.observables import dipole, total_spin
+from ferminet_core.vmc.observables import dipole, spin_moment, total_spin
 from ferminet_core.vmc.observables.evaluate import evaluate_all
 from ferminet_core.vmc.singlet_penalty import added_energy, spin_flip
 
@@ -101,6 +101,11 @@ def test_dipole_of_charges_at_known_places() -> None:
 
     found = dipole.evaluate(psi, electrons, nuclei, (2, 2))
     np.testing.assert_allclose(found, [[0, -1.0, 0.0]], atol=1e-12)
+    # Up: twice the origin; down: (0, 1, 0) and (0, 0, 3).
+    found = spin_moment.evaluate(psi, electrons, nuclei, (2, 2))
+    np.testing.assert_allclose(found, [[0, -1.0, -3.0]], atol=1e-12)
+    found = spin_moment.evaluate(psi, electrons, nuclei, (3, 1))
+    np.testing.assert_allclose(found, [[0, 1.0, -3.0]], atol=1e-12)
 
 
 def test_every_observable_of_the_table_has_its_components() -> None:
