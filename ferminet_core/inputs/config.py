@@ -214,7 +214,7 @@ class McmcConfig(Section):
         ge=1,
         le=10_000,
         json_schema_extra=_STEPS,
-        description="Moves between two updates. In molecules every tenth goes from atom to atom.",
+        description="Moves between two updates. In molecules one in ten goes from atom to atom.",
     )
     width: float = Field(
         0.15,

@@ -109,6 +109,11 @@ def init(
     return params
 
 
+def bounded(params: Params) -> Params:
+    """The parameters with every envelope's decay at least `envelopes.LEAST_DECAY`."""
+    return {**params, "envelope": [envelopes.bounded(e) for e in params["envelope"]]}
+
+
 # --- streams --------------------------------------------------------------------------------------
 
 
