@@ -137,6 +137,11 @@ class NetworkConfig(Section):
         description="Decay of each orbital away from each nucleus: one rate (JAX code), one per "
         "axis, or a 3x3 matrix (2020).",
     )
+    inputs: Literal["plain", "log"] = Field(
+        "plain",
+        description="Vectors and distances that the streams start from. log: both times "
+        "log(1 + r)/r, so that they grow slowly at long bonds (arXiv:2211.13672).",
+    )
     bias: bool = Field(True, description="Bias in the hidden layers.")
     orbital_bias: bool = Field(False, description="Bias in the layer of the orbitals.")
     jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
@@ -211,7 +216,7 @@ class McmcConfig(Section):
         ge=1,
         le=10_000,
         json_schema_extra=_STEPS,
-        description="Moves between two updates. In molecules every tenth goes from atom to atom.",
+        description="Moves between two updates. In molecules one in ten goes from atom to atom.",
     )
     width: float = Field(
         0.15,

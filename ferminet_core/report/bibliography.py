@@ -85,6 +85,7 @@ def _point_of_a_curve(run: RunSpec) -> bool:
 USES: tuple[Use, ...] = (
     Use("the wavefunction, its pretraining and optimisation", ("Pfau2020",), _always),
     Use("dense determinants or isotropic envelopes", ("Spencer2020",), _as_in_the_later_code),
+    Use("scaled inputs", ("vonGlehn2023",), lambda run: run.config.network.inputs == "log"),
     Use("electron-electron cusps", ("Kato1957",), lambda run: run.config.network.jastrow),
     Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
     Use("the local energy by a forward Laplacian", ("Li2024",), _always),

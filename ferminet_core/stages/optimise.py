@@ -27,7 +27,7 @@ from ferminet_core.parallel.mesh import (
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
 from ferminet_core.vmc import mcmc, parity_penalty, singlet_penalty
-from ferminet_core.vmc.energy import EnergyInfo, clip_energies
+from ferminet_core.vmc.energy import EnergyInfo, clip_energies, without_broken
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.choice import make_optimiser
 from ferminet_core.vmc.optimisers.protocol import Sample
@@ -177,7 +177,7 @@ class Optimise:
             psi = networks.signed_log(params, nuclei.positions, spins)
             added = singlet_penalty.added_energy(psi, electrons, spins, inputs.penalty)
             deviation, _ = clip_energies(energies + added, config.clip, config.clip_centre)
-        return Sample(electrons, nuclei, deviation), energy
+        return Sample(without_broken(electrons, energies), nuclei, deviation), energy
 
     def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
         """One update: sample, measure, update, adapt."""
@@ -191,7 +191,7 @@ class Optimise:
 
         rate = learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
         update = self.optimiser.update(state.optimiser, state.params, sample, rate)
-        params = jax.tree.map(jnp.subtract, state.params, update.step)
+        params = networks.bounded(jax.tree.map(jnp.subtract, state.params, update.step))
 
         window_ends = (state.step + 1) % FROZEN_WINDOW == 0
         accepted, frozen = mcmc.frozen(state.accepted + moved.accepted, window_ends)

@@ -236,7 +236,7 @@ class Pretrain:
             "pmove_reference": pmove[0],
             "width": state.widths[1],
         }
-        params = optax.apply_updates(state.params, updates)
+        params = networks.bounded(optax.apply_updates(state.params, updates))
         return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
 
     def _check(

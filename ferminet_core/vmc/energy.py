@@ -74,17 +74,38 @@ def clip_energies(
     return collectives.own(deviation), info
 
 
+def without_broken(electrons: jax.Array, energies: jax.Array) -> jax.Array:
+    """The walkers with those whose local energy is not finite put elsewhere; inside `shard_map`.
+
+    Where psi is 0 or not a number, the gradient of log|psi| is not a number either, and no weight
+    of 0 keeps it out of a sum. Such walkers take the place of the first good walker of all devices.
+    Their deviation, by `clip_energies`, is 0, so that they add nothing to the energy's gradient.
+
+    Args:
+        electrons: (walker on this device, electron, 3), bohr
+        energies: (walker on this device,), hartree
+
+    Returns:
+        electrons, for the gradient and the curvature.
+    """
+    finite = jnp.isfinite(energies)
+    first = electrons[jnp.argmax(finite)].ravel()
+    # The place and whether it is good, in one message.
+    row = jnp.append(first, jnp.any(finite).astype(first.dtype))
+    rows = collectives.gather(row[None])
+    place = rows[jnp.argmax(rows[:, -1]), :-1].reshape(electrons.shape[1:])
+    return jnp.where(finite[:, None, None], electrons, place)
+
+
 def energy_gradient(
     params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, deviation: jax.Array
 ) -> Params:
     """E[dE grad log|psi|], half the gradient of <E>; call inside `shard_map`.
 
-    Where psi is 0 or not a number, the gradient is not a number either, and the optimisation takes
-    the update back.
-
     Args:
         params: from `networks.init`
-        electrons: (walker on this device, electron, 3), bohr
+        electrons: (walker on this device, electron, 3), bohr, from `without_broken`: psi must not
+            be 0 or not a number, even where the deviation is 0
         nuclei: positions and charges
         spins: (n_up, n_down)
         deviation: (walker on this device,), hartree, from `clip_energies`

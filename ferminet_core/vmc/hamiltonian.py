@@ -40,7 +40,7 @@ def potential_energy(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
 def local_energy(
     params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, chunk: int | None = None
 ) -> jax.Array:
-    """Local energies (walker,), hartree.
+    """Local energies (walker,), hartree; not a number where psi is 0.
 
     Args:
         params: from `networks.init`
@@ -52,7 +52,8 @@ def local_energy(
     """
 
     def kinetic(walkers: jax.Array) -> jax.Array:
-        return -0.5 * log_psi_derivatives(params, walkers, nuclei.positions, spins).laplacian_ratio
+        psi = log_psi_derivatives(params, walkers, nuclei.positions, spins)
+        return jnp.where(jnp.isfinite(psi.log), -0.5 * psi.laplacian_ratio, jnp.nan)
 
     n = electrons.shape[0]
     # Walkers of the first pass fill the last one up.

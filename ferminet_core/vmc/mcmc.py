@@ -42,7 +42,7 @@ class Relocation(NamedTuple):
     """Moves from atom to atom, arrays (walker,).
 
     exchange: whether the electrons `up` and `down` exchange their places. Otherwise the electron
-    `which` is carried to the nucleus that comes `turn` after its own.
+    `which` is carried to the nucleus that comes `turn` after its own; with 0 it stays.
     """
 
     exchange: jax.Array
@@ -114,8 +114,12 @@ def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: in
         uniform = jax.random.uniform(jax.random.fold_in(key, number), (5,))
         ranges = jnp.asarray([spins[0], max(spins[1], 1), sum(spins), nuclei - 1])
         up, down, which, turn = jnp.minimum(uniform[1:] * ranges, ranges - 1).astype(int)
-        exchange = (uniform[0] < 0.5) & (min(spins) > 0)
-        return Relocation(exchange, up, spins[0] + down, which, 1 + turn)
+        half = uniform[0] < 0.5
+        if min(spins) > 0:
+            return Relocation(half, up, spins[0] + down, which, 1 + turn)
+        # There is no pair to exchange. Half of the moves stay: if all were carried, and accepted by
+        # symmetry, all walkers would change atoms in step, and never spread over them.
+        return Relocation(jnp.asarray(False), up, up, which, jnp.where(half, 0, 1 + turn))
 
     return jax.vmap(draw)(number)
 
@@ -140,7 +144,7 @@ def _relocate(
         exchanged = electrons[order]
         home = nearest(electrons[d.which])
         target = (home + d.turn) % nuclei.positions.shape[0]
-        moved = electrons[d.which] + nuclei.positions[target] - nuclei.positions[home]
+        moved = electrons[d.which] + (nuclei.positions[target] - nuclei.positions[home])
         carried = jnp.where((index == d.which)[:, None], moved, electrons)
         returns = nearest(moved) == target
         return jnp.where(d.exchange, exchanged, carried), d.exchange | returns
@@ -160,8 +164,9 @@ def _propose(
 def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Kernel:
     """A kernel of `moves` Metropolis moves (Metropolis et al. 1953) in the density |psi|^2.
 
-    A move proposes new places for all electrons at once. In molecules every tenth move is one of
-    one or two electrons from atom to atom instead (`_relocate`).
+    A move proposes new places for all electrons at once. In molecules one move in ten is one of one
+    or two electrons from atom to atom instead (`_relocate`). Which move of a call is the first of
+    these is drawn for each call, so that they occur in calls of a few moves too.
 
     Each electron is proposed r + width * l(r) * normal, so that the 1s shells of heavy atoms do not
     hold up all others (position-dependent steps: Umrigar, doi:10.1103/PhysRevLett.71.408). Since l
@@ -174,7 +179,8 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
         log_psi: electrons (walker, electron, 3), bohr -> log|psi| (walker,)
         nuclei: from which `length` and the targets of relocations are taken
         spins: numbers of up and down electrons, up first
-        moves: number of moves
+        moves: number of moves. A call with a single move that goes from atom to atom adds a
+            Gaussian one, so that every call measures the acceptance.
 
     Returns:
         kernel(key, walkers, width) -> (walkers, info). The key differs from call to call. The width
@@ -182,18 +188,22 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
         because it is adapted between calls.
     """
     n_nuclei = nuclei.positions.shape[0]
-    relocations = moves // RELOCATION_PERIOD if n_nuclei > 1 else 0
+    relocates = n_nuclei > 1
 
     def log_density(electrons: jax.Array) -> jax.Array:
         return 2.0 * log_psi(electrons)
 
     def kernel(key: jax.Array, state: Walkers, width: jax.Array) -> tuple[Walkers, Info]:
         def draw(i: jax.Array) -> Relocation:
-            own_key = jax.random.fold_in(key, moves + i)
+            own_key = jax.random.fold_in(key, moves + 1 + i)
             return _draw_relocation(own_key, state.number, spins, n_nuclei)
 
         # Before the loop: each of its moves would draw again, and use one draw in ten.
-        drawn = jax.vmap(draw)(jnp.arange(relocations)) if relocations else None
+        drawn = jax.vmap(draw)(jnp.arange(-(-moves // RELOCATION_PERIOD))) if relocates else None
+        # Move i is a relocation where i + phase + 1 is a multiple of the period.
+        phase_key = jax.random.fold_in(key, 2 * moves + 1)
+        phase = jax.random.randint(phase_key, (), 0, RELOCATION_PERIOD) if relocates else 0
+        relocations = (moves + phase) // RELOCATION_PERIOD if relocates else 0
 
         def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             electrons, log, accepted = carry
@@ -203,7 +213,7 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
             proposal, bias = _propose(electrons, step, width, nuclei)
             gaussian = jnp.asarray(True)
             if drawn is not None:
-                gaussian = (i + 1) % RELOCATION_PERIOD != 0
+                gaussian = (i + phase + 1) % RELOCATION_PERIOD != 0
                 own = jax.tree.map(lambda x: x[i // RELOCATION_PERIOD], drawn)
                 relocated, returns = _relocate(electrons, own, nuclei)
                 proposal = jnp.where(gaussian, proposal, relocated)
@@ -220,8 +230,9 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
             log_density(state.electrons),
             jnp.zeros(state.number.shape, state.electrons.dtype),
         )
-        electrons, _, accepted = jax.lax.fori_loop(0, moves, move, start)
-        return Walkers(electrons, state.number), Info(accepted / (moves - relocations))
+        made = 1 + relocations if moves == 1 else moves
+        electrons, _, accepted = jax.lax.fori_loop(0, made, move, start)
+        return Walkers(electrons, state.number), Info(accepted / (made - relocations))
 
     return kernel
 

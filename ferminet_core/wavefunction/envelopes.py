@@ -15,6 +15,12 @@ import jax.numpy as jnp
 
 from ferminet_core.wavefunction.features import distance
 
+# bohr^-1. The last electron of a molecule with the ionisation energy I decays as exp(-sqrt(2 I) r).
+# 0.2 is that of 0.54 eV: less than I of any neutral atom (caesium: 0.53) and of the stable negative
+# ions of hydrogen (0.24) and the alkali metals to sodium (0.20). The network's own factor
+# tends to a constant far away, so a smaller exponent would let walkers leave the molecule.
+LEAST_DECAY = 0.2
+
 Kind = Literal["isotropic", "diagonal", "anisotropic"]
 Params = dict[str, jax.Array]
 
@@ -43,6 +49,22 @@ def init(kind: Kind, n_nuclei: int, determinants: int, orbitals: int, dtype: jnp
         "anisotropic": lambda: jnp.broadcast_to(jnp.eye(3, dtype=dtype), (*shape, 3, 3)),
     }[kind]()
     return {"pi": jnp.ones(shape, dtype), "sigma": sigma}
+
+
+def bounded(params: Params) -> Params:
+    """The parameters with no decay below `LEAST_DECAY`: |Sigma x| >= LEAST_DECAY |x|.
+
+    Numbers keep their sign, and matrices their axes. Larger ones come back as they are.
+    """
+    sigma = params["sigma"]
+    if kind_of(params) == "anisotropic":
+        u, size, axes = jnp.linalg.svd(sigma)
+        raised = (u * jnp.maximum(size, LEAST_DECAY)[..., None, :]) @ axes
+        small = jnp.any(size < LEAST_DECAY, axis=-1)[..., None, None]
+    else:
+        raised = jnp.where(sigma < 0, -LEAST_DECAY, LEAST_DECAY).astype(sigma.dtype)
+        small = jnp.abs(sigma) < LEAST_DECAY
+    return {**params, "sigma": jnp.where(small, raised, sigma)}
 
 
 def kind_of(params: Params) -> Kind:

@@ -1,7 +1,8 @@
 """Inputs of the network: electron-nucleus and electron-electron vectors and distances.
 
 Pfau et al., Phys. Rev. Research 2, 033429 (2020), section II.B: the one-electron stream starts from
-(r_i - R_m, |r_i - R_m|), the two-electron stream from (r_i - r_j, |r_i - r_j|).
+(r_i - R_m, |r_i - R_m|), the two-electron stream from (r_i - r_j, |r_i - r_j|). Both may be scaled
+so that they grow as log r only (`log_scaled`).
 """
 
 from typing import NamedTuple
@@ -47,6 +48,27 @@ def features(electrons: jax.Array, nuclei: jax.Array) -> Features:
     ae = electrons[..., :, None, :] - nuclei
     ee = electrons[..., :, None, :] - electrons[..., None, :, :]
     return Features(ae, distance(ae), ee, distance(ee))
+
+
+def log_scale(r: jax.Array) -> jax.Array:
+    """log(1 + r) / r, 1 at r = 0."""
+    null = r == 0
+    safe = jnp.where(null, 1.0, r)
+    return jnp.where(null, 1.0, jnp.log1p(safe) / safe)
+
+
+def log_scaled(f: Features) -> Features:
+    """Vectors r and their lengths r times log(1 + r) / r (von Glehn et al., arXiv:2211.13672).
+
+    Near a particle nothing changes in first order, r - r^2/2, so that cusps stay. Far away inputs
+    grow as log r, and do not drive tanh units into saturation at long bonds.
+    """
+    return Features(
+        f.ae * log_scale(f.r_ae)[..., None],
+        jnp.log1p(f.r_ae),
+        f.ee * log_scale(f.r_ee)[..., None],
+        jnp.log1p(f.r_ee),
+    )
 
 
 def one_electron_input(f: Features) -> jax.Array:

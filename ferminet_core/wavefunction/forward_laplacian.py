@@ -34,7 +34,7 @@ from ferminet_core.wavefunction.determinants import (
     mend,
     second_cofactors,
 )
-from ferminet_core.wavefunction.features import distance
+from ferminet_core.wavefunction.features import distance, log_scale
 from ferminet_core.wavefunction.networks import (
     Params,
     Spins,
@@ -111,22 +111,49 @@ def _tanh(x: Jet | PairJet, previous: Jet | PairJet) -> tuple[jax.Array, jax.Arr
     )
 
 
-def _pair_input(electrons: jax.Array) -> PairJet:
-    """(r_i - r_j, |r_i - r_j|) with derivatives."""
-    n = electrons.shape[0]
-    vector = electrons[:, None, :] - electrons[None, :, :]
-    r = distance(vector)
-    inverse = _safe_inverse(r)[..., None]
+class _Input(NamedTuple):
+    """Inputs of vectors v: value (..., 4), derivative with respect to v (..., 3, 4), Laplacian."""
+
+    value: jax.Array
+    jacobian: jax.Array
+    laplacian: jax.Array
+
+
+def _vector_input(vector: jax.Array, log: bool) -> _Input:
+    """(v, |v|), or both scaled by s = log(1 + r)/r, with derivatives.
+
+    With L = log(1 + r): ds/dr = (L' - s)/r, and
+
+        d(v_b s)/dv_a = s delta_ab + s' v_a v_b / r,    lap(v_b s) = (v_b / r) (L'' + 2 s').
+    """
+    r = distance(vector)[..., None]
+    inverse = _safe_inverse(r)
     unit = vector * inverse
-    off_diagonal = 1 - jnp.eye(n, dtype=electrons.dtype)
-    identity = jnp.broadcast_to(jnp.eye(3, dtype=electrons.dtype)[:, None, :], (n, 3, n, 3))
-    jacobian = jnp.concatenate([identity, jnp.moveaxis(unit, -1, 1)[..., None]], axis=-1)
-    laplacian = jnp.concatenate([jnp.zeros_like(vector), 2 * inverse], axis=-1)
-    return PairJet(
-        jnp.concatenate([vector, r[..., None]], axis=-1),
-        jacobian * off_diagonal[:, None, :, None],
-        laplacian,
+    identity = jnp.broadcast_to(jnp.eye(3, dtype=vector.dtype), (*vector.shape, 3))
+    if not log:
+        return _Input(
+            jnp.concatenate([vector, r], axis=-1),
+            jnp.concatenate([identity, unit[..., None]], axis=-1),
+            jnp.concatenate([jnp.zeros_like(vector), 2 * inverse], axis=-1),
+        )
+    scale, slope = log_scale(r), 1 / (1 + r)
+    bend = jnp.where(r == 0, 0.0, slope**2)  # 0 like all derivatives of `distance` there
+    scale_slope = (slope - scale) * inverse
+    tensor = scale[..., None] * identity + (scale_slope * vector)[..., None] * unit[..., None, :]
+    return _Input(
+        jnp.concatenate([vector * scale, jnp.log1p(r)], axis=-1),
+        jnp.concatenate([tensor, (slope * unit)[..., None]], axis=-1),
+        jnp.concatenate([unit * (2 * scale_slope - bend), 2 * slope * inverse - bend], axis=-1),
     )
+
+
+def _pair_input(electrons: jax.Array, log: bool) -> PairJet:
+    """The inputs of r_i - r_j with derivatives."""
+    n = electrons.shape[0]
+    pair = _vector_input(electrons[:, None, :] - electrons[None, :, :], log)
+    off_diagonal = 1 - jnp.eye(n, dtype=electrons.dtype)
+    jacobian = jnp.moveaxis(pair.jacobian, 2, 1) * off_diagonal[:, None, :, None]
+    return PairJet(pair.value, jacobian, pair.laplacian)
 
 
 def _pair_layer(params: Params, pair: PairJet) -> PairJet:
@@ -137,23 +164,12 @@ def _pair_layer(params: Params, pair: PairJet) -> PairJet:
     return PairJet(*_tanh(linear, pair))
 
 
-class _Input(NamedTuple):
-    """One-electron inputs: value (i, width), own derivative (i, 3, width), Laplacian (i, width)."""
-
-    value: jax.Array
-    jacobian: jax.Array
-    laplacian: jax.Array
-
-
-def _one_electron_input(ae: jax.Array, r_ae: jax.Array) -> _Input:
-    n, m, _ = ae.shape
-    inverse = _safe_inverse(r_ae)[..., None]
-    identity = jnp.broadcast_to(jnp.eye(3, dtype=ae.dtype)[:, None, :], (n, 3, m, 3))
-    unit = jnp.moveaxis(ae * inverse, -1, 1)[..., None]
-    value = jnp.concatenate([ae, r_ae[..., None]], axis=-1)
-    jacobian = jnp.concatenate([identity, unit], axis=-1)
-    laplacian = jnp.concatenate([jnp.zeros_like(ae), 2 * inverse], axis=-1)
-    return _Input(value.reshape(n, -1), jacobian.reshape(n, 3, -1), laplacian.reshape(n, -1))
+def _one_electron_input(ae: jax.Array, log: bool) -> _Input:
+    """The inputs of r_i - R_m: value (i, width), own derivative (i, 3, width), Laplacian."""
+    n = ae.shape[0]
+    x = _vector_input(ae, log)
+    jacobian = jnp.moveaxis(x.jacobian, 2, 1)
+    return _Input(x.value.reshape(n, -1), jacobian.reshape(n, 3, -1), x.laplacian.reshape(n, -1))
 
 
 def _total(terms: Iterable[jax.Array]) -> jax.Array:
@@ -221,14 +237,13 @@ def _layer(params: Params, h: Jet, pair_means: Jet, slices: list[slice]) -> Jet:
     return Jet(*_tanh(linear, h))
 
 
-def _streams(
-    params: Params, electrons: jax.Array, ae: jax.Array, r_ae: jax.Array, spins: Spins
-) -> Jet:
+def _streams(params: Params, electrons: jax.Array, ae: jax.Array, spins: Spins) -> Jet:
     """The last layer's one-electron stream with its derivatives."""
     slices = spin_slices(spins)
-    pair = _pair_input(electrons)
+    log = "log_inputs" in params
+    pair = _pair_input(electrons, log)
     first, *others = params["layers"]
-    h = _first_layer(first["one"], _one_electron_input(ae, r_ae), pair, slices)
+    h = _first_layer(first["one"], _one_electron_input(ae, log), pair, slices)
     for previous, layer in zip(params["layers"], others, strict=False):
         pair = _pair_layer(previous["two"], pair)
         h = _layer(layer["one"], h, _pair_means(pair, slices), slices)
@@ -367,7 +382,7 @@ def log_psi_derivatives(
     def matrices(walker: jax.Array) -> Matrices:
         ae = walker[:, None, :] - nuclei
         r_ae = distance(ae)
-        h = _streams(params, walker, ae, r_ae, spins)
+        h = _streams(params, walker, ae, spins)
         return _orbitals(params, h, ae, r_ae, spins)
 
     psi = _determinants(jax.vmap(matrices)(electrons), params["determinants"]["w"])

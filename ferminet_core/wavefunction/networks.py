@@ -23,6 +23,7 @@ from ferminet_core.wavefunction.determinants import log_sum_determinants
 from ferminet_core.wavefunction.features import (
     Features,
     features,
+    log_scaled,
     one_electron_input,
     two_electron_input,
 )
@@ -73,8 +74,9 @@ def init(
 
     Returns:
         {"layers": [{"one", "two"}], "orbitals": [per spin], "envelope": [per spin],
-        "determinants": {"w"}, "jastrow"?}; dense weights are (inputs, outputs). The last layer has
-        no two-electron part, since nothing would read it.
+        "determinants": {"w"}, "jastrow"?, "log_inputs"?}; dense weights are (inputs, outputs). The
+        last layer has no two-electron part, since nothing would read it. "log_inputs" holds no
+        numbers: its presence says that the inputs are scaled.
     """
     n_spins = sum(n > 0 for n in spins)
     one, two = 4 * n_nuclei, 4
@@ -102,7 +104,14 @@ def init(
     }
     if config.jastrow:
         params["jastrow"] = {"parallel": jnp.ones((), dtype), "antiparallel": jnp.ones((), dtype)}
+    if config.inputs == "log":
+        params["log_inputs"] = {}
     return params
+
+
+def bounded(params: Params) -> Params:
+    """The parameters with every envelope's decay at least `envelopes.LEAST_DECAY`."""
+    return {**params, "envelope": [envelopes.bounded(e) for e in params["envelope"]]}
 
 
 # --- streams --------------------------------------------------------------------------------------
@@ -180,6 +189,8 @@ def streams(
 ) -> jax.Array:
     """The last layer's one-electron stream (..., electron, width)."""
     slices = spin_slices(spins)
+    if "log_inputs" in params:
+        f = log_scaled(f)
     h, pair = one_electron_input(f), two_electron_input(f)
     for layer in params["layers"]:
         means = [jnp.mean(h[..., s, :], axis=-2) for s in slices]

@@ -144,7 +144,7 @@ def test_every_entry_is_reached(tmp_path: Path) -> None:
     for name in OPTIMISER_DEFAULTS:
         found |= set(cited(runs_of(tmp_path, H2, optimise__optimiser=name)))
     for settings in (
-        {"network__jastrow": True, "pretrain__optimiser": "lamb"},
+        {"network__jastrow": True, "network__inputs": "log", "pretrain__optimiser": "lamb"},
         {
             "conventional__methods": correlated,
             "conventional__basis": ["cc-pvtz", "cc-pvqz"],

@@ -20,6 +20,7 @@ from ferminet_core.stages import datasets
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.optimise import Optimise, State
 from ferminet_core.stages.pretrain import Pretrain
+from ferminet_core.wavefunction.envelopes import LEAST_DECAY
 
 MOLECULE = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0)
 STEPS = 5  # two inversions of period 3
@@ -118,3 +119,24 @@ def test_a_series_that_an_older_version_lacks_begins_later() -> None:
     ds = datasets.network_dataset({}, np.zeros((2, 1, 3)), 0.1, series)
     np.testing.assert_array_equal(ds["damping"], [np.nan, np.nan, 1.0, 2.0])
     np.testing.assert_array_equal(ds["energy_Eh"], series["energy_Eh"])
+
+
+@pytest.mark.slow
+def test_a_broken_walker_and_a_small_exponent_cost_no_rollback(
+    pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A walker that no move repairs, and an envelope that would let the others leave."""
+    mesh = Mesh(jax.devices()[:1], (AXIS,))
+    monkeypatch.setattr("ferminet_core.stages.optimise.walker_mesh", lambda _: mesh)
+    wide = pretrained.copy(deep=True)
+    wide["params.envelope.0.sigma"][0, 0, 0] = 0.01
+    stage = Optimise(spec_of(optimiser="adam"), wide)
+    state = stage.initial()
+    lost = state.walkers._replace(electrons=state.walkers.electrons.at[3].set(jnp.nan))
+    begun = state._replace(walkers=lost, step=jnp.asarray(1, jnp.int32))  # after the burn-in
+    last, stats = [(step.state, step.stats) for step in stage.steps(stage.place(begun))][-1]
+    assert int(last.rollbacks) == 0
+    assert (stats["n_nonfinite"] == 1).all()
+    assert np.isfinite(stats["update_norm"]).all()
+    sigmas = [np.abs(envelope["sigma"]).min() for envelope in last.params["envelope"]]
+    assert min(sigmas) >= LEAST_DECAY

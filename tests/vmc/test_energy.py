@@ -10,10 +10,13 @@ import pytest
 from helpers.oracles import shaken, small_network
 from jax.sharding import Mesh
 
+from ferminet_core.inputs.config import OptimiseConfig
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
-from ferminet_core.vmc.energy import clip_energies, energy_gradient
+from ferminet_core.vmc.energy import clip_energies, energy_gradient, without_broken
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.vmc.optimisers.choice import OPTIMISERS, make_optimiser
+from ferminet_core.vmc.optimisers.protocol import Sample, Update
 from ferminet_core.wavefunction import networks
 
 ENERGIES = jnp.asarray([-1.0, -1.2, -0.9, -1.1, 30.0, -1.05, jnp.nan, -0.95])
@@ -88,3 +91,53 @@ def test_energy_gradient_against_finite_differences_with_reweighting() -> None:
     # The error of fourth order is about the square of the second one's, 1e-10. Rounding is less:
     # eps / step = 2e-11, times energies of up to 800 hartree over a derivative of 3e4.
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
+
+
+@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+def test_walkers_on_a_node_leave_the_gradient_of_the_others(optimiser: str) -> None:
+    """psi = 0: two like spins at one place. All walkers of the first of two devices are such."""
+    spins, nuclei = (2, 0), Nuclei(jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]]), jnp.ones(2))
+    config = small_network(layers=1, determinants=1)
+    params = shaken(
+        networks.init(jax.random.key(0), config, spins, 2, jnp.float64), jax.random.key(1)
+    )
+    electrons = jax.random.normal(jax.random.key(2), (8, 2, 3))
+    broken = jnp.asarray([0, 1, 2, 3, 6])
+    electrons = electrons.at[broken, 1].set(electrons[broken, 0])
+    good = np.asarray([4, 5, 7])
+    _, log = networks.apply(params, electrons, nuclei.positions, spins)
+    np.testing.assert_array_equal(np.flatnonzero(np.isfinite(log)), good)
+    method = make_optimiser(OptimiseConfig(optimiser=optimiser), spins, 4)
+    start = method.init(params, electrons[:4], nuclei)
+
+    def update(walkers: jax.Array) -> tuple[Update, jax.Array]:
+        energies = local_energy(params, walkers, nuclei, spins)
+        deviation, info = clip_energies(energies, 0.0, "mean")
+        sample = Sample(without_broken(walkers, energies), nuclei, deviation)
+        return method.update(start, params, sample, jnp.asarray(0.1)), info.n_nonfinite
+
+    mesh = Mesh(jax.devices()[:2], (AXIS,))
+    found, lost = per_device(update, mesh, (SPLIT,), REPLICATED)(electrons)
+    assert lost == 5
+    energies = local_energy(params, electrons[good], nuclei, spins)
+
+    def weighted(p: networks.Params) -> jax.Array:
+        log = networks.apply(p, electrons[good], nuclei.positions, spins)[1]
+        return jnp.sum((energies - energies.mean()) * log) / 8
+
+    expected = jax.grad(weighted)(params)
+    # Rounding of float64 in sums of eight terms that cancel in part.
+    for a, b in zip(jax.tree.leaves(found.gradient), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9 * float(jnp.abs(b).max() + 1))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(found.step))
+    assert any(np.any(x != 0) for x in jax.tree.leaves(found.step))
+
+
+@pytest.mark.parametrize("devices", [1, 2, 4])
+def test_broken_walkers_take_the_first_good_place_of_all_devices(devices: int) -> None:
+    electrons = jax.random.normal(jax.random.key(0), (8, 2, 3))
+    energies = jnp.zeros(8).at[jnp.asarray([0, 1, 2, 5])].set(jnp.nan)
+    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+    found = per_device(without_broken, mesh, (SPLIT, SPLIT), SPLIT)(electrons, energies)
+    expected = np.asarray(electrons)[[3, 3, 3, 3, 4, 3, 6, 7]]
+    np.testing.assert_array_equal(found, expected)

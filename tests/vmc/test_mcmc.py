@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import stats
 
 from ferminet_core.vmc import mcmc
@@ -94,7 +95,8 @@ def test_width_settles_at_the_target_acceptance() -> None:
     assert abs(np.mean(pmoves[-50:]) - 0.525) < 0.02
 
 
-def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> None:
+@pytest.mark.parametrize("moves", [1, 2, 1000])
+def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion(moves: int) -> None:
     """Two atoms 30 bohr apart, a distance that no Gaussian step spans.
 
     Each electron (two up, one down) is in a Gaussian about either atom. The weight of a pattern is
@@ -116,8 +118,13 @@ def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> Non
     state, width = mcmc.walkers(jnp.zeros((n, 3, 3))), jnp.asarray(0.3)
     # A relocation in ten moves, and a few of these move every electron: 100 of them forget the
     # start many times over.
-    kernel = jax.jit(mcmc.make_kernel(log_psi, atoms, (2, 1), 1000))
-    state, _ = kernel(jax.random.key(0), state, width)
+    kernel = mcmc.make_kernel(log_psi, atoms, (2, 1), moves)
+
+    def call(state: mcmc.Walkers, key: jax.Array) -> tuple[mcmc.Walkers, None]:
+        return kernel(key, state, width)[0], None
+
+    keys = jax.random.split(jax.random.key(0), 1000 // moves)
+    state, _ = jax.jit(lambda s: jax.lax.scan(call, s, keys))(state)
     there = np.asarray(state.electrons[..., 0] > 15.0)
     expected, found = [], []
     for pattern in np.ndindex(2, 2, 2):
@@ -130,6 +137,40 @@ def test_electrons_pass_between_atoms_far_apart_in_the_right_proportion() -> Non
     # Within the atoms too: each coordinate's variance is 1, known to sqrt(2 / 3 n); 4 of these.
     inside = np.asarray(state.electrons) - np.where(there[..., None], [30.0, 0.0, 0.0], 0.0)
     assert np.abs(inside.var((0, 1)) - 1.0).max() < 4 * np.sqrt(2 / (3 * n))
+
+
+def test_two_moves_a_call_reach_the_other_atom_of_a_stretched_molecule() -> None:
+    """H2+ at 8 bohr with psi = exp(-|r - A|) + exp(-|r - B|): half of the walkers at each atom."""
+    atoms = Nuclei(jnp.asarray([[0.0, 0.0, -4.0], [0.0, 0.0, 4.0]]), jnp.ones(2))
+
+    def log_psi(electrons: jax.Array) -> jax.Array:
+        r = jnp.linalg.norm(electrons[..., 0, None, :] - atoms.positions, axis=-1)
+        return jax.nn.logsumexp(-r, axis=-1)
+
+    n = 1000
+    state, width = mcmc.walkers(jnp.tile(atoms.positions[0], (n, 1, 1))), jnp.asarray(0.3)
+    kernel = jax.jit(mcmc.make_kernel(log_psi, atoms, (1, 0), 2))
+    for step in range(150):  # 30 relocations; half of them stay, and nearly all are accepted
+        state, _ = kernel(jax.random.key(step), state, width)
+    there = float((state.electrons[:, 0, 2] > 0).mean())
+    # A binomial share: 0.5 with the standard deviation 0.016; 4 of these.
+    assert abs(there - 0.5) < 0.064
+
+
+@pytest.mark.parametrize("moves", [1, 2, 10, 15])
+def test_acceptance_is_that_of_the_gaussian_moves_alone(moves: int) -> None:
+    """Tiny steps are all accepted, and relocations all rejected."""
+
+    def log_psi(electrons: jax.Array) -> jax.Array:
+        near = jnp.linalg.norm(electrons - NUCLEI.positions[0], axis=-1) < 0.1
+        return jnp.where(jnp.all(near, axis=-1), 0.0, -jnp.inf)
+
+    start = jnp.tile(NUCLEI.positions[0] + jnp.asarray([[0.01, 0, 0], [0, 0.01, 0]]), (8, 1, 1))
+    kernel = jax.jit(mcmc.make_kernel(log_psi, NUCLEI, (2, 0), moves))
+    for step in range(30):
+        state, info = kernel(jax.random.key(step), mcmc.walkers(start), jnp.asarray(1e-9))
+        np.testing.assert_array_equal(info.accepted, 1.0)
+        assert (state.electrons != start).any()
 
 
 def test_an_electron_carried_has_the_same_place_at_another_nucleus_and_a_way_back() -> None:
@@ -161,10 +202,13 @@ def test_an_electron_that_arrives_nearer_to_a_third_nucleus_has_no_way_back() ->
     electrons = jax.random.normal(jax.random.key(3), (500, 2, 3))
     drawn = mcmc._draw_relocation(jax.random.key(4), jnp.arange(500), (2, 0), 3)
     proposal, returns = mcmc._relocate(electrons, drawn, atoms)
-    seen = set()
+    seen, stayed = set(), 0
     for before, after, back in zip(
         np.asarray(electrons), np.asarray(proposal), returns, strict=True
     ):
+        if np.array_equal(before, after):
+            stayed += 1
+            continue
         ((which,),) = np.nonzero(np.any(before != after, axis=-1))
         home, arrived = (
             int(np.linalg.norm(x[which] - positions, axis=-1).argmin()) for x in (before, after)
@@ -174,3 +218,4 @@ def test_an_electron_that_arrives_nearer_to_a_third_nucleus_has_no_way_back() ->
         assert bool(back) == (arrived != home and bool(possible[home]))
         seen.add(bool(back))
     assert seen == {True, False}
+    assert 200 < stayed < 300  # half without a pair to exchange: 4 times sqrt(500) / 2

@@ -71,6 +71,13 @@ def test_some_determinants_are_singular(envelope: str, form: str, singular: int)
     agree(params, electrons, SPINS, rtol=1e-9)
 
 
+def test_scaled_inputs() -> None:
+    # Width 8 = 4 inputs of each of two nuclei: the first layer's residual connection is tested too.
+    params = network(inputs="log", jastrow=True)
+    electrons = 2 * jax.random.normal(jax.random.key(9), (3, 3))
+    agree(params, electrons, SPINS, rtol=1e-9)
+
+
 @pytest.mark.parametrize("spins", [(1, 0), (3, 0), (2, 2)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_spins_and_depths(spins: tuple[int, int], layers: int) -> None:
@@ -82,8 +89,9 @@ def test_spins_and_depths(spins: tuple[int, int], layers: int) -> None:
 
 @pytest.mark.parametrize("distance", [1e-3, 1e-5, 1e-7])
 @pytest.mark.parametrize("where", ["nucleus", "unlike spins", "like spins"])
-def test_near_coalescence(where: str, distance: float) -> None:
-    params = network(jastrow=True)
+@pytest.mark.parametrize("inputs", ["plain", "log"])
+def test_near_coalescence(inputs: str, where: str, distance: float) -> None:
+    params = network(jastrow=True, inputs=inputs)
     electrons = jax.random.normal(jax.random.key(4), (3, 3))
     step = distance * jnp.asarray([0.48, 0.6, 0.64])
     moved, onto = {
@@ -109,8 +117,9 @@ def test_near_coalescence(where: str, distance: float) -> None:
     assert float(low.laplacian_ratio) == pytest.approx(float(laplacian), abs=tolerance * scale)
 
 
-def test_exactly_on_a_nucleus_the_kinetic_energy_is_finite() -> None:
-    params = network()
+@pytest.mark.parametrize("inputs", ["plain", "log"])
+def test_exactly_on_a_nucleus_the_kinetic_energy_is_finite(inputs: str) -> None:
+    params = network(inputs=inputs)
     electrons = jax.random.normal(jax.random.key(5), (3, 3)).at[0].set(NUCLEI[0])
     found = forward(params, electrons, NUCLEI, SPINS)
     assert np.isfinite(found.laplacian_ratio)

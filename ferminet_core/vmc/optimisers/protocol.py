@@ -18,7 +18,8 @@ from ferminet_core.wavefunction.networks import Params
 class Sample(NamedTuple):
     """Measured walkers of one device.
 
-    electrons: (walker, electron, 3), bohr; nuclei: positions and charges
+    electrons: (walker, electron, 3), bohr, from `energy.without_broken`
+    nuclei: positions and charges
     deviation: (walker,), hartree, clipped local energies minus their mean over all devices
     """
 
