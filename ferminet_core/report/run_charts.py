@@ -336,6 +336,8 @@ def pretraining_charts(
     traces, bins = _series("misfit", misfit, _BLUE)
     met = "met" if dataset.attrs["converged"] else "not met"
     text = f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
+    if "scatter" in dataset.attrs:  # runs of earlier versions have none
+        text += f" The scatter of log|psi/psi_HF| was {dataset.attrs['scatter']:.3g}."
     misfit_chart = Chart(
         name=f"{name}-misfit",
         title="Misfit of the orbitals",

@@ -1,13 +1,14 @@
 """Pretraining: match the network's orbitals to the Hartree-Fock orbitals.
 
-The method is that of Pfau et al. 2020, section III.A. The loss is the mean squared difference of
-the orbital matrices over walkers. One half of the walkers is drawn from the reference's density and
-fits the orbitals where electrons are. The other half is drawn from the network's own density and
-removes density where none should be.
+The method is that of Pfau et al. 2020, section III.A, except for the loss: the mean squared
+difference of the orbitals at an electron, relative to their squared norm there (`reference_fit`).
+One half of the walkers is drawn from the reference's density and fits the orbitals where electrons
+are. The other half is drawn from the network's own density and removes density where none should
+be.
 
-The loop ends by a criterion: the network's variational energy must come close to E_HF, and its
-orbitals close to the reference's. From a worse start the optimisation spends thousands of expensive
-iterations on regaining the Hartree-Fock solution.
+The loop ends by a criterion: the network's orbitals and its energy must come close to the
+reference's. From a worse start the optimisation spends thousands of expensive iterations on
+regaining the Hartree-Fock solution.
 """
 
 import time
@@ -115,6 +116,17 @@ def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
     """
     make = {"muon": optax.contrib.muon, "adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
     return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
+
+
+def _summary(series: Series, e_hf: float) -> str:
+    """The last readings in one line."""
+    misfit, energy, error, scatter = (
+        float(series[name][-1]) for name in ("orbital_misfit", "energy_Eh", "error_Eh", "scatter")
+    )
+    return (
+        f"misfit of the orbitals {misfit:.3f}, scatter of log|psi/psi_HF| {scatter:.3f}, "
+        f"{energy - e_hf:.3f} +- {error:.3f} hartree above Hartree-Fock"
+    )
 
 
 class Pretrain:
@@ -328,7 +340,8 @@ class Pretrain:
                 met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
                 state = self.place(state._replace(met=jnp.asarray(met)))
             series["energy_Eh"], series["error_Eh"], series["scatter"] = readings
-            yield Step(done, state, series)
+            ends = done == self.total or bool(state.met)
+            yield Step(done, state, series, (_summary(series, self.e_hf),) if ends else ())
 
     def _compile(self, state: State) -> tuple[Any, Any]:
         """A block of iterations and a test of the criterion, compiled ahead."""
@@ -355,9 +368,19 @@ class Pretrain:
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, all walkers and the series.
 
-        The attribute `converged` says whether the criterion was met.
+        The attribute `converged` says whether the criterion was met. `scatter` is the last reading
+        of it.
         """
         state = fetch(state)
+        length = max((x.size for x in series.values()), default=0)
+        # A checkpoint of an earlier version has no readings of the scatter.
+        series = {
+            name: np.concatenate([np.full(length - x.size, np.nan), x])
+            for name, x in series.items()
+        }
+        scatter = series.get("scatter", np.empty(0))
+        scatter = scatter[np.isfinite(scatter)]
+        more = {"scatter": float(scatter[-1])} if scatter.size else {}
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
         return datasets.network_dataset(
             state.params,
@@ -368,4 +391,5 @@ class Pretrain:
             converged=int(state.met),
             spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
+            **more,
         )

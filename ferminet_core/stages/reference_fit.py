@@ -34,6 +34,7 @@ from ferminet_core.wavefunction.networks import Params, Spins
 # density that the network puts there does.
 SURFACE_DENSITY = 1e-3
 
+CLIP = 5.0  # half-width of the window of contributions to the energy, in mean absolute deviations
 _RATIO_PASSES = 10  # for the ratio of two norms; one is enough for equal wavefunctions
 
 
@@ -105,8 +106,11 @@ class Samples(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """excess: energy above that of psi_T, with its standard error (hartree); scatter: standard
-    deviation of log|psi / psi_T| over the walkers of the reference."""
+    """How far psi is from psi_T.
+
+    excess: energy of psi above that of psi_T, clipped, hartree; error: its standard error
+    scatter: standard deviation of log|psi / psi_T| over the walkers of the reference
+    """
 
     excess: float
     error: float
@@ -227,8 +231,11 @@ def read(reference: Samples, network: Samples) -> Reading:
     """The reading from samples (sweep, walker) of each density.
 
     Both sets serve as one sample of the average of the two densities. Where one wavefunction has a
-    node, the other's walkers keep the weights finite. Sweeps of one walker depend on each other, so
-    the error is that of independent walkers.
+    node, the other's walkers keep the weights finite. Contributions are clipped as local energies
+    are in the optimisation: a walker in a thousand, with an electron far outside of the molecule,
+    would otherwise contribute most of the error. The excess is that of all but these.
+
+    Sweeps of one walker depend on each other, so the error is that of independent walkers.
 
     Args:
         reference: at walkers of the reference's density
@@ -243,11 +250,15 @@ def read(reference: Samples, network: Samples) -> Reading:
     ratio = np.exp(gap - middle)
     norm = 1.0
     for _ in range(_RATIO_PASSES):
-        # Both densities are sampled; this is Bennett's ratio of their norms.
+        # Bennett's ratio of the norms, as both densities are sampled.
         norm *= np.mean(ratio[0] / (ratio[0] + norm)) / np.mean(norm / (ratio[1] + norm))
     weight = np.exp(2.0 * (log_scale - log_reference) - middle) / (norm + ratio)
-    total = np.sum(weight * denominator)
-    excess = np.sum(weight * numerator) / total
-    residual = np.sum(weight * (numerator - excess * denominator), axis=1)
-    variance = np.sum(np.var(residual, axis=1, ddof=1)) * residual.shape[1]
-    return Reading(float(excess), float(np.sqrt(variance) / total), scatter)
+    share = weight * denominator / np.mean(weight * denominator)
+    energy = weight * numerator / np.mean(weight * denominator)
+    centre = np.median(energy)
+    window = CLIP * np.mean(np.abs(energy - centre))
+    energy = np.clip(energy, centre - window, centre + window)
+    excess = np.mean(energy)
+    residual = np.mean(energy - excess * share, axis=1)  # (density, walker)
+    variance = np.mean(np.var(residual, axis=1, ddof=1)) / residual.size
+    return Reading(float(excess), float(np.sqrt(variance)), scatter)
