@@ -366,7 +366,8 @@ def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart
             title="Energy of the pretrained network",
             text=f"The last of {at.size} readings is {last} hartree.",
             views=[_over_steps(data, axis("energy (hartree)"))],
-            note="Measured whenever the criterion is checked.",
+            note="Measured whenever the criterion is checked, without walkers far outside of the "
+            "molecule.",
         )
     ]
 
