@@ -71,7 +71,9 @@ def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array,
 
     A row holds the orbitals of one determinant at one electron. Dividing it by a number changes
     the determinant by a factor only, so what counts is the difference relative to the row. Without
-    the division nearly all of the sum would come from the cores, where orbitals are large.
+    the division nearly all of the sum would come from the cores, where orbitals are large. The two
+    determinants of a spin-broken reference share a row's size: where one of them is small, it
+    matters little how well it is fitted.
 
     Args:
         found: of each spin (..., determinant, electron, orbital), bohr^(-3/2)
@@ -82,9 +84,9 @@ def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array,
     """
     difference, size = jnp.zeros(()), jnp.zeros(())
     for f, t in zip(found, targets, strict=True):
-        row = jnp.sum(t**2, axis=-1)
-        difference += jnp.sum(jnp.sum((f - t) ** 2, axis=-1) / (row + SURFACE_DENSITY))
-        size += jnp.sum(row / (row + SURFACE_DENSITY))
+        density = jnp.mean(jnp.sum(t**2, axis=-1, keepdims=True), axis=-3, keepdims=True)
+        difference += jnp.sum((f - t) ** 2 / (density + SURFACE_DENSITY))
+        size += jnp.sum(t**2 / (density + SURFACE_DENSITY))
     return difference, size
 
 

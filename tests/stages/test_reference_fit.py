@@ -57,8 +57,8 @@ def test_misfit_counts_every_electron_the_same() -> None:
     targets = [jnp.asarray(rng.normal(size=(7, 2, 3, 5))) for _ in range(2)]
     found = [t + 0.1 * jnp.asarray(rng.normal(size=t.shape)) for t in targets]
     assert float(misfit(targets, targets)[0]) == 0.0
-    # As a core's orbitals to those of the valence shell, by walker, determinant and electron.
-    scales = [jnp.asarray(rng.uniform(10, 1000, size=(7, 2, 3, 1))) for _ in range(2)]
+    # As a core's orbitals to those of the valence shell, by walker and electron.
+    scales = [jnp.asarray(rng.uniform(10, 1000, size=(7, 1, 3, 1))) for _ in range(2)]
     scaled = [[s * x for s, x in zip(scales, xs, strict=True)] for xs in (found, targets)]
     # The floor of 1e-3 adds its share to squared norms of 1 and more.
     np.testing.assert_allclose(misfit(*scaled), misfit(found, targets), rtol=1e-2)
@@ -166,17 +166,25 @@ def test_energy_above_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.scatter == pytest.approx(spread, rel=0.1)
 
 
+def test_a_small_determinant_counts_little() -> None:
+    """Of a spin-broken reference: the other spin pattern's determinant at a stretched bond."""
+    targets = jnp.asarray([1.0, 0.03]).reshape(2, 1, 1)
+    whole, _ = misfit([targets.at[0].multiply(1.1)], [targets])
+    part, _ = misfit([targets.at[1].multiply(1.1)], [targets])
+    np.testing.assert_allclose(part, 0.03**2 * whole, rtol=1e-6)
+
+
 def test_clipping_takes_a_stray_walker_s_weight() -> None:
     rng = np.random.default_rng(3)
 
     def half() -> Samples:
-        shape = (10, 100)
-        zero = np.zeros(shape)
-        return Samples(zero, zero, 0.01 * rng.normal(size=shape), np.ones(shape), zero, zero)
+        zero = jnp.zeros((10, 100))
+        numerator = jnp.asarray(0.01 * rng.normal(size=zero.shape))
+        return Samples(zero, zero, numerator, zero + 1.0, zero, zero)
 
     reference, network = half(), half()
     calm = read(reference, network)
     assert calm.error == pytest.approx(0.01 / np.sqrt(2000), rel=0.2)  # of 200 walkers' spread
-    network.numerator[3, 5] = 100.0
-    stray = read(reference, network)
+    numerator = network.numerator.at[3, 5].set(100.0)
+    stray = read(reference, network._replace(numerator=numerator))
     assert abs(stray.excess - calm.excess) < calm.error
