@@ -20,10 +20,8 @@ PRESET = "smoke"
 # These replace the settings of the system files, which are meant for larger presets. With 64
 # walkers steps as long as the norm constraint allows are mostly noise: twenty leave N2 0.7 hartree
 # higher.
-# Orbitals fitted to a hundredth, as in the preset, leave N2 at 6.4 bohr 0.37(8) hartree above
-# Hartree-Fock; fitted to half of that, 0.08(11).
 NEAR_HARTREE_FOCK = [
-    "pretrain.orbital_tolerance=0.005",
+    "pretrain.orbital_tolerance=0.015",
     "pretrain.max_iterations=10000",
     "optimise.iterations=20",
     "optimise.learning_rate=1e-4",

@@ -25,7 +25,7 @@ from ferminet_core.inputs.messages import show
 
 # Fixed numbers of the stages, which are not settings.
 RECORDS_PER_CALL = 10  # records per compiled call; spin and dipole are measured once per call
-CHECK_SWEEPS = 10  # sets of walkers over which pretraining averages the energy of its criterion
+CHECK_SWEEPS = 10  # sets of walkers over which pretraining averages its criterion's readings
 
 
 def _whole(value: object) -> object:
@@ -266,18 +266,19 @@ class PretrainConfig(Section):
         json_schema_extra=_resume(Resume.GROW) | _COUNT,
     )
     energy_tolerance: float = Field(
-        0.004,
+        0.01,
         gt=0,
         le=10,
         json_schema_extra=_FITS,
-        description="Pretraining ends when the energy exceeds Hartree-Fock's by at most this "
-        "fraction of |E_HF|, within its error, and the orbitals fit.",
+        description="Pretraining ends when the energy above Hartree-Fock's plus its error is at "
+        "most this, in hartree per electron, and the orbitals fit.",
     )
     orbital_tolerance: float = Field(
-        0.02,
+        0.035,
         gt=0,
         le=10,
-        description="Relative rms misfit at which the orbitals fit.",
+        description="Rms misfit of the orbitals at an electron, relative to their norm there, at "
+        "which the orbitals fit.",
         json_schema_extra=_FITS,
     )
     steps: Whole = Field(

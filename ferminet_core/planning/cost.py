@@ -23,7 +23,7 @@ from ferminet_core.vmc.passes import ITEMSIZE, even_passes
 def pretrain_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
     """An iteration of the pretraining, with its share of a test of the criterion."""
     half, steps = load.walkers / 2, config.pretrain.steps
-    check = moves(net, half, steps) + local_energy(net, half, load.chunk)
+    check = moves(net, half, steps) + gradient(net, load.walkers)
     return {
         "sampling": moves(net, half, steps),
         "gradient": gradient(net, load.walkers),

@@ -133,8 +133,7 @@ def _part_seconds(
     """Seconds that a device takes for a part of an iteration."""
     rates = machine.rates
     if not isinstance(rates, Rates):
-        # A test of the pretraining's criterion does the same work as a record of the inference.
-        return flops(work) / rates["inference" if name == "criterion" else stage]
+        return flops(work) / rates[stage]
     alone = seconds(rates, work, itemsize)
     if name != "inverses":
         return alone

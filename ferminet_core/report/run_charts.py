@@ -337,6 +337,8 @@ def pretraining_charts(
     traces, bins = _series("misfit", misfit, _BLUE)
     met = "met" if dataset.attrs["converged"] else "not met"
     text = f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
+    if "scatter" in dataset.attrs:  # runs of earlier versions have none
+        text += f" The scatter of log|psi/psi_HF| was {dataset.attrs['scatter']:.3g}."
     misfit_chart = Chart(
         name=f"{name}-misfit",
         title="Misfit of the orbitals",
@@ -365,7 +367,8 @@ def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart
             title="Energy of the pretrained network",
             text=f"The last of {at.size} readings is {last} hartree.",
             views=[_over_steps(data, axis("energy (hartree)"))],
-            note="Measured whenever the criterion is checked.",
+            note="Measured whenever the criterion is checked, without walkers far outside of the "
+            "molecule.",
         )
     ]
 

@@ -1,13 +1,14 @@
 """Pretraining: match the network's orbitals to the Hartree-Fock orbitals.
 
-The method is that of Pfau et al. 2020, section III.A. The loss is the mean squared difference of
-the orbital matrices over walkers. One half of the walkers is drawn from the reference's density and
-fits the orbitals where electrons are. The other half is drawn from the network's own density and
-removes density where none should be.
+The method is that of Pfau et al. 2020, section III.A, except for the loss: the mean squared
+difference of the orbitals at an electron, relative to their squared norm there (`reference_fit`).
+One half of the walkers is drawn from the reference's density and fits the orbitals where electrons
+are. The other half is drawn from the network's own density and removes density where none should
+be.
 
-The loop ends by a criterion: the network's variational energy must come close to E_HF, and its
-orbitals close to the reference's. From a worse start the optimisation spends thousands of expensive
-iterations on regaining the Hartree-Fock solution.
+The loop ends by a criterion: the network's orbitals and its energy must come close to the
+reference's. From a worse start the optimisation spends thousands of expensive iterations on
+regaining the Hartree-Fock solution.
 """
 
 import time
@@ -20,6 +21,7 @@ import numpy as np
 import optax
 import optax.contrib
 import xarray as xr
+from jax.sharding import PartitionSpec
 
 from ferminet_core.chemistry import orbitals
 from ferminet_core.chemistry.start_walkers import start_walkers
@@ -27,6 +29,7 @@ from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.config import CHECK_SWEEPS, PretrainConfig
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel import collectives
+from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import (
     REPLICATED,
     SPLIT,
@@ -39,9 +42,16 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
+from ferminet_core.stages.reference_fit import (
+    Reading,
+    Samples,
+    misfit,
+    read,
+    samples,
+    target_matrices,
+)
 from ferminet_core.vmc import mcmc
-from ferminet_core.vmc.energy import clip_energies
-from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params
 
@@ -72,42 +82,6 @@ SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATE
 INPUT_SPECS = (SPECS, REPLICATED, REPLICATED, REPLICATED)  # state, reference, nuclei, key
 
 
-class Check(NamedTuple):
-    """The criterion's readings: energy of the network and its standard error (hartree)."""
-
-    energy: jax.Array
-    error: jax.Array
-    n_nonfinite: jax.Array
-
-
-def target_matrices(
-    reference: orbitals.Determinants,
-    electrons: jax.Array,
-    nuclei: jax.Array,
-    spins: networks.Spins,
-    n_determinants: int,
-    form: str,
-) -> list[jax.Array]:
-    """The targets of the network's orbitals, shaped like `networks.orbitals`.
-
-    Determinant k takes determinant k mod D of the reference. Rows of dense determinants hold zeros
-    for the orbitals of the other spin.
-    """
-    up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
-    targets, start = [], 0
-    for block, n in zip((up, down), spins, strict=True):
-        if n == 0:
-            continue
-        order = np.arange(n_determinants) % block.shape[-3]
-        target = block[..., order, :, :]
-        if form == "dense":
-            pad = [(0, 0)] * (target.ndim - 1) + [(start, sum(spins) - start - n)]
-            target = jnp.pad(target, pad)
-        targets.append(target)
-        start += n
-    return targets
-
-
 def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> list[np.ndarray]:
     """Initial exponents (determinant, orbital), bohr^-1, of the envelopes of each spin present.
 
@@ -134,13 +108,6 @@ def _orbital_energies(dataset: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([up, down]), np.stack([down, up])  # a spin-broken solution and its image
 
 
-def misfit(found: list[jax.Array], targets: list[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    """Summed squares of the differences and of the targets over all orbitals and walkers."""
-    difference = sum(jnp.sum((f - t) ** 2) for f, t in zip(found, targets, strict=True))
-    size = sum(jnp.sum(t**2) for t in targets)
-    return jnp.asarray(difference), jnp.asarray(size)
-
-
 def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
     """The optimiser of the settings, with a learning rate that falls as 1 / (1 + t / 1000).
 
@@ -150,6 +117,17 @@ def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
     """
     make = {"muon": optax.contrib.muon, "adam": optax.adam, "lamb": optax.lamb}[config.optimiser]
     return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
+
+
+def _summary(series: Series, e_hf: float) -> str:
+    """The last readings in one line."""
+    misfit, energy, error, scatter = (
+        float(series[name][-1]) for name in ("orbital_misfit", "energy_Eh", "error_Eh", "scatter")
+    )
+    return (
+        f"misfit of the orbitals {misfit:.3f}, scatter of log|psi/psi_HF| {scatter:.3f}, "
+        f"{energy - e_hf:.3f} +- {error:.3f} hartree above Hartree-Fock"
+    )
 
 
 class Pretrain:
@@ -220,12 +198,12 @@ class Pretrain:
             network.determinants,
             network.determinant_form,
         )
-        size = sum(x.size for x in targets)
+        rows = sum(x.size // x.shape[-1] for x in targets)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             found = networks.orbitals(params, electrons, nuclei.positions, self.spins)
             squares = misfit(found, targets)
-            return squares[0] / size, squares
+            return squares[0] / rows, squares
 
         gradient, squares = jax.grad(loss, has_aux=True)(state.params)
         gradient, (difference, norm) = collectives.mean((gradient, squares))
@@ -240,24 +218,29 @@ class Pretrain:
         return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
 
     def _check(
-        self, state: State, reference: orbitals.Determinants, nuclei: Nuclei, key: jax.Array
-    ) -> Check:
-        """Energy of the network over `CHECK_SWEEPS` sets of its walkers, parameters fixed.
+        self,
+        state: State,
+        reference: orbitals.Determinants,
+        nuclei: Nuclei,
+        key: jax.Array,
+        e_hf: jax.Array,
+    ) -> tuple[Samples, Samples]:
+        """Samples (sweep, walker) of both halves over `CHECK_SWEEPS` sweeps, parameters fixed.
 
         The loop's own walkers do not move: the test leaves the state unchanged.
         """
         key = jax.random.fold_in(jax.random.fold_in(key, 2**31 - 2), state.step)
 
-        def sweep(carry: State, i: jax.Array) -> tuple[State, jax.Array]:
+        def sweep(carry: State, i: jax.Array) -> tuple[State, Samples]:
             moved, _ = self._sample(carry, reference, nuclei, jax.random.fold_in(key, i))
-            electrons = moved.network.electrons
-            return moved, local_energy(state.params, electrons, nuclei, self.spins, self.chunk)
+            electrons = jnp.concatenate([moved.reference.electrons, moved.network.electrons])
+            return moved, samples(state.params, reference, electrons, nuclei, self.spins, e_hf)
 
-        _, energies = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
-        # Walkers are independent of each other; sweeps a few moves apart are not. The error is
-        # therefore that of the walkers' means.
-        _, info = clip_energies(jnp.mean(energies, axis=0), 0.0, "mean")
-        return Check(info.energy, info.error, info.n_nonfinite)
+        _, found = jax.lax.scan(sweep, state, jnp.arange(CHECK_SWEEPS))
+        half = state.reference.electrons.shape[0]
+        return jax.tree.map(lambda x: x[:, :half], found), jax.tree.map(
+            lambda x: x[:, half:], found
+        )
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -310,19 +293,21 @@ class Pretrain:
         """The arguments of the compiled functions besides the state, on every device."""
         return place(self.mesh, (self.reference, self.nuclei, self.key), REPLICATED)
 
-    def converged(self, check: Check, orbital_misfit: float, step: int) -> bool:
+    def _e_hf(self) -> Any:
+        """The energy of Hartree-Fock on every device."""
+        return place(self.mesh, jnp.asarray(self.e_hf, self.dtype), REPLICATED)
+
+    def converged(self, reading: Reading, orbital_misfit: float, step: int) -> bool:
         """Whether the criterion is met.
 
-        The orbitals are then close to the reference's, and the energy does not exceed E_HF by more
-        than the tolerance and its own standard error.
+        The orbitals are then close to the reference's, and the energy, its standard error added,
+        exceeds the reference's by no more than the tolerance for each electron.
         """
         config = self.config.pretrain
-        excess = float(check.energy) - float(check.error) - self.e_hf
         return (
             step >= config.min_iterations
-            and float(check.n_nonfinite) == 0
-            and excess < config.energy_tolerance * abs(self.e_hf)
             and orbital_misfit < config.orbital_tolerance
+            and reading.excess + reading.error < config.energy_tolerance * sum(self.spins)
         )
 
     def steps(self, state: State) -> Iterator[Step]:
@@ -335,7 +320,7 @@ class Pretrain:
         """
         if int(state.step) >= self.total or bool(state.met):
             return
-        fixed = self._fixed()
+        fixed, e_hf = self._fixed(), self._e_hf()
         block, check = self._compile(state)
         length = BlockLength(self.config.runtime.block)
         every = self.config.pretrain.check_every
@@ -352,14 +337,15 @@ class Pretrain:
                     "iterations; try a smaller pretrain.learning_rate"
                 )
             # The criterion's readings are stored with the iteration that precedes the test.
-            readings = np.full((2, count), np.nan)
+            readings = np.full((3, count), np.nan)
             if done % every == 0 or done == self.total:
-                reading = check(state, *fixed)
-                readings[:, -1] = float(reading.energy), float(reading.error)
+                reading = read(*fetch(check(state, *fixed, e_hf)))
+                readings[:, -1] = self.e_hf + reading.excess, reading.error, reading.scatter
                 met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
                 state = self.place(state._replace(met=jnp.asarray(met)))
-            series["energy_Eh"], series["error_Eh"] = readings
-            yield Step(done, state, series)
+            series["energy_Eh"], series["error_Eh"], series["scatter"] = readings
+            ends = done == self.total or bool(state.met)
+            yield Step(done, state, series, (_summary(series, self.e_hf),) if ends else ())
 
     def _compile(self, state: State) -> tuple[Any, Any]:
         """A block of iterations and a test of the criterion, compiled ahead."""
@@ -377,18 +363,28 @@ class Pretrain:
         specs = (*INPUT_SPECS, REPLICATED)
         fixed = self._fixed()
         updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
-        check = per_device(self._check, self.mesh, INPUT_SPECS, REPLICATED)
+        check = per_device(self._check, self.mesh, specs, PartitionSpec(None, AXIS))
         return (
             compiled(updates, state, *fixed, np.int32(1)),
-            compiled(check, state, *fixed),
+            compiled(check, state, *fixed, self._e_hf()),
         )
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """Parameters, all walkers and the series.
 
-        The attribute `converged` says whether the criterion was met.
+        The attribute `converged` says whether the criterion was met. `scatter` is the last reading
+        of it.
         """
         state = fetch(state)
+        length = max((x.size for x in series.values()), default=0)
+        # A checkpoint of an earlier version has no readings of the scatter.
+        series = {
+            name: np.concatenate([np.full(length - x.size, np.nan), x])
+            for name, x in series.items()
+        }
+        scatter = series.get("scatter", np.empty(0))
+        scatter = scatter[np.isfinite(scatter)]
+        more = {"scatter": float(scatter[-1])} if scatter.size else {}
         electrons = np.concatenate([state.reference.electrons, state.network.electrons])
         return datasets.network_dataset(
             state.params,
@@ -400,4 +396,5 @@ class Pretrain:
             spin_broken=int(self.dataset.sizes["determinant"] > 1),
             e_hf=self.e_hf,
             **datasets.parities(self.dataset),
+            **more,
         )

@@ -121,18 +121,14 @@ def test_twice_the_devices_halve_what_walkers_take() -> None:
 
 
 def test_a_stage_by_what_it_reached() -> None:
-    """Seconds are operations divided by the measured flop/s.
-
-    The criterion of the pretraining does the same as a record of the inference.
-    """
+    """Seconds are operations divided by the measured flop/s."""
     reached = {"pretrain": 1e9, "optimise": 2e9, "inference": 4e9}
     machine = MACHINE._replace(rates=reached)
     run = CASES["LiH"].spec()
     found = plan.run_plan(run, machine, Layout(1, 1))
     for name, stage in found.stages.items():
         for part, work in stage.parts.items():
-            rate = reached["inference" if part == "criterion" else name]
-            assert work.seconds == pytest.approx(work.flops / rate)
+            assert work.seconds == pytest.approx(work.flops / reached[name]), part
 
 
 def test_warm_starts_cost_a_share(tmp_path: Path) -> None:

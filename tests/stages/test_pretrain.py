@@ -6,21 +6,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from ferminet_core.chemistry import hartree_fock, orbitals
+from ferminet_core.chemistry import hartree_fock
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config, ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.mesh import walker_mesh
 from ferminet_core.stages.base import run
-from ferminet_core.stages.pretrain import (
-    Check,
-    Pretrain,
-    misfit,
-    optimiser,
-    reference_decays,
-    target_matrices,
-)
+from ferminet_core.stages.pretrain import Pretrain, optimiser, reference_decays
+from ferminet_core.stages.reference_fit import Reading
 from ferminet_core.wavefunction import networks
 
 STRETCHED = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 4.0)), charge=0, spin=0)
@@ -36,24 +30,6 @@ def spec_of(molecule: Molecule, **sections: dict) -> RunSpec:
 
 def solve(molecule: Molecule) -> xr.Dataset:
     return hartree_fock.solve(molecule, Config().reference)
-
-
-@pytest.mark.parametrize("form", ["dense", "block"])
-@pytest.mark.parametrize("molecule", [STRETCHED, LITHIUM])
-def test_targets_are_the_reference_s_determinants(form: str, molecule: Molecule) -> None:
-    solved = solve(molecule)
-    reference = orbitals.Determinants.from_dataset(solved)
-    nuclei = jnp.asarray(molecule.positions)
-    spins = molecule.electrons
-    electrons = jax.random.normal(jax.random.key(0), (5, sum(spins), 3))
-    blocks = target_matrices(reference, electrons, nuclei, spins, 4, form)
-    found = jnp.linalg.slogdet(networks.assemble(blocks))[1]
-    up, down = orbitals.occupied_orbitals(reference, electrons, nuclei)
-    each = jnp.linalg.slogdet(up)[1] + jnp.linalg.slogdet(down)[1]
-    # Determinants 0, 1, 2, 3 of the network take determinants 0, 1, 0, 1 of a broken reference.
-    expected = each[:, np.arange(4) % each.shape[1]]
-    np.testing.assert_allclose(found, expected, rtol=1e-10)
-    assert each.shape[1] == (2 if molecule is STRETCHED else 1)
 
 
 def test_envelopes_start_from_the_decay_of_the_orbitals() -> None:
@@ -94,48 +70,47 @@ def test_a_reference_of_several_determinants_gives_their_weights_and_decays() ->
     np.testing.assert_array_equal(state.params["determinants"]["w"], np.ones(6))
 
 
-def test_misfit_is_zero_for_the_targets_themselves() -> None:
-    blocks = [jnp.ones((4, 2, 1, 2)), 2 * jnp.ones((4, 2, 1, 2))]
-    difference, size = misfit(blocks, blocks)
-    assert float(difference) == 0.0
-    assert float(size) == 4 * 2 * 2 * (1 + 4)
-
-
-def test_criterion_needs_energy_and_orbitals() -> None:
+def test_criterion_is_per_electron_and_adds_the_error() -> None:
     section = {"min_iterations": 10, "energy_tolerance": 0.01, "orbital_tolerance": 0.025}
-    spec = spec_of(LITHIUM, pretrain=section)
-    stage = Pretrain(spec, solve(LITHIUM))
-    e_hf = stage.e_hf
-    zero = jnp.asarray(0)
+    stage = Pretrain(spec_of(LITHIUM, pretrain=section), solve(LITHIUM))
 
-    def met(excess: float, error: float, orbital: float, step: int = 100, bad: int = 0) -> bool:
-        check = Check(jnp.asarray(e_hf + excess), jnp.asarray(error), zero + bad)
-        return stage.converged(check, orbital, step)
+    def met(excess: float, error: float, orbital: float = 0.02, step: int = 100) -> bool:
+        return stage.converged(Reading(excess, error, 0.1), orbital, step)
 
-    tolerance = 0.01 * abs(e_hf)
-    assert met(0.5 * tolerance, 0.01, 0.02)
-    assert met(tolerance + 0.005, 0.01, 0.02)  # within its error
-    assert not met(tolerance + 0.02, 0.01, 0.02)
-    assert not met(0.0, 0.01, 0.03)
-    assert not met(0.0, 0.01, 0.02, step=9)
-    assert not met(0.0, 0.01, 0.02, bad=1)
-    assert not met(np.nan, 0.01, 0.02)
+    # 0.03 hartree for three electrons.
+    assert met(0.019, 0.01)
+    assert not met(0.021, 0.01)
+    assert not met(0.0, 0.031)  # an energy that is not known is not low
+    assert met(-0.02, 0.01)
+    assert not met(0.0, 0.01, orbital=0.03)
+    assert not met(0.0, 0.01, step=9)
+    assert not met(np.nan, np.nan)
+
+
+def test_a_checkpoint_without_scatter_completes() -> None:
+    stage = Pretrain(spec_of(LITHIUM), solve(LITHIUM))
+    series = {"orbital_misfit": np.ones(5), "scatter": np.array([np.nan, 0.3, np.nan])}
+    found = stage.result(stage.initial(), series)
+    np.testing.assert_array_equal(found["scatter"], [np.nan, np.nan, np.nan, 0.3, np.nan])
+    assert found.attrs["scatter"] == 0.3
+    assert "scatter" not in stage.result(stage.initial(), {}).attrs
 
 
 @pytest.mark.slow
 def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
     # An independent look at the result: loose settings keep it short, the bar is their own.
-    section = {"orbital_tolerance": 0.1, "energy_tolerance": 0.02, "max_iterations": 1500}
+    section = {"orbital_tolerance": 0.1, "energy_tolerance": 0.05, "max_iterations": 1500}
     stage = Pretrain(spec_of(LITHIUM, pretrain=section), solve(LITHIUM))
     state, series = run(stage)
     assert series["orbital_misfit"][-1] < 0.1
     excess = series["energy_Eh"][-1] - stage.e_hf
     # Below E_HF only by what correlation can give (45 mEh) and noise.
     error = series["error_Eh"][-1]
-    assert -0.045 - 4 * error < excess < 0.02 * abs(stage.e_hf) + 4 * error
+    assert -0.045 - 4 * error < excess < 0.05 * 3 - error
     assert int(state.step) < 1500
     result = stage.result(state, series)
     assert result.attrs["converged"] == 1
+    assert result.attrs["scatter"] == series["scatter"][-1] < 0.5
     assert result["walkers"].shape == (64, 3, 3)
 
 
