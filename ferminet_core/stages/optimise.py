@@ -26,7 +26,7 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
-from ferminet_core.vmc import mcmc, singlet_penalty
+from ferminet_core.vmc import mcmc, spin_penalty
 from ferminet_core.vmc.energy import EnergyInfo, clip_energies
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.choice import make_optimiser
@@ -64,7 +64,7 @@ class Inputs(NamedTuple):
     only.
 
     nuclei: the geometry; key: of this run's random numbers
-    penalty: hartree, the strength of the `singlet_penalty`
+    penalty: hartree, the strength of the `spin_penalty`
     delay: iterations, of the learning rate's decay; a warm start has its own
     """
 
@@ -135,10 +135,8 @@ class Optimise:
         self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
-        # Where the reference keeps its spin there is one pattern, and nothing to choose.
-        singlet = spec.molecule.spin == 0
-        broken = singlet and pretrained.attrs["spin_broken"]
-        penalty = self.config.optimise.singlet_penalty if broken else 0.0
+        mixed = datasets.spin_is_mixed(pretrained)
+        penalty = self.config.optimise.spin_penalty if mixed else 0.0
         key = jax.random.key(spec.stage_seed(self.name))
         scalars = (jnp.asarray(x, self.dtype) for x in (penalty, self.config.optimise.delay))
         inputs = Inputs(self.nuclei, key, *scalars)
@@ -154,15 +152,16 @@ class Optimise:
         return mcmc.make_kernel(log_psi, nuclei, self.spins, self.config.mcmc.steps)
 
     def _measure(
-        self, params: Params, electrons: jax.Array, inputs: Inputs
+        self, params: Params, walkers: mcmc.Walkers, inputs: Inputs, key: jax.Array
     ) -> tuple[Sample, EnergyInfo]:
         """The walkers' clipped deviations, penalty included, and the statistics of the energy."""
         config, spins, nuclei = self.config.optimise, self.spins, inputs.nuclei
+        electrons = walkers.electrons
         energies = local_energy(params, electrons, nuclei, spins, self.chunk)
         deviation, energy = clip_energies(energies, config.clip, config.clip_centre)
-        if spins[0] == spins[1] and config.singlet_penalty > 0:
+        if spin_penalty.acts(spins) and config.spin_penalty > 0:
             psi = networks.signed_log(params, nuclei.positions, spins)
-            added = singlet_penalty.added_energy(psi, electrons, spins, inputs.penalty)
+            added = spin_penalty.added_energy(psi, walkers, spins, inputs.penalty, key)
             deviation, _ = clip_energies(energies + added, config.clip, config.clip_centre)
         return Sample(electrons, nuclei, deviation), energy
 
@@ -174,7 +173,7 @@ class Optimise:
 
         walkers, moved = self._kernel(state.params, inputs.nuclei)(key, state.walkers, state.width)
 
-        sample, energy = self._measure(state.params, walkers.electrons, inputs)
+        sample, energy = self._measure(state.params, walkers, inputs, key)
 
         rate = learning_rate(config.optimise, inputs.delay, state.step, state.rollbacks)
         update = self.optimiser.update(state.optimiser, state.params, sample, rate)
