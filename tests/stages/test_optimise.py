@@ -113,7 +113,9 @@ def measure_of(spin_penalty: float) -> tuple[Any, Inputs]:
     params = networks.init(jax.random.key(0), spec.config.network, stage.spins, 1, jnp.float64)
     start = mcmc.walkers(jax.random.normal(jax.random.key(1), (32, 3, 3)))
     specs = (REPLICATED, SPLIT, REPLICATED, REPLICATED)
-    outputs = (Sample(SPLIT, REPLICATED, SPLIT), REPLICATED)
+    split: Any = SPLIT
+    everywhere: Any = REPLICATED
+    outputs = (Sample(split, everywhere, split), REPLICATED)
     measure = per_device(stage._measure, stage.mesh, specs, outputs)
     key = jax.random.key(2)
     return lambda inputs: measure(params, start, inputs, key), stage.inputs

@@ -118,7 +118,7 @@ def test_the_mean_over_spin_down_electrons_is_the_operator(spins: tuple[int, int
     np.testing.assert_allclose(squared - half * (half + 1), expected, rtol=ROUNDING, atol=ROUNDING)
 
 
-EIGENFUNCTIONS = {
+EIGENFUNCTIONS: dict[str, tuple[tuple[int, int], Terms, int]] = {
     "singlet pair": ((1, 1), {((0,), (1,)): 1.0, ((1,), (0,)): 1.0}, 0),
     "triplet pair": ((1, 1), {((0,), (1,)): 1.0, ((1,), (0,)): -1.0}, 2),
     "restricted doublet": ((2, 1), {((0, 1), (0,)): 1.0}, 0),
