@@ -322,6 +322,23 @@ OPTIMISER_DEFAULTS: Mapping[str, Mapping[str, float]] = {
 _KFAC = OPTIMISER_DEFAULTS["kfac"]
 
 
+# Settings that were renamed, {old: new}, by dotted key. The specs inside older files have the old
+# names; a system file has to use the new ones.
+RENAMED: Mapping[str, str] = {"optimise.singlet_penalty": "optimise.spin_penalty"}
+
+
+def renamed(settings: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """Settings of an older file with today's names.
+
+    Args:
+        settings: Values by dotted key, or by the keys of one section.
+        section: That section.
+    """
+    prefix = f"{section}." if section else ""
+    new = {key: RENAMED.get(f"{prefix}{key}", "").removeprefix(prefix) for key in settings}
+    return {new[key] or key: value for key, value in settings.items()}
+
+
 # The published schedule falls to half after 10 000 of 200 000 iterations.
 DELAY_SHARE = 0.05
 
@@ -389,13 +406,13 @@ class OptimiseConfig(Section):
         description="Iterations between inversions in KFAC.",
         json_schema_extra=_COUNT,
     )
-    singlet_penalty: float = Field(
+    spin_penalty: float = Field(
         0.1,
         ge=0,
         le=1e6,
         json_schema_extra=_SINGLE,
-        description="Hartree added for a wavefunction that changes sign when up and down electrons "
-        "are exchanged; only for spin 0 with a spin-broken reference, as of a stretched bond.",
+        description="Hartree per unit of <S^2> above the wanted S(S + 1); only where the "
+        "reference's <S^2> is too high, as in a stretched bond.",
     )
     max_rollbacks: Whole = Field(
         5,
@@ -415,6 +432,11 @@ class OptimiseConfig(Section):
     clip_centre: Literal["mean", "median"] = Field(
         "mean", description="Centre of the clipping window (JAX code: mean; 2020: median)."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_older_files(cls, given: Any) -> Any:
+        return renamed(given, "optimise") if isinstance(given, Mapping) else given
 
     def planned_delay(self) -> float:
         """`delay`, or its default."""

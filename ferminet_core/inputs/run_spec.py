@@ -9,16 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import Config, Resume, resume_rules, setting_keys
+from ferminet_core.inputs.config import Config, Resume, renamed, resume_rules, setting_keys
 from ferminet_core.inputs.messages import dotted, error_lines
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.stage_table import declared
 from ferminet_core.inputs.text_files import read_text
 
 SCHEMA_VERSION: Literal[2] = 2
+
+
+def request_of_today(request: dict[str, Any]) -> dict[str, Any]:
+    """A stored `RunSpec.request` with today's names of settings."""
+    overrides = request.get("overrides")
+    return {**request, "overrides": renamed(overrides)} if overrides else request
 
 
 class RunSpec(BaseModel):
@@ -40,6 +46,11 @@ class RunSpec(BaseModel):
     # share of the iterations. The spec file is rewritten when this changes, but not when a default
     # or a preset's value changes.
     request: dict[str, Any] = {}
+
+    @field_validator("request")
+    @classmethod
+    def _with_names_of_today(cls, request: dict[str, Any]) -> dict[str, Any]:
+        return request_of_today(request)
 
     def stage_seed(self, stage: str) -> int:
         """The 32-bit seed of a stage of this run."""

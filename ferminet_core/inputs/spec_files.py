@@ -16,7 +16,13 @@ from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.origin import request_part, same_molecule
-from ferminet_core.inputs.run_spec import RunSpec, canonical_json, check_version, load_spec
+from ferminet_core.inputs.run_spec import (
+    RunSpec,
+    canonical_json,
+    check_version,
+    load_spec,
+    request_of_today,
+)
 from ferminet_core.inputs.scan import MAX_SCAN_BYTES, Scan, check_bases
 from ferminet_core.inputs.text_files import read_text
 from ferminet_core.inputs.warm_starts import generations
@@ -252,7 +258,7 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
     try:
         spec = json.loads(read_text(path))
         check_version(spec, str(path))
-        stored = spec["request"]
+        stored = request_of_today(spec["request"])
         molecule = Molecule.model_validate(stored.pop("molecule"))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

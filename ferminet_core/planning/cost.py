@@ -5,7 +5,8 @@ arrays between them. Each kernel has its number of floating-point operations and
 
 The counts leave out what is small compared with a network: the Hartree-Fock orbitals of the
 pretraining, sums over walkers, and matrices near a node, which are computed a second time
-(`determinants.mend`).
+(`determinants.mend`). They also leave out the spin penalty, `n_up + 1` evaluations of the network
+in an iteration, which acts at few geometries: only Hartree-Fock tells at which.
 """
 
 import math
@@ -39,8 +40,6 @@ def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
         "sampling": moves(net, w, config.mcmc.steps),
         "local energy": local_energy(net, w, load.chunk),
     }
-    if len(set(net.spins)) == 1 and len(net.spins) == 2 and choice.singlet_penalty > 0:
-        parts["spin flip"] = repeat(forward(net, w), 2)
     parts |= COSTS[choice.optimiser].parts(net, choice, load)
     return parts
 

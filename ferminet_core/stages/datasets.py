@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from ferminet_core.analysis.estimates import SPIN_TOLERANCE
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
@@ -39,6 +40,23 @@ def chunk_size(config: Config, spins: Spins) -> int:
 def parities(reference: xr.Dataset) -> dict[str, str]:
     """The attribute for an optimisation that has to keep the parity of its reference, if any."""
     return {name: str(x) for name, x in reference.attrs.items() if name == "parities"}
+
+
+def spin_excess(reference: xr.Dataset, molecule: Molecule) -> float:
+    """<S^2> of a reference's determinant above the molecule's S(S + 1)."""
+    half = 0.5 * molecule.spin
+    return float(reference.attrs["s2"]) - half * (half + 1.0)
+
+
+def spin_is_mixed(pretrained: xr.Dataset) -> bool:
+    """Whether the reference behind a pretraining or a warm start mixes several spins.
+
+    A smaller excess than the verdict allows needs no cure: every unrestricted solution of an open
+    shell has some.
+    """
+    # Artefacts of older versions hold a mark instead, and only for singlets.
+    old = float(pretrained.attrs.get("spin_broken", 0))
+    return bool(pretrained.attrs.get("s2_excess", old) > SPIN_TOLERANCE)
 
 
 def network_dataset(

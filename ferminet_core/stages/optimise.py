@@ -26,7 +26,7 @@ from ferminet_core.parallel.mesh import (
 )
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import BlockLength, Series, Step
-from ferminet_core.vmc import mcmc, parity_penalty, singlet_penalty
+from ferminet_core.vmc import mcmc, parity_penalty, spin_penalty
 from ferminet_core.vmc.energy import EnergyInfo, clip_energies, without_broken
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.choice import make_optimiser
@@ -68,7 +68,7 @@ class Inputs(NamedTuple):
     only.
 
     nuclei: the geometry; key: of this run's random numbers
-    penalty: hartree, the strength of the `singlet_penalty`
+    penalty: hartree, the strength of the `spin_penalty`
     """
 
     nuclei: Nuclei
@@ -145,10 +145,8 @@ class Optimise:
             parity_penalty.Parity(tuple(map(tuple, matrix)), value)
             for matrix, value in json.loads(pretrained.attrs.get("parities", "[]"))
         )
-        # Where the reference keeps its spin there is one pattern, and nothing to choose.
-        singlet = spec.molecule.spin == 0
-        broken = singlet and pretrained.attrs["spin_broken"]
-        penalty = self.config.optimise.singlet_penalty if broken else 0.0
+        mixed = datasets.spin_is_mixed(pretrained)
+        penalty = self.config.optimise.spin_penalty if mixed else 0.0
         key = jax.random.key(spec.stage_seed(self.name))
         inputs = Inputs(self.nuclei, key, jnp.asarray(penalty, self.dtype))
         self.inputs: Inputs = place(self.mesh, inputs, REPLICATED)
@@ -163,19 +161,20 @@ class Optimise:
         return mcmc.make_kernel(log_psi, nuclei, self.spins, self.config.mcmc.steps)
 
     def _measure(
-        self, params: Params, electrons: jax.Array, inputs: Inputs
+        self, params: Params, walkers: mcmc.Walkers, inputs: Inputs, key: jax.Array
     ) -> tuple[Sample, EnergyInfo]:
         """The walkers' clipped deviations, penalty included, and the statistics of the energy."""
         config, spins, nuclei = self.config.optimise, self.spins, inputs.nuclei
+        electrons = walkers.electrons
         energies = local_energy(params, electrons, nuclei, spins, self.chunk)
         deviation, energy = clip_energies(energies, config.clip, config.clip_centre)
         if self.parities:
             psi = networks.signed_log(params, nuclei.positions, spins)
             energies += parity_penalty.added_energy(psi, electrons, nuclei, self.parities)
             deviation, _ = clip_energies(energies, config.clip, config.clip_centre)
-        if spins[0] == spins[1] and config.singlet_penalty > 0:
+        if spin_penalty.acts(spins) and config.spin_penalty > 0:
             psi = networks.signed_log(params, nuclei.positions, spins)
-            added = singlet_penalty.added_energy(psi, electrons, spins, inputs.penalty)
+            added = spin_penalty.added_energy(psi, walkers, spins, inputs.penalty, key)
             deviation, _ = clip_energies(energies + added, config.clip, config.clip_centre)
         return Sample(without_broken(electrons, energies), nuclei, deviation), energy
 
@@ -187,7 +186,7 @@ class Optimise:
 
         walkers, moved = self._kernel(state.params, inputs.nuclei)(key, state.walkers, state.width)
 
-        sample, energy = self._measure(state.params, walkers.electrons, inputs)
+        sample, energy = self._measure(state.params, walkers, inputs, key)
 
         rate = learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
         update = self.optimiser.update(state.optimiser, state.params, sample, rate)

@@ -393,7 +393,7 @@ class Pretrain:
             series,
             n_iterations=int(state.step),
             converged=int(state.met),
-            spin_broken=int(self.dataset.sizes["determinant"] > 1),
+            s2_excess=datasets.spin_excess(self.dataset, self.spec.molecule),
             e_hf=self.e_hf,
             **datasets.parities(self.dataset),
             **more,

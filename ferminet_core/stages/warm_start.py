@@ -107,7 +107,7 @@ class WarmStart:
             series,
             n_iterations=0,
             converged=int(attrs["pretrain_converged"]),
-            spin_broken=int(self.reference.sizes["determinant"] > 1),
+            s2_excess=datasets.spin_excess(self.reference, self.spec.molecule),
             e_hf=float(self.reference.attrs["e_hf"]),
             **datasets.parities(self.reference),
             neighbour=self.origin.run_id,

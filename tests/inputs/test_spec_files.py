@@ -8,6 +8,7 @@ from helpers.paths import ROOT
 from helpers.scans import ATOMS, make_scan
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.inputs.spec_files import (
     FROZEN_SCAN,
@@ -141,3 +142,30 @@ def test_electrons_of_a_spec_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as missing:
         electrons("spec/none.json")
     assert missing.value.filename == "spec/none.json"
+
+
+def write_old_names(path: Path) -> None:
+    """Change a spec or a scan to what the version before the renaming wrote."""
+    text = path.read_text()
+    assert "spin_penalty" in text
+    path.write_text(text.replace("spin_penalty", "singlet_penalty"))
+
+
+def test_files_with_the_old_name_of_a_setting_are_the_same(tmp_path: Path) -> None:
+    scan = make_scan(tmp_path, ATOMS + "overrides: {optimise.spin_penalty: 0.3}\n", "atoms")
+    (path, *_) = paths = write_specs(scan, tmp_path)
+    frozen = freeze(scan, tmp_path)
+    today = load_spec(path)
+    for file in (*paths, frozen):
+        write_old_names(file)
+    assert load_spec(path) == today
+    assert load_spec(path).config.optimise.spin_penalty == 0.3
+    assert load_scan(frozen).runs == scan.runs
+    # A request with another name is the same request: the run keeps its spec file.
+    assert dict(find_changes(scan, tmp_path).texts) == {}
+
+
+def test_a_system_file_has_to_use_the_new_name(tmp_path: Path) -> None:
+    text = ATOMS + "overrides: {optimise.singlet_penalty: 0.3}\n"
+    with pytest.raises(InputError, match=r"singlet_penalty: .*did you mean 'spin_penalty'\?"):
+        make_scan(tmp_path, text, "atoms")

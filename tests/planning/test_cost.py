@@ -272,7 +272,7 @@ def test_operations_grow_with_walkers_alone() -> None:
         for part in one:
             few, some, many = (kernels.flops(parts[part]) for parts in (one, two, three))
             assert many - some == pytest.approx(some - few)
-            if part in ("sampling", "local energy", "spin flip", "total spin"):
+            if part in ("sampling", "local energy", "total spin"):
                 assert some == pytest.approx(2 * few)
             if part in ("inverses", "update"):
                 assert some == few
@@ -321,7 +321,6 @@ def test_settings_change_the_work_as_they_say() -> None:
     twice = parts(**{"mcmc.steps": 20})
     sampled = [sum(k.flops for k in p["sampling"] if k.kind != "normals") for p in (plain, twice)]
     assert sampled[1] / sampled[0] == pytest.approx(21 / 11, rel=1e-3)
-    assert "spin flip" not in parts(**{"optimise.singlet_penalty": 0.0})
     assert "curvature" not in parts(**{"optimise.optimiser": "adam"})
     spring = parts(**{"optimise.optimiser": "spring"})
     # The matrix of all walkers' gradients times itself: 2 N^2 P, and little else.

@@ -17,12 +17,20 @@ from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.stages import datasets
+from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
 from ferminet_core.stages.base import run as run_stage
-from ferminet_core.stages.optimise import Optimise, State
+from ferminet_core.stages.optimise import Inputs, Optimise, State
 from ferminet_core.stages.pretrain import Pretrain
 from ferminet_core.wavefunction.envelopes import LEAST_DECAY
+from ferminet_core.stages.warm_start import WarmStart
+from ferminet_core.vmc import mcmc
+from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
+from ferminet_core.vmc.optimisers.protocol import Sample
+from ferminet_core.wavefunction import networks
 
 MOLECULE = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0)
+MOLECULE_SHORT = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 1.4)), charge=0, spin=0)
+LITHIUM = Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1)
 STEPS = 5  # two inversions of period 3
 
 
@@ -60,6 +68,79 @@ def run(
     assert int(state.step) == len(series["energy_Eh"]) == STEPS
     assert int(state.rollbacks) == 0
     return state
+
+
+@pytest.mark.parametrize(
+    ("attributes", "strength"),
+    [
+        ({"s2_excess": 1.0}, 0.1),
+        ({"s2_excess": 0.06}, 0.1),
+        ({"s2_excess": 0.04}, 0.0),  # unrestricted solutions of open shells, no worse than allowed
+        ({"s2_excess": -1e-12}, 0.0),
+        ({"spin_broken": 1}, 0.1),  # by the version before
+        ({"spin_broken": 0}, 0.0),
+    ],
+)
+@pytest.mark.parametrize("molecule", [MOLECULE, LITHIUM])
+def test_the_penalty_acts_where_the_reference_mixes_spins(
+    attributes: dict[str, float], strength: float, molecule: Molecule
+) -> None:
+    spec = spec_of(optimiser="adam").model_copy(update={"molecule": molecule})
+    stage = Optimise(spec, xr.Dataset(attrs=attributes))
+    assert float(stage.inputs.penalty) == strength
+
+
+@pytest.mark.parametrize("molecule", [MOLECULE, MOLECULE_SHORT, LITHIUM])
+def test_starts_tell_the_spin_of_their_reference(molecule: Molecule) -> None:
+    """After pretraining, and after a warm start from another geometry."""
+    spec = spec_of(optimiser="adam").model_copy(update={"molecule": molecule})
+    reference = hartree_fock.solve(molecule, spec.config.reference)
+    half = molecule.spin / 2
+    excess = reference.attrs["s2"] - half * (half + 1)
+    assert (excess > 0.5) is (molecule is MOLECULE)  # half singlet, half triplet
+    pretrain = Pretrain(spec, reference)
+    pretrained = pretrain.result(pretrain.initial(), {})
+    optimise = Optimise(spec, pretrained)
+    neighbour = optimise.result(optimise.initial(), {})
+    warm = WarmStart(spec, reference, neighbour.assign_attrs(spec=spec.model_dump_json()))
+    for start in (pretrained, warm.result(warm.initial(), {})):
+        assert start.attrs["s2_excess"] == excess
+
+
+def measure_of(spin_penalty: float) -> tuple[Any, Inputs]:
+    """The compiled measurement of an iteration of the lithium atom, and its inputs."""
+    spec = spec_of(optimiser="adam", spin_penalty=spin_penalty)
+    spec = spec.model_copy(update={"molecule": LITHIUM})
+    stage = Optimise(spec, xr.Dataset(attrs={"s2_excess": 1.0}))
+    params = networks.init(jax.random.key(0), spec.config.network, stage.spins, 1, jnp.float64)
+    start = mcmc.walkers(jax.random.normal(jax.random.key(1), (32, 3, 3)))
+    specs = (REPLICATED, SPLIT, REPLICATED, REPLICATED)
+    split: Any = SPLIT
+    everywhere: Any = REPLICATED
+    outputs = (Sample(split, everywhere, split), REPLICATED)
+    measure = per_device(stage._measure, stage.mesh, specs, outputs)
+    key = jax.random.key(2)
+    return lambda inputs: measure(params, start, inputs, key), stage.inputs
+
+
+def test_a_penalty_without_strength_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is compiled in, since one executable serves a scan, and passed over."""
+
+    def potential(
+        params: Any, electrons: jax.Array, nuclei: Nuclei, spins: Any, chunk: int
+    ) -> jax.Array:
+        return potential_energy(electrons, nuclei)  # compiled in no time
+
+    monkeypatch.setattr("ferminet_core.stages.optimise.local_energy", potential)
+    plain, inputs = measure_of(0.0)
+    sample, energy = plain(inputs)
+    measure, inputs = measure_of(0.1)
+    passed_over, same_energy = measure(inputs._replace(penalty=jnp.zeros_like(inputs.penalty)))
+    np.testing.assert_array_equal(passed_over.deviation, sample.deviation)
+    penalised, energy_alone = measure(inputs)
+    assert float(jnp.max(jnp.abs(penalised.deviation - sample.deviation))) > 1e-3
+    # The energy that is recorded is that of H.
+    assert same_energy == energy_alone == energy
 
 
 @pytest.mark.slow

@@ -1,6 +1,4 @@
-"""Total spin and spin flip of wavefunctions with known spin, and the dipole of known charges."""
-
-import functools
+"""Total spin of wavefunctions with known spin, and the dipole of known charges."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +9,6 @@ from ferminet_core.inputs.observable_table import OBSERVABLES
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.observables import dipole, spin_moment, total_spin
 from ferminet_core.vmc.observables.evaluate import evaluate_all
-from ferminet_core.vmc.singlet_penalty import added_energy, spin_flip
 
 NUCLEI = Nuclei(jnp.asarray([[0.0, 0, 1.0], [0, 0, -1.0]]), jnp.ones(2))
 
@@ -39,18 +36,6 @@ def test_singlet_and_triplet_of_two_electrons(parity: int, expected: float) -> N
     np.testing.assert_allclose(
         total_spin.evaluate(psi, electrons, NUCLEI, (1, 1)), expected, atol=1e-11
     )
-    np.testing.assert_allclose(spin_flip(psi, electrons, (1, 1)), parity, rtol=1e-11)
-
-
-def test_spin_flip_of_a_closed_shell_determinant_is_one() -> None:
-    def half(x: jax.Array) -> jax.Array:
-        return jnp.linalg.det(jnp.stack([on_a(x), on_b(x)], axis=-1))
-
-    def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return signed_log(half(x[:, :2]) * half(x[:, 2:]))
-
-    electrons = jax.random.normal(jax.random.key(2), (20, 4, 3))
-    np.testing.assert_allclose(spin_flip(psi, electrons, (2, 2)), 1.0, rtol=1e-10)  # rounding
 
 
 @pytest.mark.parametrize(("spins", "expected"), [((1, 0), 0.75), ((3, 0), 3.75), ((2, 1), 0.75)])
@@ -72,24 +57,6 @@ def test_highest_spins_and_a_doublet_determinant(spins: tuple[int, int], expecte
     np.testing.assert_allclose(
         total_spin.evaluate(psi, electrons, NUCLEI, spins), expected, atol=1e-9
     )
-
-
-def test_the_penalty_is_two_strengths_for_a_triplet_and_none_for_a_singlet() -> None:
-    def pair(x: jax.Array, parity: int) -> tuple[jax.Array, jax.Array]:
-        first, second = x[:, 0], x[:, 1]
-        return signed_log(on_a(first) * on_b(second) + parity * on_b(first) * on_a(second))
-
-    electrons = jax.random.normal(jax.random.key(3), (20, 2, 3))
-    for parity, expected in ((1, 0.0), (-1, 0.2)):
-        psi = functools.partial(pair, parity=parity)
-        added = added_energy(psi, electrons, (1, 1), jnp.asarray(0.1))
-        np.testing.assert_allclose(added, expected, atol=1e-11)  # rounding
-
-    def vanishing(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return jnp.ones(len(x)), jnp.full(len(x), -jnp.inf)
-
-    # Without a strength nothing is added, not even 0 times a number that is not finite.
-    assert not added_energy(vanishing, electrons, (1, 1), jnp.asarray(0.0)).any()
 
 
 def test_dipole_of_charges_at_known_places() -> None:

@@ -7,6 +7,29 @@ from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction.networks import SignedLog, Spins
 
 
+def exchange_ratio(
+    psi: SignedLog,
+    electrons: jax.Array,
+    before: tuple[jax.Array, jax.Array],
+    first: jax.Array,
+    second: jax.Array,
+) -> jax.Array:
+    """psi with the places of two electrons exchanged, over psi: (walker,).
+
+    Args:
+        psi: electrons (walker, electron, 3) -> sign and log|psi|
+        electrons: (walker, electron, 3), bohr
+        before: psi(electrons)
+        first: index of one of the electrons, a scalar or (walker,)
+        second: index of the other, likewise
+    """
+    index = jnp.arange(electrons.shape[1])
+    one, other = (jnp.broadcast_to(i, electrons.shape[:1])[:, None] for i in (first, second))
+    order = jnp.where(index == one, other, jnp.where(index == other, one, index))
+    sign, log = psi(jnp.take_along_axis(electrons, order[..., None], axis=1))
+    return before[0] * sign * jnp.exp(log - before[1])
+
+
 def evaluate(psi: SignedLog, electrons: jax.Array, nuclei: Nuclei, spins: Spins) -> jax.Array:
     """Local estimator of <S^2>, (walker,).
 
@@ -25,12 +48,10 @@ def evaluate(psi: SignedLog, electrons: jax.Array, nuclei: Nuclei, spins: Spins)
     start = jnp.full(electrons.shape[0], s_z * (s_z + 1) + n_down, electrons.dtype)
     if n_down == 0:
         return start
-    sign, log = psi(electrons)
+    before = psi(electrons)
 
-    def exchanged(pair: jax.Array, total: jax.Array) -> jax.Array:
-        i, j = pair // n_down, n_up + pair % n_down
-        order = jnp.arange(n_up + n_down).at[i].set(j).at[j].set(i)
-        new_sign, new_log = psi(electrons[:, order])
-        return total - sign * new_sign * jnp.exp(new_log - log)
+    def subtract(pair: jax.Array, total: jax.Array) -> jax.Array:
+        up, down = pair // n_down, n_up + pair % n_down
+        return total - exchange_ratio(psi, electrons, before, up, down)
 
-    return jax.lax.fori_loop(0, n_up * n_down, exchanged, start)
+    return jax.lax.fori_loop(0, n_up * n_down, subtract, start)
