@@ -24,6 +24,7 @@ from ferminet_core.analysis.derived_quantities import (
     quantities,
     quantity_variables,
 )
+from ferminet_core.analysis.estimates import flags_of
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.analysis.scan_table import measured
@@ -88,7 +89,9 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     flags = {
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, published) for run in scan.runs
     }
-    verdicts = _verdicts(outcomes, flags, _deviations(curves, single, scan.runs, outcomes))
+    accuracies = {run.run_id: run.config.inference.accuracy for run in scan.runs}
+    deviating = _deviations(curves, single, scan.runs, outcomes)
+    verdicts = _verdicts(outcomes, accuracies, flags, deviating)
     columns = scan_table.columns(parameters, published, {single: unit} if single else {})
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
@@ -160,9 +163,7 @@ def _run_flags(outcome: RunOutcome, run_id: str, published: list[PublishedEnergi
     """The flags of the inference, and one for an energy below an exact one."""
     if outcome.state != "done":
         return _Flags([], [])
-    flagged = [str(flag) for flag in json.loads(outcome.inference["flags"])]
-    sampling = json.loads(outcome.inference["flags_sampling"])
-    flags = [flag for flag in flagged if flag in sampling]
+    flags, doubtful = flags_of(outcome.inference)
     energy, error = _energy(outcome)
     if not math.isfinite(energy):
         flags.append("the energy is not a number")
@@ -177,7 +178,7 @@ def _run_flags(outcome: RunOutcome, run_id: str, published: list[PublishedEnergi
                 f"({below / sigma if sigma else math.inf:.1f} sigma) below {exact.label}: the "
                 "walkers may not be in equilibrium"
             )
-    return _Flags(flags, [flag for flag in flagged if flag not in sampling])
+    return _Flags(flags, doubtful)
 
 
 def _energy(outcome: RunOutcome) -> tuple[float, float]:
@@ -188,6 +189,7 @@ def _energy(outcome: RunOutcome) -> tuple[float, float]:
 
 def _verdicts(
     outcomes: Mapping[str, RunOutcome],
+    accuracies: Mapping[str, float],
     flags: Mapping[str, _Flags],
     deviating: Mapping[str, Deviation | None],
 ) -> dict[str, Verdict]:
@@ -197,6 +199,7 @@ def _verdicts(
             outcome.optimisation,
             outcome.inference,
             outcome.reference,
+            accuracies[run_id],
             *flags[run_id],
             deviating.get(run_id),
         )
@@ -257,6 +260,8 @@ def _row(
             verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason
         ),
     }
+    if run.run_id in verdicts and (left := verdicts[run.run_id].left):
+        row |= {"left_Eh": left.value, "left_error_Eh": left.error}
     known = {entry.column: entry.values for entry in published if run.run_id in entry.values}
     return row | {column: values[run.run_id] for column, values in known.items()}
 

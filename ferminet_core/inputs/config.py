@@ -428,6 +428,14 @@ class InferenceConfig(Section):
         json_schema_extra=_why("fewer than a hundred show no drift; a hundred million take months"),
         description="Records after which the measurement starts even if the energy still drifts.",
     )
+    accuracy: float = Field(
+        1e-3,
+        gt=0,
+        le=10,
+        description="Error of the energy, in hartree, up to which a run counts as converged. "
+        "It enters verdicts only.",
+        json_schema_extra=_resume(Resume.FREE) | _why("every run meets it"),
+    )
     keep_every: Whole = Field(
         100,
         ge=RECORDS_PER_CALL,
