@@ -30,7 +30,7 @@ BOOTSTRAP_RATIO_LIMIT = 2.0
 PULL_LIMIT = 0.5
 # A pull of less than a tenth of chemical accuracy is not flagged: no curve shows it.
 PULL_MATTERS = 0.1 * CHEMICAL_ACCURACY
-# Share of the local energies. With a spread of a hartree, so many that are left out move the mean by
+# Share of the local energies. With a spread of a hartree, leaving out so many moves the mean by
 # 0.1 mEh. Fewer are overflows on a node.
 MAX_NONFINITE = 1e-4
 # Below this spread (relative to |median|) E_L is constant to float32 rounding, as it is for an

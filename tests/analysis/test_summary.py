@@ -39,29 +39,9 @@ from ferminet_core.units import BOHR_IN_ANGSTROM
 GRID = [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]
 
 COLUMNS = [  # fixed: other tools read them
-    *(
-        "run_id",
-        "geometry",
-        "variant",
-        "R",
-        "state",
-        "energy_Eh",
-        "error_Eh",
-        "left_Eh",
-        "left_error_Eh",
-    ),
-    *(
-        "variance_Eh2",
-        "tau",
-        "rhat",
-        "s2",
-        "s2_error",
-        "n_nonfinite",
-        "n_outliers",
-        "pmove",
-        "hf_Eh",
-        "hf_method",
-    ),
+    *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh"),
+    *("left_Eh", "left_error_Eh", "variance_Eh2"),
+    *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
     *("n_opt", "n_samples", "neighbour", "wall_s", "node_h", "verdict"),
     *("molecule", "total_charge", "spin_2S"),
 ]
@@ -235,11 +215,11 @@ def test_the_accuracy_of_a_scan_decides_on_its_errors(tmp_path: Path) -> None:
 
 
 def test_the_estimate_of_what_is_left_is_in_the_table(scan: Scan) -> None:
-    """E = E_0 + 0.1 variance, and an inference 2 mEh above E_0."""
+    """E = E_0 + 0.2 variance, which ends at 0.01 hartree^2."""
     outcomes = outcomes_on_the_curve(scan)
     first = scan.runs[0].run_id
     series = settled(0.0)
-    energy = outcomes[first].inference["energy_Eh"] - 2e-3 + 0.1 * series["variance_Eh2"]
+    energy = outcomes[first].inference["energy_Eh"] - 2e-3 + 0.2 * series["variance_Eh2"]
     noise = 1e-4 * np.random.default_rng(1).standard_normal(400)
     series |= {"energy_Eh": energy + noise, "error_Eh": np.full(400, 1e-4)}
     outcomes[first] = outcomes[first]._replace(optimisation=series)
