@@ -332,7 +332,8 @@ class OptimiseConfig(Section):
         gt=0,
         le=10,
         json_schema_extra=_RATE,
-        description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
+        description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4, of a "
+        "program with other units). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
     )
     delay: float = Field(
