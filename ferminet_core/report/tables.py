@@ -116,9 +116,7 @@ def fitted_points(curve: Mapping[str, Any]) -> str:
         if curve[key]:
             text += f", {len(curve[key])} of them {words}"
     if (scatter := curve["scatter"]) > 1:
-        text += (
-            f"; the points scatter by {scatter:.2g} times their errors, which the errors include"
-        )
+        text += f"; the best fit misses them by {scatter:.2g} times their errors, which is included"
     return text
 
 
