@@ -138,9 +138,9 @@ def fit_minimum(
     one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
     and Neil 2021); the spread between the fits is the model error. The statistical error comes
     from refitting normally distributed resamples of the energies. Where even the best fit leaves a
-    chi^2 per degree of freedom above 1, the points scatter by more than their errors, or lie too far
-    apart for the polynomials: the errors are multiplied by its root first. A grid of more than 40
-    points is thinned (`_thinned`).
+    chi^2 per degree of freedom above 1, the points scatter by more than their errors, or lie too
+    far apart for the polynomials: the errors are multiplied by its root first. A grid of more than
+    40 points is thinned (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.
