@@ -169,11 +169,7 @@ def fit_minimum(
     if not fits:
         raise FitRefusedError("the errors are too large to locate a minimum between the points")
     scatter = _scatter(fits, n_points)
-    n_used = np.array([fit.window.stop - fit.window.start for fit in fits])
-    n_parameters = np.array([fit.degree + 1 for fit in fits])
-    chi_squared = np.array([fit.chi_squared for fit in fits]) / scatter**2
-    aic = chi_squared + 2 * n_parameters + 2 * (n_points - n_used)
-    weights = np.exp(-0.5 * (aic - aic.min()))
+    weights = _weights(fits, scatter, n_points)
     keep = weights > _LEAST_WEIGHT
     weights = weights[keep] / weights[keep].sum()
     values = np.array([fit.values for fit in fits])[keep]  # (models, quantity, measured, resamples)
@@ -186,6 +182,15 @@ def fit_minimum(
     widest = slice(min(w.start for w in kept), max(w.stop for w in kept))
     used = tuple(distance[widest].tolist())
     return CurveMinimum(bond_length, frequency, minimum, len(kept), used, scatter)
+
+
+def _weights(fits: Sequence["_WindowFit"], scatter: float, n_points: int) -> np.ndarray:
+    """exp(-AIC / 2) of each fit, relative to the best one."""
+    n_used = np.array([fit.window.stop - fit.window.start for fit in fits])
+    n_parameters = np.array([fit.degree + 1 for fit in fits])
+    chi_squared = np.array([fit.chi_squared for fit in fits]) / scatter**2
+    aic = chi_squared + 2 * n_parameters + 2 * (n_points - n_used)
+    return np.asarray(np.exp(-0.5 * (aic - aic.min())))
 
 
 def _scatter(fits: Sequence["_WindowFit"], n_points: int) -> float:
