@@ -48,8 +48,9 @@ REMAINING = 0.25
 # Hartree. The rate of KFAC and SPRING is a step of imaginary time, in which the part of an excited
 # state in the energy decays as exp(-2 gap time); few molecules have lower excitations.
 GAP = 0.25
-# Least excess energy per variance, 1 / hartree: half of the smallest ratio among all runs of the
-# benchmarks with a known energy (neon: 8 mEh at 1.2 hartree^2; lighter atoms have more).
+# Least excess energy per variance, 1 / hartree: half of the smallest ratio among the runs of the
+# benchmarks that lie clearly above a known energy (neon: 8 mEh at 1.2 hartree^2; lighter atoms and
+# molecules have more).
 LEAST_SLOPE = 0.003
 # Below this share of the sum of rates, the last half of the iterations changed little.
 DEAD_RATE = 0.1
@@ -352,7 +353,7 @@ def _trend(
     time = float(rate[-trend.length :].sum())
     seen = 1.0 if math.isnan(time) else -math.expm1(-2.0 * GAP * time)
     possible = (2.0 * trend.fall_error + (0.0 if falls else max(trend.fall, 0.0))) / seen
-    excluded = left is not None and left.value + 2.0 * left.error < accuracy
+    excluded = left is not None and abs(left.value) + 2.0 * left.error < accuracy
     if falls and trend.remaining > bar:
         more = trend.more
         reason = f"the energy fell {moved}, and {_milli(trend.remaining)} mEh remain"
