@@ -89,9 +89,8 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     flags = {
         run.run_id: _run_flags(outcomes[run.run_id], run.run_id, published) for run in scan.runs
     }
-    accuracies = {run.run_id: run.config.inference.accuracy for run in scan.runs}
     deviating = _deviations(curves, single, scan.runs, outcomes)
-    verdicts = _verdicts(outcomes, accuracies, flags, deviating)
+    verdicts = _verdicts(scan.runs, outcomes, flags, deviating)
     columns = scan_table.columns(parameters, published, {single: unit} if single else {})
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
@@ -188,24 +187,27 @@ def _energy(outcome: RunOutcome) -> tuple[float, float]:
 
 
 def _verdicts(
+    runs: Sequence[RunSpec],
     outcomes: Mapping[str, RunOutcome],
-    accuracies: Mapping[str, float],
     flags: Mapping[str, _Flags],
     deviating: Mapping[str, Deviation | None],
 ) -> dict[str, Verdict]:
     """The verdicts on all finished runs."""
-    return {
-        run_id: judge(
-            outcome.optimisation,
-            outcome.inference,
-            outcome.reference,
-            accuracies[run_id],
-            *flags[run_id],
-            deviating.get(run_id),
-        )
-        for run_id, outcome in outcomes.items()
-        if outcome.state == "done"
-    }
+    found = {}
+    for run in runs:
+        outcome = outcomes[run.run_id]
+        if outcome.state == "done":
+            found[run.run_id] = judge(
+                outcome.optimisation,
+                outcome.inference,
+                outcome.reference,
+                run.config.inference.accuracy,
+                *flags[run.run_id],
+                deviating.get(run.run_id),
+                # Adam's rate is the size of a step, whatever the gradient.
+                rate_is_time=run.config.optimise.optimiser != "adam",
+            )
+    return found
 
 
 def _deviations(

@@ -1,7 +1,8 @@
 """The verdict on a finished run: converged, not converged, or suspect (NumPy only).
 
-The rules use series and measured numbers, and one setting, the accuracy that the scan is for. Each
-rule gives a `Finding`, with a reason if something is wrong. A finding has one of three weights:
+The rules use series and measured numbers, one setting, the accuracy that the scan is for, and the
+meaning of the rate. Each rule gives a `Finding`, with a reason if something is wrong. A finding has
+one of three weights:
 
 UNTRUSTED    The walkers do not sample |psi|^2, or numbers are missing. The energy is then not
              variational: its convergence cannot be judged, and more iterations do not help.
@@ -157,6 +158,8 @@ def judge(
     untrusted: Iterable[str] = (),
     doubtful: Iterable[str] = (),
     deviation: Deviation | None = None,
+    *,
+    rate_is_time: bool = True,
 ) -> Verdict:
     """The verdict on one finished run.
 
@@ -168,6 +171,7 @@ def judge(
         untrusted: flags that make the energy untrusted, in plain sentences.
         doubtful: flags that only make it doubtful, in plain sentences.
         deviation: from the prediction by the neighbours on the run's curve, if there is one.
+        rate_is_time: whether the learning rate is a step of imaginary time, per hartree.
     """
     names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
     findings = [Finding("flags", {name: _number(inference, name) for name in names})]
@@ -183,7 +187,7 @@ def judge(
     ]
     series = _finite(optimisation)
     left = _zero_variance(series, inference)
-    findings += _optimisation(series, inference, accuracy, left)
+    findings += _optimisation(series, inference, accuracy, left, rate_is_time)
     if deviation is not None:
         findings.append(_smoothness(deviation, inference, accuracy))
     return Verdict(_text(findings), findings, left)
@@ -202,6 +206,7 @@ def _optimisation(
     inference: Mapping[str, Any],
     accuracy: float,
     left: Left | None,
+    rate_is_time: bool,
 ) -> Iterator[Finding]:
     """Findings on the series of the optimisation."""
     n_steps = len(series.get("energy_Eh", ()))
@@ -219,8 +224,9 @@ def _optimisation(
         return
     rate = _rates(series)
     trend = energy_trend(series["energy_Eh"], _bar(inference, accuracy), rate)
+    time = float(rate[-trend.length :].sum()) if rate_is_time else math.nan
     found = [
-        _trend(trend, rate, inference, accuracy, left),
+        _trend(trend, n_steps, time, inference, accuracy, left),
         _left(n_steps, inference, accuracy, left),
     ]
     yield from found
@@ -325,7 +331,8 @@ def _regress(regressors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
 
 def _trend(
     trend: Trend,
-    rate: np.ndarray,
+    n_steps: int,
+    time: float,
     inference: Mapping[str, Any],
     accuracy: float,
     left: Left | None,
@@ -334,12 +341,12 @@ def _trend(
 
     The energy falls if a straight line falls by more than 3 of its errors and the remainder is
     above the bar (see `_bar`). Noise could hide a fall if the fall plus two of its errors exceeds
-    the accuracy; the noise decreases as the square root of the length. If the rates are steps of
-    imaginary time, the fall is only a part of the remainder, 1 - exp(-2 GAP sum of rates). An
-    estimate of what is left that excludes the fall takes precedence over the noise. An energy that
-    rises needs smaller steps, not more of them.
+    the accuracy; the noise decreases as the square root of the length. The fall is only a part of
+    the remainder, 1 - exp(-2 GAP time), if the imaginary time over the same iterations is known
+    (else NaN). An estimate of what is left that excludes the fall takes precedence over the noise.
+    An energy that rises needs smaller steps, not more of them.
     """
-    bar, n_steps = _bar(inference, accuracy), rate.size
+    bar = _bar(inference, accuracy)
     kept = ("fall", "fall_error", "remaining")
     numbers = {f"{k}_Eh": v for k, v in trend._asdict().items() if k in kept} | {"bar_Eh": bar}
     clear = TREND_SIGMAS * trend.fall_error
@@ -350,7 +357,6 @@ def _trend(
     if -trend.fall > max(clear, bar):
         return Finding("trend", numbers, f"the energy rose {moved}")
     falls = trend.fall > clear
-    time = float(rate[-trend.length :].sum())
     seen = 1.0 if math.isnan(time) else -math.expm1(-2.0 * GAP * time)
     possible = (2.0 * trend.fall_error + (0.0 if falls else max(trend.fall, 0.0))) / seen
     excluded = left is not None and abs(left.value) + 2.0 * left.error < accuracy

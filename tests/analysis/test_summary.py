@@ -214,6 +214,22 @@ def test_the_accuracy_of_a_scan_decides_on_its_errors(tmp_path: Path) -> None:
     assert "and 24000 more records are needed" in texts[1]
 
 
+def test_the_rates_of_adam_are_no_imaginary_time(tmp_path: Path) -> None:
+    write_literature(tmp_path)
+    texts = {}
+    for optimiser in ("adam", "spring"):
+        folder = tmp_path / optimiser
+        folder.mkdir()
+        scan = make_scan(folder, f"{H2}overrides: {{optimise.optimiser: {optimiser}}}\n")
+        outcomes = outcomes_on_the_curve(scan)
+        first = scan.runs[0].run_id
+        series = {**outcomes[first].optimisation, "learning_rate": np.full(400, 1e-4)}
+        outcomes[first] = outcomes[first]._replace(optimisation=series)
+        texts[optimiser] = str(summarise(scan, outcomes).table.loc[0, "verdict"])
+    assert texts["adam"] == "converged"
+    assert "as the rates of the last 200 iterations sum to 0.02" in texts["spring"]
+
+
 def test_the_estimate_of_what_is_left_is_in_the_table(scan: Scan) -> None:
     """E = E_0 + 0.2 variance, which ends at 0.01 hartree^2."""
     outcomes = outcomes_on_the_curve(scan)

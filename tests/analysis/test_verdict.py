@@ -310,6 +310,10 @@ def test_a_rate_too_small_to_show_a_fall() -> None:
     assert moving.text == "converged"
     assert "as the rates of the last 1000 iterations sum to 0.005" in resting.text
     assert resting.text.startswith("not converged")
+    # Adam's rate is no time.
+    series = optimisation(LIMIT + noise(), learning_rate=np.full(N_STEPS, 5e-6))
+    adam = judge(series, inference(), {}, ACCURACY, rate_is_time=False)
+    assert adam.text == "converged"
 
 
 def test_a_usual_decay_of_the_rate_is_no_reason() -> None:
