@@ -99,9 +99,11 @@ def _minimum(
         "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
         "minimum_Eh": _plain_estimate(minimum.energy),
         "n_models": minimum.n_models,
+        "scatter": minimum.scatter,
         "fitted": list(used["run_id"]),
         "fitted_bohr": [min(minimum.used), max(minimum.used)],
         "fitted_suspect": list(used["run_id"][used["verdict"].str.startswith("suspect")]),
+        "fitted_unconverged": list(used["run_id"][used["verdict"].str.startswith("not converged")]),
         **_depth(minimum, symbols, curve.state.charge, fragments),
     }
 

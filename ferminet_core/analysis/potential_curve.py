@@ -5,6 +5,7 @@ Sources, cited below by name:
     Jay and Neil, Phys. Rev. D 103, 114502 (2021): averaging over models and over fit windows.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +61,9 @@ _N_RESAMPLES = 300
 _MOST_POINTS = 40
 # Relative weight below which a model cannot move the average by a noticeable part of its error.
 _LEAST_WEIGHT = 1e-3
+# Degrees of freedom of a fit whose chi^2 tells the scatter of the points: at least 2, and a quarter
+# of the points. The smallest of many chi^2 of few degrees of freedom is small by chance.
+_LEAST_FREEDOM, _FREEDOM_SHARE = 2, 4
 # Hartree. Smaller errors are rounding, not statistics; this keeps the weights finite.
 _LEAST_ERROR = 1e-8
 
@@ -92,6 +96,7 @@ class CurveMinimum(NamedTuple):
     energy: Estimate  # hartree
     n_models: int  # pairs of window and degree with a noticeable weight
     used: tuple[float, ...]  # bond lengths of all points in the windows of these, bohr
+    scatter: float  # by how many of their errors the best fit misses the points; at least 1
 
 
 class NonParallelity(NamedTuple):
@@ -132,8 +137,10 @@ def fit_minimum(
     weighted by the errors, to every window of at least 5 neighbouring points around the lowest
     one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
     and Neil 2021); the spread between the fits is the model error. The statistical error comes
-    from refitting normally distributed resamples of the energies. A grid of
-    more than 40 points is thinned first (`_thinned`).
+    from refitting normally distributed resamples of the energies. Where even the best fit leaves a
+    chi^2 per degree of freedom above 1, the points scatter by more than their errors, or lie too
+    far apart for the polynomials: the errors are multiplied by its root first. A grid of more than
+    40 points is thinned (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.
@@ -155,32 +162,49 @@ def fit_minimum(
     noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
     # Column 0 holds the measured energies, the others the resamples.
     samples = energy[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1)
-    fits, log_weights, windows = [], [], []
+    fits: list[_WindowFit] = []
     for window, degree in _windows(n_points, lowest):
-        fit = _fit_window(
-            distance[window], samples[window], error[window], distance[lowest], degree, mass
-        )
-        if fit is None:
-            continue
-        n_left_out = n_points - fit.n_points
-        log_weights.append(-0.5 * (fit.chi_squared + 2 * (degree + 1) + 2 * n_left_out))
-        fits.append(fit.values)
-        windows.append(window)
+        fit = _fit_window(distance, samples, error, window, distance[lowest], degree, mass)
+        fits += [fit] if fit else []
     if not fits:
         raise FitRefusedError("the errors are too large to locate a minimum between the points")
-    weights = np.exp(np.array(log_weights) - max(log_weights))
+    scatter = _scatter(fits, n_points)
+    weights = _weights(fits, scatter, n_points)
     keep = weights > _LEAST_WEIGHT
     weights = weights[keep] / weights[keep].sum()
-    values = np.array(fits)[keep]  # (models, quantity, measured and resamples)
+    values = np.array([fit.values for fit in fits])[keep]  # (models, quantity, measured, resamples)
+    variances = scatter**2 * np.nanvar(values[:, :, 1:], axis=2, ddof=1)
     bond_length, frequency, minimum = (
-        model_average(weights, values[:, q, 0], np.nanvar(values[:, q, 1:], axis=1, ddof=1))
-        for q in range(3)
+        model_average(weights, values[:, q, 0], variances[:, q]) for q in range(3)
     )
     # All windows contain the lowest point, so the points in any of them are neighbours.
-    kept = [window for window, noticeable in zip(windows, keep, strict=True) if noticeable]
+    kept = [fit.window for fit, noticeable in zip(fits, keep, strict=True) if noticeable]
     widest = slice(min(w.start for w in kept), max(w.stop for w in kept))
     used = tuple(distance[widest].tolist())
-    return CurveMinimum(bond_length, frequency, minimum, len(kept), used)
+    return CurveMinimum(bond_length, frequency, minimum, len(kept), used, scatter)
+
+
+def _weights(fits: Sequence["_WindowFit"], scatter: float, n_points: int) -> np.ndarray:
+    """exp(-AIC / 2) of each fit, relative to the best one."""
+    n_used = np.array([fit.window.stop - fit.window.start for fit in fits])
+    n_parameters = np.array([fit.degree + 1 for fit in fits])
+    chi_squared = np.array([fit.chi_squared for fit in fits]) / scatter**2
+    aic = chi_squared + 2 * n_parameters + 2 * (n_points - n_used)
+    return np.asarray(np.exp(-0.5 * (aic - aic.min())))
+
+
+def _scatter(fits: Sequence["_WindowFit"], n_points: int) -> float:
+    """The root of the smallest chi^2 per degree of freedom, if it exceeds 1, else 1.
+
+    A window that is too wide for its degree misfits without any scatter, so the best fit decides.
+    """
+    freedom = np.array([fit.window.stop - fit.window.start - fit.degree - 1 for fit in fits])
+    least = min(max(_LEAST_FREEDOM, n_points // _FREEDOM_SHARE), int(freedom.max()))
+    enough = freedom >= max(least, 1)
+    if not enough.any():
+        return 1.0
+    chi_squared = np.array([fit.chi_squared for fit in fits])
+    return max(1.0, float(np.sqrt(np.min(chi_squared[enough] / freedom[enough]))))
 
 
 def _bracketed_minimum(distance: np.ndarray, energy: np.ndarray, error: np.ndarray) -> int:
@@ -228,7 +252,8 @@ def _thinned(
 class _WindowFit(NamedTuple):
     values: np.ndarray  # (r_e, omega_e, energy) x (measured and resamples)
     chi_squared: float
-    n_points: int
+    window: slice  # of the points
+    degree: int
 
 
 def _windows(n_points: int, lowest: int) -> list[tuple[slice, int]]:
@@ -249,11 +274,13 @@ def _fit_window(
     distance: np.ndarray,
     samples: np.ndarray,
     error: np.ndarray,
+    window: slice,
     centre: float,
     degree: int,
     mass: float,
 ) -> _WindowFit | None:
-    """Fit one polynomial to all resamples; None where too many have no minimum inside."""
+    """Fit a polynomial to a window of all resamples; None where too many have no minimum inside."""
+    distance, samples, error = distance[window], samples[window], error[window]
     x = (distance - centre) / distance
     offset = samples[:, 0].min()  # total energies are large compared with the well
     design = np.vander(x, degree + 1, increasing=True)
@@ -273,7 +300,7 @@ def _fit_window(
     # standard deviation meaningless.
     if not found[0] or found.mean() < 0.95:
         return None
-    return _WindowFit(values, float(residual @ residual), distance.size)
+    return _WindowFit(values, float(residual @ residual), window, degree)
 
 
 def _polynomial_minimum(

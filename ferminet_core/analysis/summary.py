@@ -24,6 +24,7 @@ from ferminet_core.analysis.derived_quantities import (
     quantities,
     quantity_variables,
 )
+from ferminet_core.analysis.estimates import flags_of
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.localisation import localisation_flags
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
@@ -87,7 +88,8 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     curves = curves_of(scan.runs, single)
     unit = _parameter_unit(scan, single)
     flags = {run.run_id: _run_flags(outcomes[run.run_id], run, published) for run in scan.runs}
-    verdicts = _verdicts(outcomes, flags, _deviations(curves, single, scan.runs, outcomes))
+    deviating = _deviations(curves, single, scan.runs, outcomes)
+    verdicts = _verdicts(scan.runs, outcomes, flags, deviating)
     columns = scan_table.columns(parameters, published, {single: unit} if single else {})
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
@@ -159,9 +161,7 @@ def _run_flags(outcome: RunOutcome, run: RunSpec, published: list[PublishedEnerg
     """The flags of the inference, of moments against symmetry, and of energies below exact ones."""
     if outcome.state != "done":
         return _Flags([], [])
-    flagged = [str(flag) for flag in json.loads(outcome.inference["flags"])]
-    sampling = json.loads(outcome.inference["flags_sampling"])
-    flags = [flag for flag in flagged if flag in sampling]
+    flags, doubtful = flags_of(outcome.inference)
     energy, error = _energy(outcome)
     if not math.isfinite(energy):
         flags.append("the energy is not a number")
@@ -176,7 +176,6 @@ def _run_flags(outcome: RunOutcome, run: RunSpec, published: list[PublishedEnerg
                 f"({below / sigma if sigma else math.inf:.1f} sigma) below {exact.label}: the "
                 "walkers may not be in equilibrium"
             )
-    doubtful = [flag for flag in flagged if flag not in sampling]
     return _Flags(flags, doubtful + localisation_flags(outcome.inference, run.molecule))
 
 
@@ -187,22 +186,27 @@ def _energy(outcome: RunOutcome) -> tuple[float, float]:
 
 
 def _verdicts(
+    runs: Sequence[RunSpec],
     outcomes: Mapping[str, RunOutcome],
     flags: Mapping[str, _Flags],
     deviating: Mapping[str, Deviation | None],
 ) -> dict[str, Verdict]:
     """The verdicts on all finished runs."""
-    return {
-        run_id: judge(
-            outcome.optimisation,
-            outcome.inference,
-            outcome.reference,
-            *flags[run_id],
-            deviating.get(run_id),
-        )
-        for run_id, outcome in outcomes.items()
-        if outcome.state == "done"
-    }
+    found = {}
+    for run in runs:
+        outcome = outcomes[run.run_id]
+        if outcome.state == "done":
+            found[run.run_id] = judge(
+                outcome.optimisation,
+                outcome.inference,
+                outcome.reference,
+                run.config.inference.accuracy,
+                *flags[run.run_id],
+                deviating.get(run.run_id),
+                # Adam's rate is the size of a step, whatever the gradient.
+                rate_is_time=run.config.optimise.optimiser != "adam",
+            )
+    return found
 
 
 def _deviations(
@@ -257,6 +261,8 @@ def _row(
             verdicts[run.run_id].text if run.run_id in verdicts else outcome.reason
         ),
     }
+    if run.run_id in verdicts and (left := verdicts[run.run_id].left):
+        row |= {"left_Eh": left.value, "left_error_Eh": left.error}
     known = {entry.column: entry.values for entry in published if run.run_id in entry.values}
     return row | {column: values[run.run_id] for column, values in known.items()}
 

@@ -76,16 +76,18 @@ def blocks(energy: np.ndarray, error: np.ndarray, variance: np.ndarray) -> Block
         error: (iterations,), standard errors over walkers, hartree.
         variance: (iterations,), of the local energy over walkers, hartree squared.
 
+    Iterations with a number that is not finite are left out.
+
     Raises:
-        ExtrapolationRefusedError: fewer than 240 iterations, or numbers that are not finite.
+        ExtrapolationRefusedError: fewer than 240 iterations.
     """
+    finite = np.isfinite(energy) & np.isfinite(error) & np.isfinite(variance)
+    energy, error, variance = energy[finite], error[finite], variance[finite]
     n = energy.size
     if n < MIN_ITERATIONS:
         raise ExtrapolationRefusedError(
             f"{n} iterations are too few (at least {MIN_ITERATIONS} are needed)"
         )
-    if not all(np.isfinite(series).all() for series in (energy, error, variance)):
-        raise ExtrapolationRefusedError("the series holds numbers that are not finite")
     edges = np.round(np.geomspace(_SKIPPED * n, n, N_BLOCKS + 1)).astype(int)
     parts = [slice(first, last) for first, last in itertools.pairwise(edges)]
     factor = _correlation_factor(energy[n // 2 :], error[n // 2 :])

@@ -361,7 +361,8 @@ class OptimiseConfig(Section):
         gt=0,
         le=10,
         json_schema_extra=_RATE,
-        description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4). A preset's value "
+        description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4, of a "
+        "program with other units). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
     )
     delay: float | None = Field(
@@ -467,6 +468,14 @@ class InferenceConfig(Section):
         le=MAX_COUNT,
         json_schema_extra=_why("fewer than a hundred show no drift; a hundred million take months"),
         description="Records after which the measurement starts even if the energy still drifts.",
+    )
+    accuracy: float = Field(
+        1e-3,
+        gt=0,
+        le=10,
+        description="Error of the energy, in hartree, up to which a run counts as converged. "
+        "It enters verdicts only.",
+        json_schema_extra=_resume(Resume.FREE) | _why("every run meets it"),
     )
     keep_every: Whole = Field(
         100,

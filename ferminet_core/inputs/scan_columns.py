@@ -107,6 +107,24 @@ _BEFORE_OBSERVABLES = (
         fixed(3, MILLI),
     ),
     Column(
+        "left_Eh",
+        Kind.NUMBER,
+        "left, estimated (mEh)",
+        "hartree",
+        "estimate of how far `energy_Eh` lies above the energy at zero variance, from the energy "
+        "against the variance of the optimisation; no bound, and empty where they do not lie on a "
+        "line",
+        fixed(2, MILLI),
+    ),
+    Column(
+        "left_error_Eh",
+        Kind.NUMBER,
+        "error of left (mEh)",
+        "hartree",
+        "standard error of `left_Eh`",
+        fixed(2, MILLI),
+    ),
+    Column(
         "variance_Eh2",
         Kind.NUMBER,
         "variance (Eh²)",
@@ -181,8 +199,8 @@ _AFTER_OBSERVABLES = (
         Kind.TEXT,
         "verdict",
         "",
-        "`converged`, `not converged: run N more iterations; why`, or `suspect: why`; of an "
-        "unfinished run the reason of its state",
+        "`converged`, `not converged: run N more iterations; why`, `not converged: N more records "
+        "are needed; why`, or `suspect: why`; of an unfinished run the reason of its state",
     ),
     Column("molecule", Kind.TEXT, "molecule", "", "formula of the nuclei"),
     Column("total_charge", Kind.COUNT, "charge", "", "total charge"),

@@ -81,8 +81,8 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
 def _optimisation(path: Path) -> dict[str, np.ndarray]:
     """The series that the verdict needs; empty if they are lost, since the energy still holds."""
     with contextlib.suppress(ArtefactError):
-        ds = artefacts.load(path, only=verdict.SERIES)
-        return {name: ds[name].to_numpy() for name in verdict.SERIES}
+        ds = artefacts.load_present(path, verdict.SERIES)
+        return {str(name): values.to_numpy() for name, values in ds.items()}
     return {}
 
 

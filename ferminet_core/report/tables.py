@@ -112,8 +112,12 @@ def fitted_points(curve: Mapping[str, Any]) -> str:
     text = (
         f"fitted to {len(curve['fitted'])} of {curve['n_points']} points, {low:g} to {high:g} bohr"
     )
-    suspect = len(curve["fitted_suspect"])
-    return f"{text}, {suspect} of them suspect" if suspect else text
+    for key, words in (("fitted_suspect", "suspect"), ("fitted_unconverged", "not converged")):
+        if curve[key]:
+            text += f", {len(curve[key])} of them {words}"
+    if (scatter := curve["scatter"]) > 1:
+        text += f"; the best fit misses them by {scatter:.2g} times their errors, which is included"
+    return text
 
 
 def against_fragments(found: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from helpers.scans import make_scan
-from helpers.series import healthy, optimisation, raw_series
+from helpers.series import ar1, healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.estimates import Conditions, figures
@@ -212,12 +212,44 @@ def test_an_observable_without_a_finite_value_has_no_figures() -> None:
     assert np.isfinite([found["dipole_x"], found["dipole_x_error"]]).all()
 
 
+@pytest.mark.parametrize(("length", "bias"), [(0.02, 3), (0.05, 3), (0.1, 3), (0.25, 6)])
+def test_drifts_that_the_halves_do_not_show(length: float, bias: float) -> None:
+    """exp(-t / T), T in records, that shifts the mean by some of its standard errors.
+
+    The window rule of the equilibration lets the last two pass.
+    """
+    n_samples, n_walkers, n_series = 1000, 64, 20
+    scale = length * n_samples
+    shape = np.exp(-np.arange(n_samples) / scale)[:, None]
+    # The error of the mean: tau is 3, and the variance of the series 1 / (1 - 1/4).
+    error = np.sqrt(3 / 0.75 / (n_samples * n_walkers))
+    size = bias * error / shape.mean()
+    found = [
+        estimates.drift(ar1(0.5, n_samples, n_walkers, seed).T + size * shape).sigmas
+        for seed in range(n_series)
+    ]
+    # All were found in trials; the difference of the halves exceeded 4 errors in one of ten.
+    assert np.mean(np.array(found) > estimates.DRIFT_SIGMAS) >= 0.9
+
+
+def test_records_in_equilibrium_hardly_ever_drift() -> None:
+    found = [abs(estimates.drift(ar1(0.5, 320, 64, seed).T).sigmas) for seed in range(400)]
+    # 0.4 expected of 400; 5 or more by chance with a probability of 6e-5.
+    assert sum(sigmas > estimates.DRIFT_SIGMAS for sigmas in found) < 5
+    assert np.isnan(estimates.drift(np.zeros((10, 1))).sigmas)
+    assert np.isnan(estimates.drift(np.zeros((1, 8))).sigmas)
+
+
 def test_what_counts_as_a_difference() -> None:
     derived = {"flags": json.dumps(["a"]), "energy_Eh": float("nan")}
     assert estimates.differences(dict(derived), derived) == []
     assert estimates.differences({"flags": '["a"]'}, derived) == [
         "energy_Eh is stored as None, its series give nan"
     ]
+    # A flag of an earlier version that no longer counts.
+    flags = {"flags": '["2 local energies are not finite"]', "n_nonfinite": 2, "n_samples": 1000}
+    stored = {**flags, "flags_sampling": flags["flags"], "n_walkers": 256}
+    assert estimates.differences(stored, {**stored, "flags": "[]", "flags_sampling": "[]"}) == []
     # A relative difference of 1e-12 is rounding, one of 1e-8 is not.
     assert estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.0 * (1 + 1e-12)}) == []
     assert len(estimates.differences({"energy_Eh": -150.0}, {"energy_Eh": -150.000002})) == 1

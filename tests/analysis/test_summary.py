@@ -39,7 +39,8 @@ from ferminet_core.units import BOHR_IN_ANGSTROM
 GRID = [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]
 
 COLUMNS = [  # fixed: other tools read them
-    *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh", "variance_Eh2"),
+    *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh"),
+    *("left_Eh", "left_error_Eh", "variance_Eh2"),
     *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
     *("n_opt", "n_samples", "neighbour", "wall_s", "node_h", "verdict"),
     *("molecule", "total_charge", "spin_2S"),
@@ -173,14 +174,78 @@ def test_energies_below_an_exact_reference_are_flagged(scan: Scan) -> None:
 def test_flags_of_the_inference_reach_the_verdict(scan: Scan) -> None:
     outcomes = outcomes_on_the_curve(scan)
     first, second = scan.runs[0].run_id, scan.runs[1].run_id
-    flags = json.dumps(["3 local energies are not finite"])
-    outcomes[first] = done(-1.0, flags=flags, flags_sampling=flags, n_nonfinite=3)
+    flags = json.dumps(["40 local energies are not finite"])
+    outcomes[first] = done(-1.0, flags=flags, flags_sampling=flags, n_nonfinite=40)
     outcomes[second] = done(-1.0, energy_Eh=float("nan"))
     summary = summarise(scan, outcomes)
-    assert "3 local energies are not finite" in str(summary.table.loc[0, "verdict"])
-    assert summary.table.loc[0, "n_nonfinite"] == 3
+    assert "40 local energies are not finite" in str(summary.table.loc[0, "verdict"])
+    assert summary.table.loc[0, "n_nonfinite"] == 40
     assert summary.table.loc[1, "verdict"] == "suspect: the energy is not a number"
     assert summary.derived["curves"][0]["n_points"] == len(GRID) - 1
+
+
+def test_single_energies_that_are_not_finite_are_counted_only(scan: Scan) -> None:
+    """Earlier versions flagged the first one: 3 of 256000 say nothing."""
+    outcomes = outcomes_on_the_curve(scan)
+    first = scan.runs[0].run_id
+    flags = json.dumps(["3 local energies are not finite"])
+    clean = outcomes[first].inference
+    spoiled = {**clean, "flags": flags, "flags_sampling": flags, "n_nonfinite": 3}
+    outcomes[first] = outcomes[first]._replace(inference=spoiled)
+    summary = summarise(scan, outcomes)
+    assert (summary.table.loc[0, "verdict"], summary.table.loc[0, "n_nonfinite"]) == (
+        "converged",
+        3,
+    )
+    assert summary.derived["flagged"] == {}
+
+
+def test_the_accuracy_of_a_scan_decides_on_its_errors(tmp_path: Path) -> None:
+    write_literature(tmp_path)
+    texts = []
+    for wanted in ("1.0e-3", "2.0e-5"):
+        folder = tmp_path / wanted
+        folder.mkdir()
+        scan = make_scan(folder, f"{H2}overrides: {{inference.accuracy: {wanted}}}\n")
+        texts.append(str(summarise(scan, outcomes_on_the_curve(scan)).table.loc[0, "verdict"]))
+    # An error of 0.1 mEh over 1000 records: 24 times as many more.
+    assert texts[0] == "converged"
+    assert texts[1].startswith("not converged: run ")
+    assert "and 24000 more records are needed" in texts[1]
+
+
+def test_the_rates_of_adam_are_no_imaginary_time(tmp_path: Path) -> None:
+    write_literature(tmp_path)
+    texts = {}
+    for optimiser in ("adam", "spring"):
+        folder = tmp_path / optimiser
+        folder.mkdir()
+        scan = make_scan(folder, f"{H2}overrides: {{optimise.optimiser: {optimiser}}}\n")
+        outcomes = outcomes_on_the_curve(scan)
+        first = scan.runs[0].run_id
+        series = {**outcomes[first].optimisation, "learning_rate": np.full(400, 1e-4)}
+        outcomes[first] = outcomes[first]._replace(optimisation=series)
+        texts[optimiser] = str(summarise(scan, outcomes).table.loc[0, "verdict"])
+    assert texts["adam"] == "converged"
+    assert "as the rates of the last 200 iterations sum to 0.02" in texts["spring"]
+
+
+def test_the_estimate_of_what_is_left_is_in_the_table(scan: Scan) -> None:
+    """E = E_0 + 0.2 variance, which ends at 0.01 hartree^2."""
+    outcomes = outcomes_on_the_curve(scan)
+    first = scan.runs[0].run_id
+    series = settled(0.0)
+    energy = outcomes[first].inference["energy_Eh"] - 2e-3 + 0.2 * series["variance_Eh2"]
+    noise = 1e-4 * np.random.default_rng(1).standard_normal(400)
+    series |= {"energy_Eh": energy + noise, "error_Eh": np.full(400, 1e-4)}
+    outcomes[first] = outcomes[first]._replace(optimisation=series)
+    table = summarise(scan, outcomes).table
+    left, error = (float(table[name].to_numpy()[0]) for name in ("left_Eh", "left_error_Eh"))
+    # The error is at least the inference's, 0.1 mEh; four of it.
+    assert left == pytest.approx(2e-3, abs=4 * error)
+    assert 1e-4 < error < 4e-4
+    assert "mEh are left, by the energy against the variance" in str(table.loc[0, "verdict"])
+    assert np.isnan(table["left_Eh"].to_numpy()[1])
 
 
 def test_verdicts_reach_the_table_the_details_and_the_terminal(scan: Scan) -> None:

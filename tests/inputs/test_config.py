@@ -3,10 +3,12 @@
 import json
 from typing import Any, get_args
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs import overrides
 from ferminet_core.inputs.config import (
     OPTIMISER_DEFAULTS,
     Config,
@@ -77,6 +79,15 @@ def test_paper_preset_is_the_default() -> None:
     assert resolve("paper", {}, where) == Config()
 
 
+@pytest.mark.parametrize("name", ["paper", "pfau2020"])
+def test_the_rates_of_a_full_calculation_are_many_steps_of_imaginary_time(name: str) -> None:
+    """exp(-2 gap time) with a gap of 0.1 hartree and a sum of 100 per hartree is 2e-9."""
+    config = resolve(name, {}, where).optimise
+    time = np.arange(config.iterations)
+    rates = config.learning_rate / (1 + time / config.delay) ** config.decay
+    assert rates.sum() > 100
+
+
 @pytest.mark.parametrize("name", ["smoke", "small", "paper", "pfau2020"])
 def test_presets_resolve_and_only_name_what_they_change(name: str) -> None:
     config = resolve(name, {}, where)
@@ -119,15 +130,20 @@ def test_the_delay_follows_the_iterations_unless_it_is_set() -> None:
     assert resolve("small", given, where).optimise.planned_delay() == 7.0
 
 
-def test_a_preset_speaks_of_its_own_optimiser_and_an_override_always_counts() -> None:
-    rate = presets()["pfau2020"]["optimise.learning_rate"]
-    assert resolve("pfau2020", {}, where).optimise.learning_rate == rate
-    kfac = resolve("pfau2020", {"optimise.optimiser": "kfac"}, where)
+def test_a_preset_speaks_of_its_own_optimiser_and_an_override_always_counts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rate = 0.02
+    with_rate = {"optimise.learning_rate": rate, "optimise.clip_centre": "median"}
+    chosen = {**presets(), "own": with_rate}
+    monkeypatch.setattr(overrides, "presets", lambda: chosen)
+    assert resolve("own", {}, where).optimise.learning_rate == rate
+    kfac = resolve("own", {"optimise.optimiser": "kfac"}, where)
     assert kfac.optimise.learning_rate == rate
     other = {"optimise.optimiser": "adam"}
-    adam = resolve("pfau2020", other, where).optimise
+    adam = resolve("own", other, where).optimise
     assert adam.learning_rate == OPTIMISER_DEFAULTS["adam"]["learning_rate"] != rate
-    assert adam.clip_centre == presets()["pfau2020"]["optimise.clip_centre"]
+    assert adam.clip_centre == "median"
     for preset in presets():
         given = {**other, "optimise.learning_rate": 0.3}
         assert resolve(preset, given, where).optimise.learning_rate == 0.3

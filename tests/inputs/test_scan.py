@@ -334,6 +334,7 @@ def test_stage_hashes_see_what_a_stage_depends_on(load: Load) -> None:
 
     assert changed() == [False, False, False, False, False]
     assert changed("inference.thin=3") == [False, False, False, True, False]
+    assert changed("inference.accuracy=3e-4") == [False, False, False, False, False]
     assert changed("optimise.clip=3") == [False, False, True, True, False]
     assert changed("network.layers=1") == [False, True, True, True, False]
     assert changed("seed=1") == [False, True, True, True, False]

@@ -3,6 +3,7 @@
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from helpers.scans import ATOMS, H2, make_scan, morse, save_run, write_literatur
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.report import page, plots, scan_files
+from ferminet_core.report.tables import fitted_points
 from ferminet_core.storage import artefacts
 
 # A slip in TeX, a price, a dollar in a legend, a name that a legend would leave out, and glyphs
@@ -94,3 +96,21 @@ def test_a_picture_that_fails_costs_nothing_else(
 def test_characters_that_are_not_printable_are_refused(tmp_path: Path, escape: str) -> None:
     with pytest.raises(InputError, match=r"h2.yaml:2: found the character U\+[0-9A-F]{4}, which"):
         make_scan(tmp_path, H2.replace("units", f'title: "a{escape}b"\nunits', 1))
+
+
+def test_the_points_of_a_fit_are_named_with_their_verdicts_and_their_scatter() -> None:
+    curve: dict[str, Any] = {
+        "fitted": ["r_1", "r_1.2", "r_1.4", "r_1.7", "r_2"],
+        "fitted_bohr": [1.0, 2.0],
+        "fitted_suspect": [],
+        "fitted_unconverged": [],
+        "n_points": 9,
+        "scatter": 1.0,
+    }
+    fitted = "fitted to 5 of 9 points, 1 to 2 bohr"
+    assert fitted_points(curve) == fitted
+    worse = {"fitted_suspect": ["r_1"], "fitted_unconverged": ["r_2", "r_1.2"], "scatter": 2.34}
+    assert fitted_points(curve | worse) == (
+        f"{fitted}, 1 of them suspect, 2 of them not converged; "
+        "the best fit misses them by 2.3 times their errors, which is included"
+    )

@@ -16,17 +16,17 @@ from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.collectives import AXIS
-from ferminet_core.stages import datasets
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
+from ferminet_core.stages import datasets
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.optimise import Inputs, Optimise, State
 from ferminet_core.stages.pretrain import Pretrain
-from ferminet_core.wavefunction.envelopes import LEAST_DECAY
 from ferminet_core.stages.warm_start import WarmStart
 from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
 from ferminet_core.vmc.optimisers.protocol import Sample
 from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction.envelopes import LEAST_DECAY
 
 MOLECULE = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0)
 MOLECULE_SHORT = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 1.4)), charge=0, spin=0)

@@ -90,7 +90,7 @@ def test_twenty_updates_are_no_convergence(scan: Path) -> None:
     verdicts = json.loads((scan / "summary.json").read_text())["verdicts"]
     for run, verdict in table["verdict"].items():
         # By the rule: so short a sampling may be suspect as well, which then comes first. The trend
-        # of 20 energies of 64 walkers is uncertain by far more than the 1.6 mEh that it may fall.
+        # of 20 energies of 64 walkers is uncertain by far more than the 1 mEh that it may fall.
         assert verdict.startswith(("not converged: run ", "suspect: "))
         assert verdicts[run]["rules"]["trend"]["wrong"] != []
     assert verdicts["r_1.4"]["rules"]["trend"]["wrong"] == [
