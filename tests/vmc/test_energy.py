@@ -93,7 +93,10 @@ def test_energy_gradient_against_finite_differences_with_reweighting() -> None:
     assert float(found) == pytest.approx(float(expected), rel=1e-9)
 
 
-@pytest.mark.parametrize("optimiser", list(OPTIMISERS))
+@pytest.mark.parametrize(
+    "optimiser",
+    [pytest.param(x, marks=pytest.mark.slow if x == "kfac" else ()) for x in OPTIMISERS],
+)
 def test_walkers_on_a_node_leave_the_gradient_of_the_others(optimiser: str) -> None:
     """psi = 0: two like spins at one place. All walkers of the first of two devices are such."""
     spins, nuclei = (2, 0), Nuclei(jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]]), jnp.ones(2))
