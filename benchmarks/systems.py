@@ -21,7 +21,7 @@ PRESET = "smoke"
 # walkers steps as long as the norm constraint allows are mostly noise: twenty leave N2 0.7 hartree
 # higher.
 NEAR_HARTREE_FOCK = [
-    "pretrain.orbital_tolerance=0.015",
+    "pretrain.orbital_tolerance=0.02",
     "pretrain.max_iterations=10000",
     "optimise.iterations=20",
     "optimise.learning_rate=1e-4",

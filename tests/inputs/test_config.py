@@ -84,7 +84,7 @@ def test_the_rates_of_a_full_calculation_are_many_steps_of_imaginary_time(name: 
     """exp(-2 gap time) with a gap of 0.1 hartree and a sum of 100 per hartree is 2e-9."""
     config = resolve(name, {}, where).optimise
     time = np.arange(config.iterations)
-    rates = config.learning_rate / (1 + time / config.delay) ** config.decay
+    rates = config.learning_rate / (1 + time / config.planned_delay()) ** config.decay
     assert rates.sum() > 100
 
 

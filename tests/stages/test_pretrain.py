@@ -101,7 +101,8 @@ def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
     # An independent look at the result: loose settings keep it short, the bar is their own.
     section = {"orbital_tolerance": 0.1, "energy_tolerance": 0.05, "max_iterations": 1500}
     stage = Pretrain(spec_of(LITHIUM, pretrain=section), solve(LITHIUM))
-    state, series = run(stage)
+    notes: list[str] = []
+    state, series = run(stage, lambda step: notes.extend(step.notes))
     assert series["orbital_misfit"][-1] < 0.1
     excess = series["energy_Eh"][-1] - stage.e_hf
     # Below E_HF only by what correlation can give (45 mEh) and noise.
@@ -110,6 +111,8 @@ def test_pretraining_of_lithium_ends_near_hartree_fock() -> None:
     assert int(state.step) < 1500
     result = stage.result(state, series)
     assert result.attrs["converged"] == 1
+    (note,) = notes  # at the end
+    assert f"scatter of log|psi/psi_HF| {series['scatter'][-1]:.3f}" in note
     assert result.attrs["scatter"] == series["scatter"][-1] < 0.5
     assert result["walkers"].shape == (64, 3, 3)
 

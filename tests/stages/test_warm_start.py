@@ -28,7 +28,7 @@ def hydrogen(bond: float, shift: float = 0.0) -> Molecule:
     return Molecule(symbols=("H", "H"), positions=((0, 0, shift), (0, 0, shift + bond)))
 
 
-def planned(folder: Path, text: str) -> dict[str, tuple[str, int, float]]:
+def planned(folder: Path, text: str) -> dict[str, tuple[str, int, float | None]]:
     """Neighbour, iterations and delay of each run of a system file."""
     path = folder / "system.yaml"
     path.write_text(SYSTEM + text)

@@ -110,7 +110,7 @@ def test_walkers_on_a_node_leave_the_gradient_of_the_others(optimiser: str) -> N
     good = np.asarray([4, 5, 7])
     _, log = networks.apply(params, electrons, nuclei.positions, spins)
     np.testing.assert_array_equal(np.flatnonzero(np.isfinite(log)), good)
-    method = make_optimiser(OptimiseConfig(optimiser=optimiser), spins, 4)
+    method = make_optimiser(OptimiseConfig.model_validate({"optimiser": optimiser}), spins, 4)
     start = method.init(params, electrons[:4], nuclei)
 
     def update(walkers: jax.Array) -> tuple[Update, jax.Array]:
