@@ -105,7 +105,7 @@ def test_a_setting_counts_for_the_stages_that_use_it(tmp_path: Path) -> None:
 
 
 def test_starts(tmp_path: Path) -> None:
-    text = H2.replace("[1.4]", "[1.4, 2.0]")
+    text = H2.replace("[1.4]", "[1.4, 2.0]") + "overrides: {optimise.delay: 1000}\n"
     warm = "warm_start: {anchors: [r_1.4]"
     cold, near, far = (
         make_scan(tmp_path, text + more).runs[1]

@@ -321,12 +321,14 @@ def test_a_geometry_that_differs_by_rounding_is_resumed(tmp_path: Path) -> None:
     assert "continues from step" in notes(job)[-1]
 
 
-KEYS = [key for key, rule in resume_rules().items() if rule is Resume.NO]
+KEYS = [key for key, rule in resume_rules().items() if rule in (Resume.NO, Resume.KEPT)]
 OTHER_VALUES = {
     "reference.method": "rhf",
     "reference.basis": "sto-3g",
     "network.determinant_form": "block",
     "network.envelope": "diagonal",
+    "network.inputs": "log",
+    "optimise.delay": 7.0,
     "pretrain.optimiser": "lamb",
     "optimise.optimiser": "adam",
     "optimise.clip_centre": "median",
