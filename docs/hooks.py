@@ -143,7 +143,7 @@ def settings() -> Iterator[str]:
             description = _text(str(details.description))
             if key in reasons:
                 description += f" Bounds: {reasons[key]}."
-            if rules[key] is not config.Resume.NO:
+            if rules[key] not in config.UNCHANGEABLE:
                 description += f" A resume may change it: {rules[key].value}."
             default = ", ".join([_code(getattr(value, field)), *others])
             rows.append([f"`{key}`", default, _allowed(schema), description])
@@ -176,7 +176,7 @@ def keys() -> Iterator[str]:
 def resume() -> Iterator[str]:
     """The settings that a resume may change."""
     rules = config.resume_rules().items()
-    rows = [[f"`{key}`", rule.value] for key, rule in rules if rule is not config.Resume.NO]
+    rows = [[f"`{key}`", rule.value] for key, rule in rules if rule not in config.UNCHANGEABLE]
     yield from _table(["setting", "a resume may change it"], rows)
 
 

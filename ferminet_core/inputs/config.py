@@ -62,10 +62,13 @@ class Resume(enum.Enum):
 
     NO = "no"
     GROW = "may grow"
-    KEPT = "no (kept where unset)"
+    KEPT = "no (kept)"
     ANEW = "yes (starts over)"
     ROUNDING = "yes (rounding)"
     FREE = "yes"
+
+
+UNCHANGEABLE = (Resume.NO, Resume.KEPT)
 
 
 def _resume(rule: Resume) -> dict[str, Any]:

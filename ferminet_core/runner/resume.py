@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ferminet_core.errors import ArtefactError, InputError, ReadError
-from ferminet_core.inputs.config import Resume, resume_rules
+from ferminet_core.inputs.config import UNCHANGEABLE, Resume, resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.origin import describe, molecule_differences
 from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
@@ -129,7 +129,7 @@ def changed_settings(job: Job, before: Mapping[str, Any]) -> dict[str, tuple[Any
         rule = resume_rules()[key]
         if old[key] == value or (rule is Resume.KEPT and value is None):
             continue
-        if rule in (Resume.NO, Resume.KEPT):
+        if rule in UNCHANGEABLE:
             raise InputError(
                 f"{job.work}: {key}: the stage was started with {show(old[key])}, the spec asks "
                 f"for {show(value)}, and a resume cannot change it; set it back"

@@ -29,9 +29,9 @@ from ferminet_core.wavefunction.determinants import log_sum_determinants
 from ferminet_core.wavefunction.networks import Params, Spins
 
 # Bohr^-3, added to the squared norm of a target's row, which is the reference's density of that
-# spin at the electron. The surface of a molecule is usually drawn at this density (Bader et al.,
-# J. Am. Chem. Soc. 109, 7968, 1987). Farther out, relative errors of the vanishing targets mean nothing, but
-# density that the network puts there does.
+# spin at the electron. The surface of a molecule is usually drawn at this density (Bader et al., J.
+# Am. Chem. Soc. 109, 7968, 1987). Farther out, relative errors of the vanishing targets mean
+# nothing, but density that the network puts there does.
 SURFACE_DENSITY = 1e-3
 
 CLIP = 5.0  # half-width of the window of contributions to the energy, in mean absolute deviations

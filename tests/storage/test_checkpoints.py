@@ -19,7 +19,7 @@ import pytest
 from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, spec_of
 
 from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ReadError, ResumeError
-from ferminet_core.inputs.config import Resume, resume_rules
+from ferminet_core.inputs.config import UNCHANGEABLE, resume_rules
 from ferminet_core.parallel import jax_setup
 from ferminet_core.parallel.distributed import Ranks
 from ferminet_core.runner import run_stage
@@ -321,7 +321,7 @@ def test_a_geometry_that_differs_by_rounding_is_resumed(tmp_path: Path) -> None:
     assert "continues from step" in notes(job)[-1]
 
 
-KEYS = [key for key, rule in resume_rules().items() if rule in (Resume.NO, Resume.KEPT)]
+KEYS = [key for key, rule in resume_rules().items() if rule in UNCHANGEABLE]
 OTHER_VALUES = {
     "reference.method": "rhf",
     "reference.basis": "sto-3g",
