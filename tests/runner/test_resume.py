@@ -109,9 +109,11 @@ def test_optimisation_n_plus_n_is_2n(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_devices(monkeypatch, devices)
-    whole = Optimise(spec_of(14, inverse_period=period), pretrained)
-    # The first half is a whole run of 7 steps, which the longer one extends.
-    half = leave(Optimise(spec_of(7, inverse_period=period), pretrained), tmp_path, 7)
+    # The first half is a whole run of 7 steps, which the longer one extends with the same delay.
+    shorter = spec_of(7, inverse_period=period)
+    delay = shorter.config.optimise.planned_delay()
+    whole = Optimise(spec_of(14, inverse_period=period, delay=delay), pretrained)
+    half = leave(Optimise(shorter, pretrained), tmp_path, 7)
     assert half.step == 7
     rest = Optimise(spec_of(14, inverse_period=period), pretrained)
     assert_same(whole, run(whole), go_on(rest, half))
