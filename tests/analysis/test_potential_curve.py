@@ -40,10 +40,10 @@ def test_dense_exact_curve_gives_the_morse_parameters() -> None:
 
 def test_a_thousand_points_give_one_good_fit() -> None:
     """All windows of a fine grid would take hours, and favour wide ones that fit badly."""
-    fits = [noisy_fit(2e-4, seed, np.linspace(0.8, 8.0, 1000)) for seed in range(20)]
+    fits = [noisy_fit(2e-4, seed, np.linspace(0.8, 8.0, 1000)) for seed in range(8)]
     pulls = np.array([(fit.bond_length.value - BOND) / fit.bond_length.error for fit in fits])
-    # rms 1 for honest errors, with a scatter of 16 % over 20, and three of it.
-    assert np.sqrt(np.mean(pulls**2)) < 1.5
+    # rms 1 for honest errors, with a scatter of 25 % over 8, and three of it.
+    assert np.sqrt(np.mean(pulls**2)) < 1.75
     assert np.median([fit.bond_length.error for fit in fits]) < noisy_fit(2e-4, 0).bond_length.error
 
 
