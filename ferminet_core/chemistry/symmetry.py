@@ -85,9 +85,9 @@ def _frames(placed: np.ndarray, charges: np.ndarray) -> Iterator[np.ndarray]:
 
     def frame(a: np.ndarray, b: np.ndarray, sign: float) -> np.ndarray:
         along = a / np.linalg.norm(a)
-        beside = b - (b @ along) * along
-        beside = beside / np.linalg.norm(beside)
-        return np.stack([along, beside, sign * np.cross(along, beside)])
+        across = b - (b @ along) * along
+        across = across / np.linalg.norm(across)
+        return np.stack([along, across, sign * np.cross(along, across)])
 
     start = frame(placed[first], placed[second], 1.0)
     angle = placed[first] @ placed[second]

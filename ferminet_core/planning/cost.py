@@ -92,7 +92,7 @@ def peak_memory(net: Network, config: Config, load: Load) -> float:
     return ITEMSIZE[config.runtime.precision] * (2 * state + max(backward, chunk) + step)
 
 
-SERIES = 11  # numbers that the optimisation records in an iteration (`optimise.Stats`)
+SERIES = 13  # numbers that the optimisation records in an iteration (`optimise.Stats`)
 
 
 def checkpoint_bytes(net: Network, config: Config, iterations: int) -> int:

@@ -376,12 +376,7 @@ class Pretrain:
         of it.
         """
         state = fetch(state)
-        length = max((x.size for x in series.values()), default=0)
         # A checkpoint of an earlier version has no readings of the scatter.
-        series = {
-            name: np.concatenate([np.full(length - x.size, np.nan), x])
-            for name, x in series.items()
-        }
         scatter = series.get("scatter", np.empty(0))
         scatter = scatter[np.isfinite(scatter)]
         more = {"scatter": float(scatter[-1])} if scatter.size else {}

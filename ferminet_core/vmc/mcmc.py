@@ -117,11 +117,31 @@ def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: in
         half = uniform[0] < 0.5
         if min(spins) > 0:
             return Relocation(half, up, spins[0] + down, which, 1 + turn)
-        # There is no pair to exchange. Half of the moves stay: if all were carried, and accepted by
-        # symmetry, all walkers would change atoms in step, and never spread over them.
+        # No pair of opposite spins exists. Half of the proposals leave the walker in place. If all
+        # of them carried an electron, symmetry would accept nearly all, and all walkers
+        # would change atoms at the same time.
         return Relocation(jnp.asarray(False), up, up, which, jnp.where(half, 0, 1 + turn))
 
     return jax.vmap(draw)(number)
+
+
+def _draw_call(
+    key: jax.Array, number: jax.Array, spins: Spins, nuclei: int, moves: int
+) -> tuple[Relocation | None, jax.Array | int]:
+    """The relocations of a call of so many moves, (relocation, walker), and their phase.
+
+    Move i is a relocation where i + phase + 1 is a multiple of the period. An atom has none. They
+    are drawn before the loop: each of its moves would draw again, and use one draw in ten.
+    """
+    if nuclei < 2:
+        return None, 0
+
+    def draw(i: jax.Array) -> Relocation:
+        return _draw_relocation(jax.random.fold_in(key, moves + 1 + i), number, spins, nuclei)
+
+    phase_key = jax.random.fold_in(key, 2 * moves + 1)
+    phase = jax.random.randint(phase_key, (), 0, RELOCATION_PERIOD)
+    return jax.vmap(draw)(jnp.arange(-(-moves // RELOCATION_PERIOD))), phase
 
 
 def _relocate(
@@ -187,23 +207,13 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
         is the standard deviation of a coordinate's step in units of `length`; it is an argument
         because it is adapted between calls.
     """
-    n_nuclei = nuclei.positions.shape[0]
-    relocates = n_nuclei > 1
 
     def log_density(electrons: jax.Array) -> jax.Array:
         return 2.0 * log_psi(electrons)
 
     def kernel(key: jax.Array, state: Walkers, width: jax.Array) -> tuple[Walkers, Info]:
-        def draw(i: jax.Array) -> Relocation:
-            own_key = jax.random.fold_in(key, moves + 1 + i)
-            return _draw_relocation(own_key, state.number, spins, n_nuclei)
-
-        # Before the loop: each of its moves would draw again, and use one draw in ten.
-        drawn = jax.vmap(draw)(jnp.arange(-(-moves // RELOCATION_PERIOD))) if relocates else None
-        # Move i is a relocation where i + phase + 1 is a multiple of the period.
-        phase_key = jax.random.fold_in(key, 2 * moves + 1)
-        phase = jax.random.randint(phase_key, (), 0, RELOCATION_PERIOD) if relocates else 0
-        relocations = (moves + phase) // RELOCATION_PERIOD if relocates else 0
+        drawn, phase = _draw_call(key, state.number, spins, nuclei.positions.shape[0], moves)
+        relocations = (moves + phase) // RELOCATION_PERIOD if drawn is not None else 0
 
         def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
             electrons, log, accepted = carry

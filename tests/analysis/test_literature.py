@@ -9,7 +9,7 @@ import pytest
 TABLES = Path(__file__).parents[2] / "systems" / "literature"
 METHOD = "experiment (MLR3(9), Jiang 2025)"
 # De and C6 in cm^-1 and cm^-1 angstrom^6, C8 / C6 in angstrom^2, re in angstrom. The sign of the
-# first coefficient is not printed; with a plus there is no well.
+# first coefficient is not in the paper. Only the minus sign gives a potential well.
 DEPTH, BOND, C6, RATIO = 79845.0, 1.097679, 1.16e5, 5.5
 PHI = [-3.125518, -1.338651, -1.926378, -1.053483, -1.088594]
 PHI += [0.253611, 0.767715, -1.929323, 1.583792, 15.210659]

@@ -280,7 +280,7 @@ def test_what_is_left_by_the_energy_against_the_variance() -> None:
     near = at_the_end(excited(excess / 20, 0.4, 0.0, 2), excess / 20)
     assert near.left is not None
     assert near.text == "converged"
-    # Without errors of single iterations, as in a damaged result, there is no estimate.
+    # A damaged result may lack the errors of the iterations. It then gets no estimate.
     assert verdict().left is None
 
 
@@ -310,7 +310,7 @@ def test_a_rate_too_small_to_show_a_fall() -> None:
     assert moving.text == "converged"
     assert "as the rates of the last 1000 iterations sum to 0.005" in resting.text
     assert resting.text.startswith("not converged")
-    # Adam's rate is no time.
+    # Adam's learning rate is not a step of imaginary time.
     series = optimisation(LIMIT + noise(), learning_rate=np.full(N_STEPS, 5e-6))
     adam = judge(series, inference(), {}, ACCURACY, rate_is_time=False)
     assert adam.text == "converged"

@@ -26,6 +26,7 @@ from ferminet_core.planning import (
     optimiser_costs,
 )
 from ferminet_core.planning.kernels import Kernel, Load, Work
+from ferminet_core.stages.optimise import Stats
 from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
@@ -397,3 +398,7 @@ def test_kernels_add_up() -> None:
         2 * (2 + 6 + 15 + 10),
     )
     assert kernels.functions(work) == 14
+
+
+def test_the_series_of_an_optimisation_are_all_counted() -> None:
+    assert len(Stats._fields) == cost.SERIES

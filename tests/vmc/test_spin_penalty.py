@@ -168,7 +168,7 @@ def test_eigenfunctions_have_their_eigenvalue(name: str) -> None:
 
 
 def test_each_spin_down_electron_is_drawn_as_often() -> None:
-    """In each walker's own stream, and in every iteration anew."""
+    """Each walker has its own stream, and each iteration draws again."""
     spins, count = (3, 2), 1000
     number = jnp.arange(count)
     first, second = (spin_penalty.draw_down(jax.random.key(i), number, spins) for i in range(2))

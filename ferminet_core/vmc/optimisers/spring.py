@@ -162,7 +162,7 @@ def natural_step(
     norm = jnp.linalg.norm(carried)
     sudden = _sudden(norm, state.norms)
     phi = jnp.where(sudden, fresh, carried)
-    # Sudden norms are no part of what is usual.
+    # The median must stay that of ordinary steps.
     norms = jnp.where(sudden, state.norms, jnp.roll(state.norms, 1).at[0].set(norm))
     return Update(
         step=unravel(bounded(config, learning_rate, phi, jnp.linalg.norm(phi))),
