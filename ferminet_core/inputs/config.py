@@ -355,7 +355,7 @@ class OptimiseConfig(Section):
     )
     iterations: Whole = Field(
         200_000,
-        ge=1,
+        ge=0,
         le=MAX_COUNT,
         description="Iterations.",
         json_schema_extra=_resume(Resume.GROW) | _COUNT,
@@ -444,8 +444,26 @@ class OptimiseConfig(Section):
         return renamed(given, "optimise") if isinstance(given, Mapping) else given
 
     def planned_delay(self) -> float:
-        """`delay`, or its default."""
-        return DELAY_SHARE * self.iterations if self.delay is None else self.delay
+        """`delay`, or its default, which is positive without iterations, too."""
+        return DELAY_SHARE * max(1, self.iterations) if self.delay is None else self.delay
+
+
+class SharingConfig(Section):
+    """One wavefunction for several geometries."""
+
+    walkers: Whole = Field(
+        64,
+        ge=2,
+        le=10_000_000,
+        multiple_of=2,
+        description="Number of walkers of each geometry in the joint stages.",
+        json_schema_extra=_why(_WALKERS),
+    )
+    heads: bool = Field(
+        True,
+        description="Whether biases, scales, envelopes and weights of determinants depend on the "
+        "geometry.",
+    )
 
 
 class InferenceConfig(Section):
@@ -556,6 +574,7 @@ class Config(Section):
     mcmc: McmcConfig = McmcConfig()
     pretrain: PretrainConfig = PretrainConfig()
     optimise: OptimiseConfig = OptimiseConfig()
+    sharing: SharingConfig = SharingConfig()
     inference: InferenceConfig = InferenceConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
