@@ -448,6 +448,24 @@ class OptimiseConfig(Section):
         return DELAY_SHARE * self.iterations if self.delay is None else self.delay
 
 
+class SharingConfig(Section):
+    """One wavefunction for several geometries."""
+
+    walkers: Whole = Field(
+        64,
+        ge=2,
+        le=10_000_000,
+        multiple_of=2,
+        description="Number of walkers of each geometry in the joint stages.",
+        json_schema_extra=_why(_WALKERS),
+    )
+    heads: bool = Field(
+        True,
+        description="Whether biases, scales, envelopes and weights of determinants depend on the "
+        "geometry.",
+    )
+
+
 class InferenceConfig(Section):
     """Measurement at fixed parameters."""
 
@@ -556,6 +574,7 @@ class Config(Section):
     mcmc: McmcConfig = McmcConfig()
     pretrain: PretrainConfig = PretrainConfig()
     optimise: OptimiseConfig = OptimiseConfig()
+    sharing: SharingConfig = SharingConfig()
     inference: InferenceConfig = InferenceConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -42,6 +42,8 @@ class RunSpec(BaseModel):
     config: Config
     # The run whose optimised wavefunction this one starts from. Empty: this one is pretrained.
     neighbour: str = ""
+    # The group whose joint wavefunction this run starts from. Empty: it has one of its own.
+    group: str = ""
     # What the user asked for: molecule, preset and explicit overrides, and with a neighbour the
     # share of the iterations. The spec file is rewritten when this changes, but not when a default
     # or a preset's value changes.
@@ -69,6 +71,39 @@ class RunSpec(BaseModel):
             "config": {k: v for k, v in settings.items() if rules[k] is not Resume.FREE},
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
+
+
+class Member(BaseModel):
+    """One geometry of a group."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_id: str
+    parameters: dict[str, float]
+    molecule: Molecule
+
+
+class GroupSpec(RunSpec):
+    """The input of the stages that optimise one wavefunction for several runs.
+
+    `run_id` is the name of the group, and `molecule` that of its most central member.
+    """
+
+    members: tuple[Member, ...]
+
+    def runs(self) -> list[RunSpec]:
+        """The members as runs with the group's settings."""
+        return [
+            RunSpec(
+                scan=self.scan,
+                run_id=member.run_id,
+                geometry=member.run_id,
+                parameters=member.parameters,
+                molecule=member.molecule,
+                config=self.config,
+            )
+            for member in self.members
+        ]
 
 
 def _sections(stage: str) -> Iterator[str]:
