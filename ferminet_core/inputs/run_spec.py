@@ -100,6 +100,20 @@ class GroupSpec(RunSpec):
 
     members: tuple[Member, ...]
 
+    def runs(self) -> list[RunSpec]:
+        """The members as runs with the group's settings."""
+        return [
+            RunSpec(
+                scan=self.scan,
+                run_id=member.run_id,
+                geometry=member.run_id,
+                parameters=member.parameters,
+                molecule=member.molecule,
+                config=self.config,
+            )
+            for member in self.members
+        ]
+
     @property
     def fingerprint(self) -> str:
         """See `RunSpec.fingerprint`."""

@@ -114,16 +114,16 @@ def iterate(
     do not depend on the division of the iterations into blocks.
 
     Args:
-        iteration: state -> state and a tree of scalars
+        iteration: state -> state and a tree of numbers or arrays
         state: before the first
         count: number of iterations, at most `size`
         size: length of each returned series
 
     Returns:
-        The last state and the tree of series (size,), whose first `count` entries are filled.
+        The last state and the tree of series (size, ...), whose first `count` entries are filled.
     """
-    scalars = jax.eval_shape(lambda s: iteration(s)[1], state)
-    series = jax.tree.map(lambda x: jnp.zeros((size,), x.dtype), scalars)
+    shapes = jax.eval_shape(lambda s: iteration(s)[1], state)
+    series = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), shapes)
 
     def body(i: jax.Array, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         state, stats = iteration(carry[0])

@@ -5,6 +5,7 @@ arrays.
 """
 
 import functools
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from ferminet_core.stages import parameters
 from ferminet_core.vmc import passes
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import spring
+from ferminet_core.vmc.parity_penalty import Parity
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -40,6 +42,12 @@ def chunk_size(config: Config, spins: Spins) -> int:
 def parities(reference: xr.Dataset) -> dict[str, str]:
     """The attribute for an optimisation that has to keep the parity of its reference, if any."""
     return {name: str(x) for name, x in reference.attrs.items() if name == "parities"}
+
+
+def stored_parities(pretrained: xr.Dataset) -> tuple[Parity, ...]:
+    """The parities that an optimisation has to keep, from the attribute of `parities`."""
+    stored = json.loads(pretrained.attrs.get("parities", "[]"))
+    return tuple(Parity(tuple(map(tuple, matrix)), value) for matrix, value in stored)
 
 
 def spin_excess(reference: xr.Dataset, molecule: Molecule) -> float:

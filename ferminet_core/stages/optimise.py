@@ -131,20 +131,19 @@ class Optimise:
     """The optimisation of one run; see `base.Stage`."""
 
     name = "optimise"
+    specs: Any = SPECS  # of the state
 
     def __init__(self, spec: RunSpec, pretrained: xr.Dataset) -> None:
         self.spec, self.config = spec, spec.config
         self.total = self.config.optimise.iterations
         self.spins = spec.molecule.electrons
-        self.mesh = walker_mesh(self.config.mcmc.walkers)
+        self.n_walkers = self.config.mcmc.walkers
+        self.mesh = walker_mesh(self.n_walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
-        self.parities = tuple(
-            parity_penalty.Parity(tuple(map(tuple, matrix)), value)
-            for matrix, value in json.loads(pretrained.attrs.get("parities", "[]"))
-        )
+        self.parities = datasets.stored_parities(pretrained)
         mixed = datasets.spin_is_mixed(pretrained)
         penalty = self.config.optimise.spin_penalty if mixed else 0.0
         key = jax.random.key(spec.stage_seed(self.name))
@@ -178,7 +177,7 @@ class Optimise:
             deviation, _ = clip_energies(energies + added, config.clip, config.clip_centre)
         return Sample(without_broken(electrons, energies), nuclei, deviation), energy
 
-    def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
+    def _iteration(self, state: Any, inputs: Any) -> tuple[Any, Stats]:
         """One update: sample, measure, update, adapt."""
         config = self.config
         # Other random numbers after a rollback: the same ones might lead to the same accident.
@@ -208,7 +207,7 @@ class Optimise:
             learning_rate=rate,
             gradient_norm=tree_norm(update.gradient),
             update_norm=tree_norm(update.step),
-            n_frozen=jnp.round(frozen_share * config.mcmc.walkers).astype(jnp.int32),
+            n_frozen=jnp.round(frozen_share * self.n_walkers).astype(jnp.int32),
             damping=jnp.asarray(update.damping, rate.dtype),
             momentum_dropped=jnp.asarray(update.momentum_dropped, jnp.int32),
         )
@@ -217,10 +216,12 @@ class Optimise:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def _burn_in(self, state: State, inputs: Inputs) -> State:
-        """Equilibrate the walkers in the pretrained |psi|^2 before the first average over them."""
-        kernel = self._kernel(state.params, inputs.nuclei)
-        key = jax.random.fold_in(inputs.key, 2**31 - 1)  # apart from the iterations' keys
+    def _equilibrated(
+        self, params: Params, nuclei: Nuclei, key: jax.Array, walkers: mcmc.Walkers, width: Any
+    ) -> tuple[mcmc.Walkers, jax.Array]:
+        """Walkers after `mcmc.burn_in` moves in |psi|^2, and the width for their next ones."""
+        kernel = self._kernel(params, nuclei)
+        key = jax.random.fold_in(key, 2**31 - 1)  # apart from the iterations' keys
 
         def sweep(
             i: jax.Array, carry: tuple[mcmc.Walkers, jax.Array]
@@ -230,7 +231,16 @@ class Optimise:
             return walkers, mcmc.adapt_width(carry[1], pmove, self.config.mcmc.target_acceptance)
 
         sweeps = -(-self.config.mcmc.burn_in // self.config.mcmc.steps)
-        walkers, width = jax.lax.fori_loop(0, sweeps, sweep, (state.walkers, state.width))
+        found: tuple[mcmc.Walkers, jax.Array] = jax.lax.fori_loop(
+            0, sweeps, sweep, (walkers, width)
+        )
+        return found
+
+    def _burn_in(self, state: Any, inputs: Any) -> Any:
+        """Equilibrate the walkers in the pretrained |psi|^2 before the first average over them."""
+        walkers, width = self._equilibrated(
+            state.params, inputs.nuclei, inputs.key, state.walkers, state.width
+        )
         return state._replace(walkers=walkers, width=width)
 
     def initial(self) -> State:
@@ -253,17 +263,18 @@ class Optimise:
         )
         return self.place(state)
 
-    def place(self, state: State) -> State:
+    def place(self, state: Any) -> Any:
         """Walkers split over the devices, everything else on each of them."""
-        return place(self.mesh, state, SPECS)
+        return place(self.mesh, state, self.specs)
 
-    def steps(self, state: State) -> Iterator[Step]:
+    def steps(self, state: Any) -> Iterator[Step]:
         """Blocks of up to `runtime.block` updates per compiled call."""
         if int(state.step) >= self.total:
             return
         block = self._compile(state)
         if int(state.step) == 0:
-            burn_in = per_device(self._burn_in, self.mesh, (SPECS, REPLICATED), SPECS)
+            specs = (self.specs, REPLICATED)
+            burn_in = per_device(self._burn_in, self.mesh, specs, self.specs)
             state = compiled(burn_in, state, self.inputs)(state, self.inputs)
         length = BlockLength(self.config.runtime.block)
         while (done := int(state.step)) < self.total:
@@ -272,29 +283,34 @@ class Optimise:
             after, stats = block(state, self.inputs, np.int32(count))
             series: Series = {name: np.asarray(x)[:count] for name, x in stats._asdict().items()}
             length.took(count, time.monotonic() - began)
-            if wrong := accident(series, self.config.mcmc.walkers):
-                state = self._roll_back(state, wrong)
-                note = f"{wrong}: back to step {done}, learning rate times {ROLLBACK_FACTOR:g}"
-                yield Step(done, state, {}, (note,))
+            if wrong := self._accident(state, series):
+                state, note = self._roll_back(state, wrong)
+                yield Step(done, state, {}, (f"{wrong}: back to step {done}, {note}",))
                 continue
             state = after
             yield Step(done + count, state, series, self._notes(series, done))
 
-    def _roll_back(self, state: State, wrong: str) -> State:
-        """The state before a block with an accident, with one rollback more.
+    def _accident(self, state: Any, series: Series) -> str | None:
+        """`accident` in a block that began with this state."""
+        del state
+        return accident(series, self.n_walkers)
+
+    def _roll_back(self, state: Any, wrong: str) -> tuple[Any, str]:
+        """The state before a block with an accident, with one rollback more, and its effect.
 
         Raises:
             BrokenRunError: the rollbacks allowed are used up.
         """
         rollbacks, allowed = int(state.rollbacks), self.config.optimise.max_rollbacks
         if rollbacks < allowed:
-            return self.place(state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32)))
+            more = state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32))
+            return self.place(more), f"learning rate times {ROLLBACK_FACTOR:g}"
         config = self.config.optimise
         rate = float(learning_rate(config, state.delay, state.step, state.rollbacks))
         raise BrokenRunError(
             f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
             f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
-            f"{float(state.width):.3g}); try a smaller optimise.learning_rate or a larger "
+            f"{np.max(state.width):.3g}); try a smaller optimise.learning_rate or a larger "
             "optimise.damping"
         )
 
@@ -302,38 +318,63 @@ class Optimise:
         """Lines for the user about a block after `done` iterations; none inside a window."""
         if done // FROZEN_WINDOW == (done + len(series["width"])) // FROZEN_WINDOW:
             return ()
+        return (*self._notes_on_walkers(series), *self._notes_on_steps(series))
+
+    def _notes_on_walkers(self, series: Series) -> tuple[str, ...]:
+        """Lines on the walkers of one geometry."""
         notes = mcmc.width_notes(series["width"], self.config.mcmc.width)
         if frozen := int(series["n_frozen"].max()):
             notes += (f"{frozen} walkers did not move in {FROZEN_WINDOW} iterations",)
-        if dropped := int(series["momentum_dropped"].sum()):
-            notes += (f"{dropped} updates grew suddenly and went without SPRING's momentum",)
-        setting = self.config.optimise.damping
-        if (raised := float(series["damping"].max())) > 2.0 * setting:
-            notes += (f"rounding raised the damping from {setting:g} to {raised:.2g}",)
         return notes
 
-    def _compile(self, state: State) -> Any:
+    def _notes_on_steps(self, series: Series) -> Iterator[str]:
+        """Lines on the updates."""
+        if dropped := int(series["momentum_dropped"].sum()):
+            yield f"{dropped} updates grew suddenly and went without SPRING's momentum"
+        setting = self.config.optimise.damping
+        if (raised := float(series["damping"].max())) > 2.0 * setting:
+            yield f"rounding raised the damping from {setting:g} to {raised:.2g}"
+
+    def _compile(self, state: Any) -> Any:
         """The loop over a block, compiled ahead; a request to stop is heard between blocks."""
         size = self.config.runtime.block
 
-        def block(state: State, inputs: Inputs, count: jax.Array) -> tuple[State, Stats]:
+        def block(state: Any, inputs: Any, count: jax.Array) -> tuple[Any, Stats]:
             return iterate(lambda s: self._iteration(s, inputs), state, count, size)
 
-        specs = (SPECS, REPLICATED, REPLICATED)
-        call = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
+        specs = (self.specs, REPLICATED, REPLICATED)
+        call = per_device(block, self.mesh, specs, (self.specs, REPLICATED))
         return compiled(call, state, self.inputs, np.int32(1))
 
-    def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
-        """Parameters, walkers and the series of all iterations."""
+    def result(self, state: Any, series: Series) -> xr.Dataset:
+        """Parameters, walkers and the series of all iterations.
+
+        The series of a run that starts from a group begin with those of the joint optimisation.
+        """
         state = fetch(state)
+        attrs, joint = self.pretrained.attrs, self._joint_series()
+        steps = max((len(x) for x in joint.values()), default=0)
+        both = {name: np.append(x, series.get(name, ())) for name, x in joint.items()}
+        shared = {"n_joint_iterations": steps, "took_part": attrs.get("took_part", 1)}
         return datasets.network_dataset(
             state.params,
             state.walkers.electrons,
             float(state.width),
-            series,
-            n_iterations=int(state.step),
+            both or series,
+            n_iterations=steps + int(state.step),
             n_rollbacks=int(state.rollbacks),
-            pretrain_converged=int(self.pretrained.attrs["converged"]),
-            neighbour=self.pretrained.attrs.get("neighbour", ""),
+            pretrain_converged=int(attrs["converged"]),
+            neighbour=attrs.get("neighbour", ""),
             curvature_blocks=json.dumps(self.blocks),
+            **({"group": attrs["group"], **shared} if attrs.get("group") else {}),
         )
+
+    def _joint_series(self) -> Series:
+        """The series of the joint optimisation that the run starts from, if any."""
+        if not self.pretrained.attrs.get("group"):
+            return {}
+        return {
+            name: self.pretrained[name].to_numpy()
+            for name in Stats._fields
+            if name in self.pretrained
+        }

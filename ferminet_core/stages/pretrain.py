@@ -12,7 +12,7 @@ regaining the Hartree-Fock solution.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -79,7 +79,6 @@ class State(NamedTuple):
 
 
 SPECS = State._make((REPLICATED, REPLICATED, SPLIT, SPLIT, REPLICATED, REPLICATED, REPLICATED))
-INPUT_SPECS = (SPECS, REPLICATED, REPLICATED, REPLICATED)  # state, reference, nuclei, key
 
 
 def reference_decays(dataset: xr.Dataset, n_determinants: int, form: str) -> list[np.ndarray]:
@@ -119,6 +118,15 @@ def optimiser(config: PretrainConfig) -> optax.GradientTransformation:
     return make(lambda step: config.learning_rate / (1.0 + step / 1000.0))
 
 
+def halves(electrons: jax.Array) -> tuple[mcmc.Walkers, mcmc.Walkers]:
+    """Walkers (walker, electron, 3) of the two densities, all with numbers of their own."""
+    first, second = jnp.split(electrons, 2)
+    half = first.shape[0]
+    return mcmc.walkers(first), mcmc.Walkers(
+        second, jnp.arange(half, 2 * half, dtype=jnp.int32)
+    )
+
+
 def _summary(series: Series, e_hf: float) -> str:
     """The last readings in one line."""
     misfit, energy, error, scatter = (
@@ -134,6 +142,8 @@ class Pretrain:
     """The pretraining of one run; see `base.Stage`."""
 
     name = "pretrain"
+    specs: Any = SPECS  # of the state
+    sample_specs = PartitionSpec(None, AXIS)  # (sweep, walker)
 
     def __init__(self, spec: RunSpec, reference: xr.Dataset) -> None:
         self.spec, self.config = spec, spec.config
@@ -183,17 +193,29 @@ class Pretrain:
         widths = mcmc.adapt_width(state.widths, pmove, target).astype(state.widths.dtype)
         return state._replace(reference=hf, network=net, widths=widths), pmove
 
-    def _iteration(
-        self, state: State, reference: orbitals.Determinants, nuclei: Nuclei, key: jax.Array
-    ) -> tuple[State, dict[str, jax.Array]]:
-        key = jax.random.fold_in(key, state.step)
-        state, pmove = self._sample(state, reference, nuclei, key)
+    def _gradient(
+        self,
+        network_of: Callable[[Params], Params],
+        params: Params,
+        state: State,
+        reference: orbitals.Determinants,
+        nuclei: Nuclei,
+    ) -> tuple[Params, tuple[jax.Array, jax.Array]]:
+        """The gradient of the loss at this device's walkers, and the two sums of `misfit`.
+
+        Args:
+            network_of: the network's parameters from those that are fitted
+            params: those that are fitted
+            state: has the walkers
+            reference: the determinants
+            nuclei: positions and charges
+        """
         electrons = jnp.concatenate([state.reference.electrons, state.network.electrons])
-        network = self.config.network
+        network, positions = self.config.network, nuclei.positions
         targets = target_matrices(
             reference,
             electrons,
-            nuclei.positions,
+            positions,
             self.spins,
             network.determinants,
             network.determinant_form,
@@ -201,12 +223,19 @@ class Pretrain:
         rows = sum(x.size // x.shape[-1] for x in targets)
 
         def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-            found = networks.orbitals(params, electrons, nuclei.positions, self.spins)
+            found = networks.orbitals(network_of(params), electrons, positions, self.spins)
             squares = misfit(found, targets)
             return squares[0] / rows, squares
 
-        gradient, squares = jax.grad(loss, has_aux=True)(state.params)
-        gradient, (difference, norm) = collectives.mean((gradient, squares))
+        gradient, squares = jax.grad(loss, has_aux=True)(params)
+        return gradient, squares
+
+    def _iteration(self, state: Any, reference: Any, nuclei: Nuclei, key: jax.Array) -> Any:
+        """One update: the next state and its numbers."""
+        key = jax.random.fold_in(key, state.step)
+        state, pmove = self._sample(state, reference, nuclei, key)
+        found = self._gradient(lambda params: params, state.params, state, reference, nuclei)
+        gradient, (difference, norm) = collectives.mean(found)
         updates, opt_state = self.optimiser.update(gradient, state.optimiser, state.params)
         stats = {
             "orbital_misfit": jnp.sqrt(difference / norm),
@@ -218,12 +247,7 @@ class Pretrain:
         return state._replace(params=params, optimiser=opt_state, step=state.step + 1), stats
 
     def _check(
-        self,
-        state: State,
-        reference: orbitals.Determinants,
-        nuclei: Nuclei,
-        key: jax.Array,
-        e_hf: jax.Array,
+        self, state: Any, reference: Any, nuclei: Nuclei, key: jax.Array, e_hf: jax.Array
     ) -> tuple[Samples, Samples]:
         """Samples (sweep, walker) of both halves over `CHECK_SWEEPS` sweeps, parameters fixed.
 
@@ -244,50 +268,53 @@ class Pretrain:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def initial(self) -> State:
-        """A random network, and walkers as the reference's density spreads them over the atoms."""
-        config, molecule = self.config, self.spec.molecule
+    def _start_params(self, reference: xr.Dataset, key: jax.Array) -> Params:
+        """A random network with the envelopes' decays and the weights of a reference."""
+        config = self.config
         params = networks.init(
-            jax.random.fold_in(self.key, 2**31 - 1),
+            jax.random.fold_in(key, 2**31 - 1),
             config.network,
             self.spins,
-            len(molecule.symbols),
+            reference.sizes["nucleus"],
             self.dtype,
         )
         decays = reference_decays(
-            self.dataset, config.network.determinants, config.network.determinant_form
+            reference, config.network.determinants, config.network.determinant_form
         )
         for envelope, decay in zip(params["envelope"], decays, strict=True):
             axes = (1,) * (envelope["sigma"].ndim - 3)
             start = jnp.asarray(decay.reshape(*decay.shape, *axes), self.dtype)
             envelope["sigma"] = envelope["sigma"] * start
         # A determinant of the reference has its weight, however many copies it has.
-        order = np.arange(config.network.determinants) % self.dataset.sizes["determinant"]
-        weights = orbitals.coefficients(self.dataset)[order] / np.bincount(order)[order]
+        order = np.arange(config.network.determinants) % reference.sizes["determinant"]
+        weights = orbitals.coefficients(reference)[order] / np.bincount(order)[order]
         weights = weights / np.abs(weights).mean()
         params["determinants"]["w"] = jnp.asarray(weights, self.dtype)
         if "jastrow" in params:
             # Cusps no longer than the smallest shell: the reference has none.
-            length = jnp.asarray(1.0 / max(molecule.charges), self.dtype)
+            length = jnp.asarray(1.0 / max(self.spec.molecule.charges), self.dtype)
             params["jastrow"] = jax.tree.map(lambda a: a * length, params["jastrow"])
+        return params
+
+    def initial(self) -> Any:
+        """A random network, and walkers as the reference's density spreads them over the atoms."""
+        params = self._start_params(self.dataset, self.key)
         rng = np.random.default_rng(self.spec.stage_seed("walkers"))
-        electrons = start_walkers(rng, self.dataset, molecule, config.mcmc.walkers)
-        first, second = jnp.split(jnp.asarray(electrons, self.dtype), 2)
-        half = first.shape[0]
+        walkers = self.config.mcmc.walkers
+        electrons = start_walkers(rng, self.dataset, self.spec.molecule, walkers)
         state = State(
             params,
             self.optimiser.init(params),
-            mcmc.walkers(first),
-            mcmc.Walkers(second, jnp.arange(half, 2 * half, dtype=jnp.int32)),
-            jnp.full((2,), config.mcmc.width, self.dtype),
+            *halves(jnp.asarray(electrons, self.dtype)),
+            jnp.full((2,), self.config.mcmc.width, self.dtype),
             jnp.asarray(0, jnp.int32),
             jnp.asarray(False),
         )
         return self.place(state)
 
-    def place(self, state: State) -> State:
+    def place(self, state: Any) -> Any:
         """Walkers split over the devices, everything else on each of them."""
-        return place(self.mesh, state, SPECS)
+        return place(self.mesh, state, self.specs)
 
     def _fixed(self) -> tuple[Any, ...]:
         """The arguments of the compiled functions besides the state, on every device."""
@@ -310,7 +337,19 @@ class Pretrain:
             and reading.excess + reading.error < config.energy_tolerance * sum(self.spins)
         )
 
-    def steps(self, state: State) -> Iterator[Step]:
+    def _assess(self, found: Any, misfits: np.ndarray, step: int) -> tuple[np.ndarray, bool]:
+        """The criterion's readings, the energy, its error and the scatter, and whether it is met.
+
+        Args:
+            found: of `_check`
+            misfits: of the orbitals, at the last iteration
+            step: iterations done
+        """
+        reading = read(*found)
+        readings = np.asarray([self.e_hf + reading.excess, reading.error, reading.scatter])
+        return readings, self.converged(reading, float(misfits), step)
+
+    def steps(self, state: Any) -> Iterator[Step]:
         """Blocks of up to `runtime.block` iterations.
 
         The criterion is tested every `pretrain.check_every` iterations.
@@ -337,33 +376,34 @@ class Pretrain:
                     "iterations; try a smaller pretrain.learning_rate"
                 )
             # The criterion's readings are stored with the iteration that precedes the test.
-            readings = np.full((3, count), np.nan)
+            misfits = series["orbital_misfit"]
+            readings = np.full((3, *misfits.shape), np.nan)
             if done % every == 0 or done == self.total:
-                reading = read(*fetch(check(state, *fixed, e_hf)))
-                readings[:, -1] = self.e_hf + reading.excess, reading.error, reading.scatter
-                met = self.converged(reading, float(series["orbital_misfit"][-1]), done)
+                found = fetch(check(state, *fixed, e_hf))
+                readings[:, -1], met = self._assess(found, misfits[-1], done)
                 state = self.place(state._replace(met=jnp.asarray(met)))
             series["energy_Eh"], series["error_Eh"], series["scatter"] = readings
             ends = done == self.total or bool(state.met)
-            yield Step(done, state, series, (_summary(series, self.e_hf),) if ends else ())
+            yield Step(done, state, series, self._summary(series) if ends else ())
 
-    def _compile(self, state: State) -> tuple[Any, Any]:
+    def _summary(self, series: Series) -> tuple[str, ...]:
+        """The last readings in one line."""
+        return (_summary(series, self.e_hf),)
+
+    def _compile(self, state: Any) -> tuple[Any, Any]:
         """A block of iterations and a test of the criterion, compiled ahead."""
         size = self.config.runtime.block
 
         def block(
-            state: State,
-            reference: orbitals.Determinants,
-            nuclei: Nuclei,
-            key: jax.Array,
-            count: jax.Array,
-        ) -> tuple[State, dict[str, jax.Array]]:
+            state: Any, reference: Any, nuclei: Nuclei, key: jax.Array, count: jax.Array
+        ) -> tuple[Any, dict[str, jax.Array]]:
             return iterate(lambda s: self._iteration(s, reference, nuclei, key), state, count, size)
 
-        specs = (*INPUT_SPECS, REPLICATED)
+        # state, reference, nuclei, key, and the number of iterations or the reference's energy
+        specs = (self.specs, *(REPLICATED,) * 4)
         fixed = self._fixed()
-        updates = per_device(block, self.mesh, specs, (SPECS, REPLICATED))
-        check = per_device(self._check, self.mesh, specs, PartitionSpec(None, AXIS))
+        updates = per_device(block, self.mesh, specs, (self.specs, REPLICATED))
+        check = per_device(self._check, self.mesh, specs, self.sample_specs)
         return (
             compiled(updates, state, *fixed, np.int32(1)),
             compiled(check, state, *fixed, self._e_hf()),

@@ -21,6 +21,11 @@ NETWORK = NetworkConfig(layers=1, one_electron_width=5, two_electron_width=3, de
 NUCLEI = Nuclei(jnp.array([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]]), jnp.array([2.0, 1.0]))
 
 
+def log_psi(params: networks.Params, walker: jax.Array) -> jax.Array:
+    """log|psi| of one walker."""
+    return networks.apply(params, walker, NUCLEI.positions, SPINS)[1]
+
+
 @pytest.fixture(scope="module")
 def problem() -> tuple[networks.Params, jax.Array, jax.Array, jax.Array]:
     """Parameters, walkers, deviations of energies with mean zero, and an earlier step."""
@@ -45,10 +50,13 @@ def step_on(
     mesh = Mesh(jax.devices()[:devices], (AXIS,))
 
     def update(before: jax.Array, electrons: jax.Array, deviation: jax.Array) -> tuple:
-        rows = spring.log_derivatives(params, electrons, NUCLEI, SPINS, 4)
+        rows = spring.log_derivatives(log_psi, params, electrons, 4)[None]
         known = jnp.zeros(spring.NORMS) if norms is None else jnp.asarray(norms)
         state = spring.State(before, known)
-        found = spring.natural_step(config, state, params, rows, deviation, jnp.asarray(rate))
+        one = jnp.ones((1,))
+        found = spring.natural_step(
+            config, state, params, rows, deviation[None], one, jnp.asarray(rate)
+        )
         return ravel_pytree(found.step)[0], found.state.phi, ravel_pytree(found.gradient)[0]
 
     call = per_device(update, mesh, (REPLICATED, SPLIT, SPLIT), REPLICATED)
@@ -119,7 +127,7 @@ def test_a_long_step_is_shortened_to_a_bound_that_falls_with_the_rate(
 def test_a_walker_without_a_gradient_is_left_out(problem: tuple) -> None:
     params, electrons, _, _ = problem
     lost = electrons.at[3, 1, 0].set(jnp.nan)
-    rows = jax.jit(lambda x: spring.log_derivatives(params, x, NUCLEI, SPINS, 4))(lost)
+    rows = jax.jit(lambda x: spring.log_derivatives(log_psi, params, x, 4))(lost)
     assert np.isfinite(rows).all()
     assert not np.asarray(rows[3]).any()
     assert np.asarray(rows[4]).any()
@@ -158,7 +166,7 @@ def test_single_precision_solves_beside_large_eigenvalues(largest: float, error:
     mesh = Mesh(jax.devices()[:1], (AXIS,))
 
     def solve(o: jax.Array, e: jax.Array) -> jax.Array:
-        return o.T @ spring._solve(spring.Rows(o), e[:, None], damping)[0][:, 0]
+        return o.T @ spring._solve(spring.Rows(o, 1), e[:, None], damping)[0][:, 0]
 
     with jax.default_matmul_precision("highest"):
         found = np.asarray(per_device(solve, mesh, (REPLICATED, REPLICATED), REPLICATED)(o, e))

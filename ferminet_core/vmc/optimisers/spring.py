@@ -1,19 +1,25 @@
 """SPRING, a natural gradient for few walkers (Goldshlager, Abrahamsen, Lin, arXiv:2401.10190).
 
-With N walkers, O_i = (grad log|psi(x_i)| - mean) / sqrt(N) the rows of a matrix O, and
-e_i = (E_L(x_i) - <E_L>) / sqrt(N), the step is the minimiser of
+With n walkers of each geometry g, of weight w_g (sum 1), the rows of a matrix O and a vector e are
+
+    O_gi = sqrt(w_g / n) (grad log|psi(x_gi; R_g)| - mean over i),
+    e_gi = sqrt(w_g / n) (E_L(x_gi; R_g) - mean over i).
+
+The means are those of one geometry: energies of other geometries must not enter its gradient. A run
+of its own is the case of a single geometry. The step is the minimiser of
 
     |O phi - e|^2 + damping |phi - momentum phi_before|^2,
 
-which by the push-through identity needs a matrix of N x N only (their eqs. 22 to 24):
+which by the push-through identity needs a matrix over the walkers only (their eqs. 22 to 24):
 
-    phi = momentum phi_before + O^T (O O^T + damping 1 + J/N)^-1 (e - momentum O phi_before).
+    phi = momentum phi_before + O^T (O O^T + damping 1 + B)^-1 (e - momentum O phi_before).
 
-J/N, all entries 1/N, replaces the zero eigenvalue that the subtracted mean leaves. With momentum 0
-this is MinSR (Chen and Heyl, arXiv:2302.01941). The step is phi times the learning rate, shortened
-to a bound that falls with the learning rate (see `protocol.bounded`). Unlike KFAC's Fisher metric,
-O O^T is exact, but only for the walkers at hand. This suits numbers of walkers that are small
-compared with that of the parameters.
+B is 1/n among the walkers of one geometry and 0 elsewhere. It replaces the zero eigenvalues that
+the subtracted means leave; O^T takes out what it adds, so phi does not depend on it. With momentum
+0 this is MinSR (Chen and Heyl, arXiv:2302.01941). The step is phi times the learning rate,
+shortened to a bound that falls with the learning rate (see `protocol.bounded`). Unlike KFAC's
+Fisher metric, O O^T is exact, but only for the walkers at hand. This suits numbers of walkers that
+are small compared with that of the parameters.
 
 A few directions on which all walkers depend make eigenvalues of O O^T that exceed the damping by
 1e6 and more, and a float32 factor of it solves the other directions wrongly. Products with O itself
@@ -23,9 +29,11 @@ Where momentum feeds on noise, phi grows for some hundred updates before the ene
 far longer than usual is therefore taken from these walkers alone, without the momentum (`_sudden`).
 
 Each device holds the gradients of its own walkers. One exchange gives it those of all walkers for
-its part of the parameters, of size N P / devices.
+its part of the parameters, of size N P / devices for N walkers of all geometries.
 """
 
+import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -52,26 +60,30 @@ CORRECTIONS = 8
 SUDDEN, NORMS = 3.0, 500
 
 
+# The Gram matrix is made of this number of blocks along each side, unless they had fewer rows than a
+# product at full speed needs. Four blocks take 5/8 of the work of the whole.
+BLOCKS, LEAST_ROWS = 4, 64
+
+
 def log_derivatives(
-    params: Params, electrons: jax.Array, nuclei: Nuclei, spins: Spins, chunk: int
+    log_psi: Callable[[Params, jax.Array], jax.Array],
+    params: Params,
+    electrons: jax.Array,
+    chunk: int,
 ) -> jax.Array:
     """grad log|psi| with respect to all parameters, (walker, parameter).
 
     The row of a walker is 0 where it is not finite.
 
     Args:
-        params: from `networks.init`
+        log_psi: (params, electrons (electron, 3)) -> log|psi|, a scalar
+        params: a tree of arrays
         electrons: (walker, electron, 3), bohr
-        nuclei: positions and charges
-        spins: (n_up, n_down)
         chunk: walkers per pass
     """
 
     def one(walker: jax.Array) -> jax.Array:
-        def log(p: Params) -> jax.Array:
-            return networks.apply(p, walker, nuclei.positions, spins)[1]
-
-        row = ravel_pytree(jax.grad(log)(params))[0]
+        row = ravel_pytree(jax.grad(log_psi)(params, walker))[0]
         # Tested here, while the row is still in the cache; all rows together do not fit.
         return jnp.where(jnp.all(jnp.isfinite(row)), row, 0.0)
 
@@ -85,36 +97,75 @@ class State(NamedTuple):
     norms: jax.Array
 
 
+def initial(params: Params) -> State:
+    """The state before the first step: no step yet."""
+    flat = ravel_pytree(params)[0]
+    return State(jnp.zeros_like(flat), jnp.zeros((NORMS,), flat.dtype))
+
+
 class Rows(NamedTuple):
-    """O: a device's part, (all walkers, own parameters), and the devices' sums of products."""
+    """O: a device's part, and the devices' sums of products. N: walkers of all geometries.
+
+    part: (N, own parameters), one geometry after the other
+    geometries: their number
+    """
 
     part: jax.Array
+    geometries: int
 
     def forward(self, phi: jax.Array) -> jax.Array:
-        """O phi, (walker, ...), for this device's part of phi, (own parameters, ...)."""
+        """O phi, (N, ...), for this device's part of phi, (own parameters, ...)."""
         return collectives.total(self.part @ phi)
 
+    def means(self, x: jax.Array) -> jax.Array:
+        """B x, (N, column): at every walker the mean over the walkers of its geometry."""
+        own = x.reshape(self.geometries, -1, x.shape[-1])
+        mean = jnp.mean(own, axis=1, keepdims=True)
+        return jnp.broadcast_to(mean, own.shape).reshape(x.shape)
 
-def _exchange(rows: jax.Array, padding: int) -> Rows:
-    """O from `log_derivatives` of this device's walkers: centred, divided by sqrt(N)."""
-    padded = jnp.pad(rows, ((0, 0), (0, padding)))
-    part = jax.lax.all_to_all(padded, AXIS, split_axis=1, concat_axis=0, tiled=True)
-    root = jnp.sqrt(jnp.asarray(part.shape[0], rows.dtype))
-    return Rows((part - jnp.mean(part, axis=0)) / root)
+    def gram(self) -> jax.Array:
+        """O O^T + B, (N, N)."""
+        n = self.part.shape[0] // self.geometries
+        product = collectives.total(symmetric_product(self.part))
+        of_one = jnp.eye(self.geometries, dtype=product.dtype)[:, None, :, None]
+        blocks = product.reshape(self.geometries, n, self.geometries, n) + of_one / n
+        return blocks.reshape(product.shape)
+
+
+def symmetric_product(a: jax.Array) -> jax.Array:
+    """a a^T, (n, n), from the blocks on and below the diagonal."""
+    rows = max(LEAST_ROWS, -(-a.shape[0] // BLOCKS))
+    edges = [*range(0, a.shape[0], rows), a.shape[0]]
+    parts = [a[start:end] for start, end in itertools.pairwise(edges)]
+    lower = [[row @ parts[j].T for j in range(i + 1)] for i, row in enumerate(parts)]
+    count = range(len(parts))
+    return jnp.block([[lower[i][j] if j <= i else lower[j][i].T for j in count] for i in count])
+
+
+def _exchange(rows: jax.Array, roots: jax.Array, padding: int) -> Rows:
+    """O from `log_derivatives` of this device's walkers.
+
+    Args:
+        rows: (geometry, walker on this device, parameter)
+        roots: (geometry,), sqrt(n / w_g)
+        padding: parameters to add, so that the devices get equal parts
+    """
+    padded = jnp.pad(rows, ((0, 0), (0, 0), (0, padding)))
+    part = jax.lax.all_to_all(padded, AXIS, split_axis=2, concat_axis=1, tiled=True)
+    centred = (part - jnp.mean(part, axis=1, keepdims=True)) / roots[:, None, None]
+    return Rows(centred.reshape(-1, part.shape[-1]), part.shape[0])
 
 
 def _solve(o: Rows, right: jax.Array, damping: float) -> tuple[jax.Array, jax.Array]:
-    """(O O^T + damping 1 + J/N)^-1 right, (walker, column), and the damping of the factor.
+    """(O O^T + damping 1 + B)^-1 right, (N, column), and the damping of the factor.
 
     Conjugate gradients, preconditioned by the factor. Their products are with O itself: an entry of
     O O^T carries the rounding of its largest eigenvalue.
     """
-    n = right.shape[0]
-    gram = collectives.total(o.part @ o.part.T)
-    lower, added = cholesky.factor(gram + 1.0 / n, damping)
+    lower, added = cholesky.factor(o.gram(), damping)
 
     def times(x: jax.Array) -> jax.Array:
-        return o.forward(o.part.T @ x) + damping * x + jnp.mean(x, axis=0)
+        return o.forward(o.part.T @ x) + damping * x + o.means(x)
 
     def precondition(x: jax.Array) -> jax.Array:
         return jax.scipy.linalg.cho_solve((lower, True), x)
@@ -134,6 +185,7 @@ def natural_step(
     params: Params,
     rows: jax.Array,
     deviation: jax.Array,
+    weights: jax.Array,
     learning_rate: jax.Array,
 ) -> Update:
     """The step to subtract, the next state and E[dE grad log|psi|]; inside `shard_map`.
@@ -142,15 +194,20 @@ def natural_step(
         config: learning rate at the start, damping, momentum and norm constraint
         state: after the last call
         params: gives the step its structure
-        rows: `log_derivatives` of this device's walkers
-        deviation: (walker,), hartree, their clipped local energies minus the mean over all devices
+        rows: (geometry, walker, parameter), `log_derivatives` of this device's walkers
+        deviation: (geometry, walker), hartree, their clipped local energies minus the mean over the
+            walkers of the geometry on all devices
+        weights: (geometry,), with the sum 1; the rows of a geometry of weight 0 must be finite
         learning_rate: a scalar
     """
     flat, unravel = ravel_pytree(params)
     padding = -flat.size % jax.lax.axis_size(AXIS)
-    o = _exchange(rows, padding)
-    n, size = o.part.shape
-    energy = collectives.gather(deviation) / jnp.sqrt(jnp.asarray(n, rows.dtype))
+    n = rows.shape[1] * jax.lax.axis_size(AXIS)
+    roots = jnp.sqrt(n / weights)
+    o = _exchange(rows, roots, padding)
+    size = o.part.shape[1]
+    everyone = jax.lax.all_gather(deviation, AXIS, axis=1, tiled=True)
+    energy = (everyone / roots[:, None]).ravel()
     own = (jax.lax.axis_index(AXIS) * size,)
     before = jax.lax.dynamic_slice(jnp.pad(state.phi, (0, padding)), own, (size,))
     before = config.momentum * before
@@ -180,15 +237,21 @@ class Spring:
         self._config, self._spins, self._chunk = config, spins, chunk
 
     def init(self, params: Params, electrons: jax.Array, nuclei: Nuclei) -> State:
-        """The step before the first: zero."""
+        """No step yet."""
         del electrons, nuclei
-        flat = ravel_pytree(params)[0]
-        return State(jnp.zeros_like(flat), jnp.zeros((NORMS,), flat.dtype))
+        return initial(params)
 
     def update(self, state: Any, params: Params, sample: Sample, rate: jax.Array) -> Update:
         """`natural_step` on the walkers' own gradients."""
-        rows = log_derivatives(params, sample.electrons, sample.nuclei, self._spins, self._chunk)
-        return natural_step(self._config, state, params, rows, sample.deviation, rate)
+
+        def log_psi(params: Params, walker: jax.Array) -> jax.Array:
+            return networks.apply(params, walker, sample.nuclei.positions, self._spins)[1]
+
+        rows = log_derivatives(log_psi, params, sample.electrons, self._chunk)
+        one = jnp.ones((1,), rows.dtype)
+        return natural_step(
+            self._config, state, params, rows[None], sample.deviation[None], one, rate
+        )
 
     def curvature_blocks(self, params: Params) -> dict[str, str]:
         """None."""

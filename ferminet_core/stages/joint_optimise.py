@@ -1,0 +1,290 @@
+"""One optimisation for the wavefunction of several geometries: minimise the mean of their energies.
+
+    L = sum_g w_g <E>_g,    w_g = 1 / number of geometries.
+
+Each geometry has walkers of its own, which sample its own density and never mix with others. Local
+energies are clipped and centred within each geometry. SPRING takes one step for the parameters that
+all of them share (module `spring`). A step costs about as much as those of all geometries apart,
+but each geometry learns from the walkers of all others.
+
+A geometry that keeps losing its local energies is left out: its weight becomes zero, and the others
+go on.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.sharding import PartitionSpec
+
+from ferminet_core.errors import BrokenRunError
+from ferminet_core.inputs.run_spec import GroupSpec
+from ferminet_core.parallel import collectives
+from ferminet_core.parallel.collectives import AXIS
+from ferminet_core.parallel.mesh import REPLICATED, fetch, place, walker_mesh
+from ferminet_core.stages import datasets, group, optimise
+from ferminet_core.stages.base import Series
+from ferminet_core.stages.optimise import FROZEN_WINDOW, Optimise, Stats
+from ferminet_core.vmc import mcmc
+from ferminet_core.vmc.energy import EnergyInfo
+from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.vmc.optimisers import spring
+from ferminet_core.wavefunction import adaptation, networks
+from ferminet_core.wavefunction.networks import Params
+
+SPLIT = PartitionSpec(None, AXIS)  # (geometry, walker, ...)
+
+
+class State(NamedTuple):
+    """All that the loop depends on besides the spec; as `optimise.State`, with an axis of geometries.
+
+    params: {"shared", "heads"}, see `adaptation.start`
+    walkers: electrons (geometry, walker, electron, 3); width, left_at: (geometry,)
+    left_at: the step at which a geometry was left out; -1 for those that take part
+    """
+
+    params: Params
+    optimiser: Any
+    walkers: mcmc.Walkers
+    width: jax.Array
+    step: jax.Array
+    accepted: jax.Array
+    rollbacks: jax.Array
+    delay: jax.Array
+    left_at: jax.Array
+
+
+class Inputs(NamedTuple):
+    """As `optimise.Inputs`, (geometry, ...); coordinates: z, (geometry, component)."""
+
+    nuclei: Nuclei
+    key: jax.Array
+    penalty: jax.Array
+    coordinates: jax.Array
+
+
+class _Geometry(NamedTuple):
+    """One geometry's part of inputs and state."""
+
+    inputs: Inputs
+    walkers: mcmc.Walkers
+    width: jax.Array
+
+
+class _Found(NamedTuple):
+    """What one geometry adds to an update."""
+
+    walkers: mcmc.Walkers
+    accepted: jax.Array
+    rows: jax.Array
+    deviation: jax.Array
+    energy: EnergyInfo
+
+
+def _geometries(state: State, inputs: Inputs) -> _Geometry:
+    return _Geometry(inputs, state.walkers, state.width)
+
+
+class JointOptimise(Optimise):
+    """The optimisation of a group; see `base.Stage`."""
+
+    name = "joint_optimise"
+    specs = State._make(
+        SPLIT if name in ("walkers", "accepted") else REPLICATED for name in State._fields
+    )
+
+    def __init__(self, spec: GroupSpec, pretrained: xr.Dataset) -> None:
+        self.spec: GroupSpec = spec
+        self.config = spec.config
+        self.total = self.config.optimise.iterations
+        self.spins = spec.molecule.electrons
+        self.n_walkers = self.config.sharing.walkers
+        self.mesh = walker_mesh(self.n_walkers)
+        self.dtype = jnp.dtype(self.config.runtime.precision)
+        self.chunk = datasets.chunk_size(self.config, self.spins)
+        self.pretrained = pretrained
+        self.parities = datasets.stored_parities(pretrained)
+        self.coordinates = group.stored_coordinates(pretrained)
+        self.blocks = {}
+        mixed = pretrained["s2_excess"].to_numpy() > datasets.SPIN_TOLERANCE
+        penalty = np.where(mixed, self.config.optimise.spin_penalty, 0.0)
+        found = group.nuclei(spec, self.dtype)
+        inputs = Inputs(
+            found,
+            group.keys(spec, Optimise.name),
+            jnp.asarray(penalty, self.dtype),
+            jnp.asarray(self.coordinates(np.asarray(found.positions, float)), self.dtype),
+        )
+        self.inputs: Any = place(self.mesh, inputs, REPLICATED)
+
+    # --- one iteration, per device ----------------------------------------------------------------
+
+    def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
+        """One update: sample and measure each geometry, then one update for all, and adapt."""
+        config = self.config
+
+        def sample(own: _Geometry) -> _Found:
+            return self._measure_geometry(state, own)
+
+        found: _Found = group.over_geometries(sample, _geometries(state, inputs))
+
+        takes_part = state.left_at < 0
+        rows = jnp.where(takes_part[:, None, None], found.rows, 0.0)
+        deviation = jnp.where(takes_part[:, None], found.deviation, 0.0)
+        weights = takes_part / jnp.sum(takes_part).astype(rows.dtype)
+        rate = optimise.learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
+        update = spring.natural_step(
+            config.optimise, state.optimiser, state.params, rows, deviation, weights, rate
+        )
+        params = adaptation.bounded(jax.tree.map(jnp.subtract, state.params, update.step))
+
+        window_ends = (state.step + 1) % FROZEN_WINDOW == 0
+        accepted, frozen = mcmc.frozen(state.accepted + found.accepted, window_ends)
+        pmove, frozen_share = collectives.mean(
+            (jnp.mean(found.accepted, axis=1), jnp.mean(frozen, axis=1))
+        )
+        width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
+        energy = found.energy
+        stats = Stats(
+            energy_Eh=energy.energy,
+            error_Eh=energy.error,
+            variance_Eh2=energy.variance,
+            pmove=pmove,
+            width=state.width,
+            n_nonfinite=energy.n_nonfinite,
+            n_outliers=energy.n_outliers,
+            learning_rate=rate,
+            gradient_norm=optimise.tree_norm(update.gradient),
+            update_norm=optimise.tree_norm(update.step),
+            n_frozen=jnp.round(frozen_share * self.n_walkers).astype(jnp.int32),
+            damping=jnp.asarray(update.damping, rate.dtype),
+            momentum_dropped=jnp.asarray(update.momentum_dropped, jnp.int32),
+        )
+        after = state._replace(
+            params=params, optimiser=update.state, walkers=found.walkers, width=width
+        )
+        return after._replace(step=state.step + 1, accepted=accepted), stats
+
+    def _measure_geometry(self, state: State, own: _Geometry) -> _Found:
+        """Move the walkers of one geometry, and measure its rows of SPRING's matrix."""
+        z, positions = own.inputs.coordinates, own.inputs.nuclei.positions
+        params = adaptation.adapt(state.params, z)
+        key = jax.random.fold_in(jax.random.fold_in(own.inputs.key, state.step), state.rollbacks)
+        walkers, moved = self._kernel(params, own.inputs.nuclei)(key, own.walkers, own.width)
+        sample, energy = self._measure(params, walkers, own.inputs, key)
+
+        def log_psi(theta: Params, walker: jax.Array) -> jax.Array:
+            return networks.apply(adaptation.adapt(theta, z), walker, positions, self.spins)[1]
+
+        rows = spring.log_derivatives(log_psi, state.params, sample.electrons, self.chunk)
+        return _Found(walkers, moved.accepted, rows, sample.deviation, energy)
+
+    def _burn_in(self, state: State, inputs: Inputs) -> State:
+        """Equilibrate the walkers of every geometry."""
+
+        def equilibrate(own: _Geometry) -> tuple[mcmc.Walkers, jax.Array]:
+            params = adaptation.adapt(state.params, own.inputs.coordinates)
+            nuclei, key = own.inputs.nuclei, own.inputs.key
+            return self._equilibrated(params, nuclei, key, own.walkers, own.width)
+
+        walkers, width = group.over_geometries(equilibrate, _geometries(state, inputs))
+        return state._replace(walkers=walkers, width=width)
+
+    # --- the loop ---------------------------------------------------------------------------------
+
+    def initial(self) -> State:
+        """The pretrained wavefunction and walkers with fresh optimiser statistics."""
+        theta = group.stored_theta(self.pretrained, self.spec, self.dtype)
+        electrons = jnp.asarray(self.pretrained["walkers"].to_numpy(), self.dtype)
+        zero = jnp.asarray(0, jnp.int32)
+        state = State(
+            params=theta,
+            optimiser=spring.initial(theta),
+            walkers=jax.vmap(mcmc.walkers)(electrons),
+            width=jnp.asarray(self.pretrained["mcmc_width"].to_numpy(), self.dtype),
+            step=zero,
+            accepted=jnp.zeros(electrons.shape[:2], electrons.dtype),
+            rollbacks=zero,
+            delay=jnp.asarray(self.config.optimise.planned_delay(), self.dtype),
+            left_at=jnp.full(len(self.spec.members), -1, jnp.int32),
+        )
+        return self.place(state)
+
+    def _lossy(self, state: State, series: Series) -> np.ndarray:
+        """Which geometries (geometry,) of those that take part lost most of their energies."""
+        most = np.max(series["n_nonfinite"], axis=0) > self.n_walkers // 2
+        return most & (np.asarray(state.left_at) < 0)
+
+    def _accident(self, state: State, series: Series) -> str | None:
+        """A reason to take a block back, which names the geometries."""
+        if not np.isfinite(series["update_norm"]).all():
+            return "the update is not finite"
+        self._lost = self._lossy(state, series)
+        names = [m.run_id for m, lost in zip(self.spec.members, self._lost, strict=True) if lost]
+        return f"most local energies of {', '.join(names)} are not finite" if names else None
+
+    def _roll_back(self, state: State, wrong: str) -> tuple[State, str]:
+        """The state before a block with an accident, with one rollback more, and its effect.
+
+        Where the rollbacks are used up, the geometries that lost their energies are left out, and
+        the rate is what it was.
+
+        Raises:
+            BrokenRunError: the update itself is not finite, or no geometry is left.
+        """
+        lost = self._lost
+        takes_part = np.asarray(state.left_at) < 0
+        used_up = int(state.rollbacks) >= self.config.optimise.max_rollbacks
+        if not used_up or not lost.any():
+            return super()._roll_back(state, wrong)
+        if not (takes_part & ~lost).any():
+            raise BrokenRunError(f"{self.spec.run_id} {self.name}: {wrong}; no geometry is left")
+        left_at = np.where(lost, int(state.step), state.left_at).astype(np.int32)
+        names = [m.run_id for m, out in zip(self.spec.members, lost, strict=True) if out]
+        return (
+            self.place(state._replace(left_at=left_at, rollbacks=jnp.asarray(0, jnp.int32))),
+            f"without {', '.join(names)} from here on",
+        )
+
+    def _notes(self, series: Series, done: int) -> tuple[str, ...]:
+        """As for one run, of every geometry by name, and the geometry with the largest variance."""
+        ends = done + len(series["width"])
+        if done // FROZEN_WINDOW == ends // FROZEN_WINDOW:
+            return ()
+        notes = list(self._notes_on_steps(series))
+        for g, member in enumerate(self.spec.members):
+            own = {name: x[:, g] for name, x in series.items() if x.ndim == 2}
+            notes += [f"{member.run_id}: {line}" for line in self._notes_on_walkers(own)]
+        variance = np.nanmean(series["variance_Eh2"], axis=0)
+        if ends == self.total and np.isfinite(variance).any():
+            worst = int(np.nanargmax(variance))
+            run_id = self.spec.members[worst].run_id
+            notes.append(f"largest variance: {variance[worst]:.2g} hartree^2, of {run_id}")
+        return tuple(notes)
+
+    def result(self, state: State, series: Series) -> xr.Dataset:
+        """Shared parameters, walkers of all geometries, and the series (step, geometry)."""
+        state = fetch(state)
+        reasons = {
+            member.run_id: f"left out of the joint optimisation at step {step}, where most of its "
+            "local energies were not finite"
+            for member, step in zip(self.spec.members, state.left_at.tolist(), strict=True)
+            if step >= 0
+        }
+        attrs = self.pretrained.attrs
+        return group.dataset(
+            state.params,
+            self.coordinates,
+            state.walkers.electrons,
+            state.width,
+            series,
+            {name: self.pretrained[name].to_numpy() for name in ("s2_excess", "e_hf")},
+            n_iterations=int(state.step),
+            n_rollbacks=int(state.rollbacks),
+            pretrain_converged=int(attrs["converged"]),
+            left_out=json.dumps(reasons),
+            **{name: str(x) for name, x in attrs.items() if name == "parities"},
+        )

@@ -1,0 +1,112 @@
+"""The start of one run from the joint wavefunction of its group, instead of pretraining.
+
+The parameters are the group's at the nuclei of the spec. The walkers are those of the same geometry
+if it took part in the joint optimisation. Otherwise they are those of the nearest geometry, and
+follow the nuclei by the space-warp transformation (`warm_start.space_warp`).
+"""
+
+from collections.abc import Iterator
+
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from ferminet_core.errors import BrokenRunError, InputError
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
+from ferminet_core.parallel.mesh import fetch, place, walker_mesh
+from ferminet_core.stages import datasets, group
+from ferminet_core.stages.base import Series, Step
+from ferminet_core.stages.optimise import Stats
+from ferminet_core.stages.warm_start import SPECS, State, space_warp
+from ferminet_core.wavefunction import adaptation
+
+
+class SharedStart:
+    """The start of one run from its group; a `base.Stage` without steps.
+
+    Its result has the form of the pretraining's. Its series are those of the joint optimisation at
+    the run's geometry; a geometry that took no part in it has none.
+    """
+
+    name = "pretrain"
+    total = 0
+
+    def __init__(self, spec: RunSpec, reference: xr.Dataset, joint: xr.Dataset) -> None:
+        self.spec, self.joint = spec, joint
+        # As in pretraining: a single determinant is only one of the two of a broken reference.
+        self.reference = reference.isel(determinant=slice(0, spec.config.network.determinants))
+        self.group = GroupSpec.model_validate_json(str(joint.attrs["spec"]))
+        found, wanted = self.group.molecule, spec.molecule
+        if (found.symbols, found.electrons) != (wanted.symbols, wanted.electrons):
+            raise InputError(
+                f"{spec.run_id}: its group {self.group.run_id!r} is of another molecule than the "
+                "spec's; a shared wavefunction needs the same nuclei and electrons"
+            )
+        if reason := group.left_out(joint).get(spec.run_id):
+            raise BrokenRunError(f"{spec.run_id} {self.name}: {reason}")
+        self.mesh = walker_mesh(spec.config.mcmc.walkers)
+        self.dtype = jnp.dtype(spec.config.runtime.precision)
+        self.chunk = datasets.chunk_size(spec.config, wanted.electrons)
+        self.source = self._source()
+
+    def _source(self) -> int:
+        """The place of the run's geometry in the group, or of the nearest one that took part."""
+        names = [member.run_id for member in self.group.members]
+        if self.spec.run_id in names:
+            return names.index(self.spec.run_id)
+        own = np.asarray(self.spec.molecule.positions)
+        places = np.asarray([member.molecule.positions for member in self.group.members])
+        moves = (places - places.mean(axis=1, keepdims=True)) - (own - own.mean(axis=0))
+        distances = np.sum(moves**2, axis=(1, 2))
+        left_out = group.left_out(self.joint)
+        distances[[name in left_out for name in names]] = np.inf
+        return int(np.argmin(distances))
+
+    @property
+    def took_part(self) -> bool:
+        """Whether the run's geometry was one of the joint optimisation's."""
+        return self.group.members[self.source].run_id == self.spec.run_id
+
+    def initial(self) -> State:
+        """The group's wavefunction at the spec's nuclei, and walkers about them."""
+        theta = group.stored_theta(self.joint, self.group, self.dtype)
+        z = group.stored_coordinates(self.joint)(np.asarray(self.spec.molecule.positions))
+        params = adaptation.adapt(theta, jnp.asarray(z, self.dtype))
+        walkers = self.joint["walkers"].to_numpy()[self.source].astype(float)
+        before = np.asarray(self.group.members[self.source].molecule.positions)
+        warped = space_warp(walkers, before, np.asarray(self.spec.molecule.positions))
+        # Copies part within the moves by which the next stage equilibrates its walkers.
+        electrons = np.resize(warped, (self.spec.config.mcmc.walkers, *warped.shape[1:]))
+        return self.place(State(params, jnp.asarray(electrons, self.dtype)))
+
+    def place(self, state: State) -> State:
+        """Walkers split over the devices, the network on each of them."""
+        placed: State = place(self.mesh, state, SPECS)
+        return placed
+
+    def steps(self, state: State) -> Iterator[Step]:
+        """None."""
+        return iter(())
+
+    def result(self, state: State, series: Series) -> xr.Dataset:
+        """As a pretraining of no iterations, with the series of the joint optimisation."""
+        state = fetch(state)
+        attrs = self.joint.attrs
+        return datasets.network_dataset(
+            state.params,
+            state.electrons,
+            float(self.joint["mcmc_width"].to_numpy()[self.source]),
+            self._series() if self.took_part else {},
+            n_iterations=0,
+            converged=int(attrs["pretrain_converged"]),
+            s2_excess=datasets.spin_excess(self.reference, self.spec.molecule),
+            e_hf=float(self.reference.attrs["e_hf"]),
+            **datasets.parities(self.reference),
+            group=self.group.run_id,
+            took_part=int(self.took_part),
+        )
+
+    def _series(self) -> Series:
+        """The series of the joint optimisation at the run's geometry."""
+        found = {name: self.joint[name].to_numpy() for name in Stats._fields}
+        return {name: x if x.ndim == 1 else x[:, self.source] for name, x in found.items()}
