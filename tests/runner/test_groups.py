@@ -246,7 +246,8 @@ def test_stop_asks_the_stage_of_a_group(scan: Scan, folder: Path) -> None:
 def test_reset_knows_whose_stage_it_is(scan: Scan, folder: Path) -> None:
     made = finish(scan, folder)
     place = folder / "groups" / "shared"
-    assert maintenance.reset(folder, "joint_optimise") == [made["joint_optimise"]]
+    starts = [folder / "runs" / name / "pretrain.zarr.zip" for name in RUNS]
+    assert maintenance.reset(folder, "joint_optimise") == [made["joint_optimise"], *starts]
     with pytest.raises(InputError, match="groups/shared: has no stage 'pretrain'"):
         maintenance.reset(place, "pretrain")
     with pytest.raises(InputError, match="runs/r_2: has no stage 'joint_pretrain'"):

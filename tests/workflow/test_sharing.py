@@ -93,7 +93,7 @@ overrides:
   pretrain.max_iterations: 200
   checkpoint.every_steps: 5
   runtime.block: 5
-sharing: {geometries: [r_1.4, r_3], finish: 5}
+sharing: {geometries: [r_1.4, r_3]}
 """
 
 
@@ -117,22 +117,15 @@ def test_a_shared_scan_ends_with_an_energy_for_each_geometry(tiny: Workflow) -> 
     exact = pd.Series({"r_1.4": -1.1745, "r_2": -1.1381, "r_3": -1.0573})
     assert (table["energy_Eh"] > exact - 5 * table["error_Eh"]).all()
     assert (table["energy_Eh"] < -0.9).all()
-    made = {
-        name: artefacts.load(scan / "runs" / name / "pretrain.zarr.zip") for name in table.index
-    }
+    # The middle one took no part in the training.
+    assert table["n_opt"].to_dict() == {"r_1.4": 20, "r_2": 0, "r_3": 20}
     joint = artefacts.load(scan / "groups" / "shared" / "joint_optimise.zarr.zip")
     assert joint.sizes["geometry"] == 2
-    for ds in made.values():
-        parents = json.loads(ds.attrs["parents"])
+    for name in table.index:
+        start = artefacts.load(scan / "runs" / name / "pretrain.zarr.zip")
+        parents = json.loads(start.attrs["parents"])
         assert set(parents) == {"reference", "group"}
         assert parents["group"] == joint.attrs["digest"]
-    # Its own iterations follow those of the group, in which the middle one took no part.
-    assert {name: ds.sizes["step"] for name, ds in made.items()} == {
-        "r_1.4": 20,
-        "r_2": 0,
-        "r_3": 20,
-    }
-    assert table["n_opt"].to_dict() == {"r_1.4": 25, "r_2": 5, "r_3": 25}
 
 
 def optimise(tiny: Workflow, folder: Path) -> tuple[list[str], Path]:
