@@ -168,13 +168,13 @@ def status(
         ),
     ] = None,
 ) -> None:
-    """Show progress, energy, time left, last checkpoint and verdict of every stage of every run."""
+    """Show progress, energy, time left, last checkpoint and verdict of the stages of all runs."""
     from ferminet_core.runner.status import run_states, with_verdicts
 
     wanted = _states(state)
 
     def read() -> "dict[Path, list[StageState]]":
-        return with_verdicts({run: run_states(run) for run in _runs_in(path)})
+        return with_verdicts({folder: run_states(folder) for folder in _folders_in(path)})
 
     if watch and state is not None:
         raise InputError("--state: found with --watch; allowed: one of them")
@@ -230,6 +230,14 @@ def cite(
     typer.echo(bibliography(runs, sources, str(path)), nl=False)
 
 
+def _folders_in(path: Path) -> list[Path]:
+    """The folders of the groups and the runs at a path, or an `InputError` as `_runs_in`."""
+    from ferminet_core.runner.status import group_folders, is_group
+
+    groups = group_folders(path)
+    return groups if groups and is_group(path) else [*groups, *_runs_in(path)]
+
+
 def _runs_in(path: Path) -> list[Path]:
     """The folders of the runs at a path.
 
@@ -256,13 +264,16 @@ def stop(path: ResultsFolder) -> None:
 @app.command()
 def reset(
     path: Annotated[
-        Path, typer.Argument(help="Folder of a scan, results/SCAN, or of a run in its runs/.")
+        Path,
+        typer.Argument(
+            help="Folder of a scan, results/SCAN, of a run in its runs/ or a group in its groups/."
+        ),
     ],
     stage: Annotated[
         str, typer.Argument(help=f"{', '.join(entry.name for entry in STAGES)} or all.")
     ],
 ) -> None:
-    """Delete a stage of one run or of all runs of a scan: results, checkpoints and records."""
+    """Delete a stage of a run, a group or all of a scan: results, checkpoints and records."""
     from ferminet_core.runner.maintenance import reset as delete
 
     for deleted in delete(path, stage):

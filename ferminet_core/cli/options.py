@@ -22,6 +22,10 @@ NeighbourFile = Annotated[
     Path | None,
     typer.Option(help="Optimisation artefact of the run that the spec names as neighbour."),
 ]
+GroupFile = Annotated[
+    Path | None,
+    typer.Option(help="Artefact of the stage joint_optimise of the group that the spec names."),
+]
 Cores = Annotated[
     int | None, typer.Option(min=1, help="CPU cores to use. Default: all. GPUs are found.")
 ]
@@ -65,5 +69,5 @@ Wait = Annotated[
     bool, typer.Option(help="Wait for another process that works on this stage, or give way to it.")
 ]
 ResultsFolder = Annotated[
-    Path, typer.Argument(help="Folder of all results, of one scan or of one run.")
+    Path, typer.Argument(help="Folder of all results, of one scan, of one run or of one group.")
 ]

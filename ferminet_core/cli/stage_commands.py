@@ -6,7 +6,7 @@ process's share of the machine is settled before JAX reads it.
 
 import inspect
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +14,9 @@ import typer
 
 from ferminet_core.cli import options
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.run_spec import RunSpec, load_spec
+from ferminet_core.inputs.group_files import group_spec
+from ferminet_core.inputs.origin import describe
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, load_spec
 from ferminet_core.inputs.stage_table import STAGES, StageEntry, load_code
 from ferminet_core.parallel import distributed
 
@@ -52,16 +54,26 @@ def _parameters(entry: StageEntry) -> Iterator[inspect.Parameter]:
             name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind
         )
 
-    folder = "spec" if entry.chain else f"spec/{entry.name}"
-    spec_help = f"Spec file of the run, {folder}/RUN.json in the scan's folder."
+    if entry.of_group:
+        spec_help = "Spec file of the group, spec/groups/GROUP.json in the scan's folder."
+    else:
+        folder = "spec" if entry.chain else f"spec/{entry.name}"
+        spec_help = f"Spec file of the run, {folder}/RUN.json in the scan's folder."
     yield parameter("spec", Annotated[Path, typer.Argument(help=spec_help)])
     for parent in entry.parents:
-        parent_help = f"Artefact of the stage {parent} of the same run."
+        if parent in entry.of_members:
+            each = f"Artefact of the stage {parent} of a member; once for each, in their order."
+            yield parameter(parent, Annotated[list[Path], typer.Option(help=each)])
+            continue
+        of = "group" if entry.of_group else "run"
+        parent_help = f"Artefact of the stage {parent} of the same {of}."
         yield parameter(parent, Annotated[Path, typer.Option(help=parent_help)])
     yield parameter("out", options.OutFile)
     yield parameter("work", options.WorkFolder)
     if entry.neighbour:
         yield parameter("neighbour", options.NeighbourFile, None)
+    if entry.group:
+        yield parameter("group", options.GroupFile, None)
     if entry.cores:
         yield parameter("devices", options.Cores, None)
     if entry.ranks:
@@ -84,23 +96,38 @@ def _run(
     attempt: int,
     wait: bool,
     neighbour: Path | None = None,
+    group: Path | None = None,
     devices: int | None = None,
     ranks: int | None = 1,
     gpus: int = 0,
-    **parents: Path,
+    **parents: Any,
 ) -> None:
     """Run a stage with the values of its options; options that it lacks have their defaults."""
     from ferminet_core.runner.job import Job
 
     with _stop(wall_time, ranks) as stop:
         run = load_spec(spec)
+        if isinstance(run, GroupSpec) is not entry.of_group:
+            kinds = ("a run", "a group")
+            raise InputError(
+                f"{spec}: is the spec of {kinds[not entry.of_group]}; {entry.name} needs that of "
+                f"{kinds[entry.of_group]}"
+            )
         if bool(run.neighbour and entry.neighbour) != bool(neighbour):
             wanted = f"the optimisation of {run.neighbour!r}" if run.neighbour else "none"
             raise InputError(f"--neighbour: found {neighbour}; the spec {spec} needs {wanted}")
-        files = {name: parents[name] for name in entry.parents}
+        if bool(run.group and entry.group) != bool(group):
+            wanted = f"{entry.group} of the group {run.group!r}" if run.group else "none"
+            raise InputError(f"--group: found {group}; the spec {spec} needs {wanted}")
+        files = _parents(entry, run, parents)
         if neighbour:
-            _check_neighbour(spec.with_name(f"{run.neighbour}.json"), neighbour)
+            other = spec.with_name(f"{run.neighbour}.json")
+            _check_start("neighbour", other, entry.neighbour, neighbour)
             files["neighbour"] = neighbour
+        if group:
+            other = group_spec(spec.absolute().parents[1], run.group)
+            _check_start("group", other, entry.group, group)
+            files["group"] = group
         job = Job(entry.name, run, out, work, files, force, attempt, wait)
         if entry.ranks:
             _run_loop(entry, job, devices, gpus, stop)
@@ -108,8 +135,35 @@ def _run(
             _run_once(entry, job, devices, stop)
 
 
-def _check_neighbour(spec: Path, artefact: Path) -> None:
-    """Check that the result of a warm start's neighbour is what the neighbour's spec asks for.
+def _parents(entry: StageEntry, run: RunSpec, given: Mapping[str, Any]) -> dict[str, Path]:
+    """The parents' artefacts by the names of `Job.parents`.
+
+    Raises:
+        InputError: There is not one file for each member of a group.
+    """
+    files: dict[str, Path] = {}
+    for name in entry.parents:
+        if not (isinstance(run, GroupSpec) and name in entry.of_members):
+            files[name] = given[name]
+            continue
+        if len(given[name]) != len(run.members):
+            raise InputError(
+                f"--{name}: found {len(given[name])} files; the group {run.run_id!r} has "
+                f"{len(run.members)} members: {describe([m.run_id for m in run.members])}"
+            )
+        for member, path in zip(run.members, given[name], strict=True):
+            files[f"{name}:{member.run_id}"] = path
+    return files
+
+
+def _check_start(option: str, spec: Path, stage: str, artefact: Path) -> None:
+    """Check that a result of another run, or of a group, is what its own spec asks for.
+
+    Args:
+        option: That gives the artefact.
+        spec: Spec file of the other run or the group.
+        stage: That made the artefact.
+        artefact: The file.
 
     Raises:
         InputError: It was made for another geometry, or with other settings.
@@ -120,8 +174,8 @@ def _check_neighbour(spec: Path, artefact: Path) -> None:
     from ferminet_core.runner.origins import misfit
     from ferminet_core.storage import artefacts
 
-    if reason := misfit(load_spec(spec), "optimise", artefacts.attributes(artefact)):
-        raise InputError(f"--neighbour: {artefact} is not what {spec} asks for: {reason}")
+    if reason := misfit(load_spec(spec), stage, artefacts.attributes(artefact)):
+        raise InputError(f"--{option}: {artefact} is not what {spec} asks for: {reason}")
 
 
 def _run_once(entry: StageEntry, job: "Job", cores: int | None, stop: "Stop") -> None:
@@ -153,9 +207,10 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
     )
 
     config = job.spec.config
+    walkers = (config.sharing if entry.of_group else config.mcmc).walkers
     wanted = devices or available_cores()
     ranks = distributed.ranks()
-    prepare_process(usable_devices(wanted, max(1, config.mcmc.walkers // 2 // ranks.size)))
+    prepare_process(usable_devices(wanted, max(1, walkers // 2 // ranks.size)))
     if gpus:
         _claim_gpus(gpus, ranks.size, stop)
     ranks.connect_jax()
@@ -166,8 +221,9 @@ def _run_loop(entry: StageEntry, job: "Job", devices: int | None, gpus: int, sto
     from ferminet_core.runner import run_stage
 
     def make(run: RunSpec, parents: "Parents") -> "Stage":
-        warm = run_stage.NEIGHBOUR in parents
-        stage = load_code(entry.from_neighbour if warm else entry.computed_by)
+        starts = {run_stage.NEIGHBOUR: entry.from_neighbour, run_stage.GROUP: entry.from_group}
+        paths = [path for name, path in starts.items() if name in parents]
+        stage = load_code(paths[0] if paths else entry.computed_by)
         made: Stage = stage(run, *parents.values())
         return made
 

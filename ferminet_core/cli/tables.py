@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.origin import describe
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import json_schema
 from ferminet_core.units import format_duration
@@ -32,10 +33,10 @@ def console() -> Console:
 def print_runs(scan: Scan) -> None:
     """The run table: one row per run."""
     variants = any(run.variant for run in scan.runs)
-    warm = any(run.neighbour for run in scan.runs)
+    started = any(run.neighbour or run.group for run in scan.runs)
     left = ["run", "geometry", *(["variant"] if variants else []), *scan.parameters]
     right = ["formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"]
-    rows = [[*left, *right, *(["starts from"] if warm else [])]]
+    rows = [[*left, *right, *(["starts from"] if started else [])]]
     for run in scan.runs:
         molecule, config = run.molecule, run.config
         cells = [run.run_id, run.geometry, *([run.variant] if variants else [])]
@@ -48,7 +49,7 @@ def print_runs(scan: Scan) -> None:
             config.reference.basis,
             str(config.mcmc.walkers),
             str(config.optimise.iterations),
-            *([run.neighbour] if warm else []),
+            *([run.neighbour or run.group] if started else []),
         ]
         rows.append(cells)
     count = "1 run" if len(scan.runs) == 1 else f"{len(scan.runs)} runs"
@@ -62,6 +63,13 @@ def print_runs(scan: Scan) -> None:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         print("  ".join(cells).rstrip())
+    for group in scan.groups:
+        config = group.config
+        print(
+            f"group {group.run_id}: {len(group.members)} geometries, {config.sharing.walkers} "
+            f"walkers each, {config.optimise.iterations} iterations: "
+            f"{describe([member.run_id for member in group.members])}"
+        )
 
 
 def formula(molecule: Molecule) -> str:
@@ -96,15 +104,29 @@ def state_counts(runs: Iterable["StageState"]) -> str:
     return ", ".join(f"{counts[state]} {state}" for state in reversed(STATES) if counts[state])
 
 
+def counts(current: Mapping[Path, "StageState"]) -> str:
+    """The numbers of runs in each state, and of groups if there are any, in a line.
+
+    Args:
+        current: The current stages of runs and groups, by folder.
+    """
+    from ferminet_core.runner.status import is_group
+
+    groups = [stage for folder, stage in current.items() if is_group(folder)]
+    runs = [stage for folder, stage in current.items() if not is_group(folder)]
+    parts = [f"groups: {state_counts(groups)}"] if groups else []
+    return "; ".join([f"runs: {state_counts(runs)}", *parts] if runs else parts)
+
+
 def print_states(states: Mapping[Path, list["StageState"]], wanted: Container[str]) -> None:
-    """The number of runs in each state, and rows for the runs in wanted states.
+    """The number of runs in each state, and rows for the runs and groups in wanted states.
 
     These are a row for each started stage, or one row for a run that has not started.
     """
     from ferminet_core.runner.status import current_stage
 
     current = {run: current_stage(stages) for run, stages in states.items()}
-    console().print(f"runs: {state_counts(current.values())}")
+    console().print(counts(current))
     states = {run: found for run, found in states.items() if current[run].state in wanted}
     begun = {
         run: [stage for stage in stages if stage.state != "waiting"] or stages[:1]

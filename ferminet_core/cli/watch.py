@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console, Group
 from rich.live import Live
 
-from ferminet_core.cli.tables import state_counts, states_table
+from ferminet_core.cli.tables import counts, state_counts, states_table
 from ferminet_core.runner.progress import LONGEST_INTERVAL
 from ferminet_core.runner.status import STATES, StageState, current_stage
 from ferminet_core.units import format_duration
@@ -23,7 +23,7 @@ def follow(
     console: Console,
     wait: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show the states of runs until all are done or broken, or until Ctrl-C.
+    """Show the states of runs and groups until all are done or broken, or until Ctrl-C.
 
     Args:
         read: Reads the states.
@@ -64,7 +64,7 @@ def _view(runs: Mapping[Path, StageState], height: int) -> Group:
     table = states_table(rows)
     left_out = {run: runs[run] for run in ranked[room:]}
     rest = [f"and {len(left_out)} more: {state_counts(left_out.values())}"] if left_out else []
-    return Group(f"runs: {state_counts(runs.values())}", table, *rest)
+    return Group(counts(runs), table, *rest)
 
 
 def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
@@ -81,7 +81,7 @@ def _lines(looks: Iterator[dict[Path, StageState]], console: Console) -> None:
             if moved or (stepped and now - when[run] >= LONGEST_INTERVAL):
                 console.print(f"{time.strftime('%H:%M:%S')} {_line(run, stage)}", soft_wrap=True)
                 shown[run], when[run] = stage, now
-    console.print(f"runs: {state_counts(runs.values())}", soft_wrap=True)
+    console.print(counts(runs), soft_wrap=True)
 
 
 def _line(run: Path, stage: StageState) -> str:

@@ -355,7 +355,7 @@ class OptimiseConfig(Section):
     )
     iterations: Whole = Field(
         200_000,
-        ge=1,
+        ge=0,
         le=MAX_COUNT,
         description="Iterations.",
         json_schema_extra=_resume(Resume.GROW) | _COUNT,
@@ -444,8 +444,8 @@ class OptimiseConfig(Section):
         return renamed(given, "optimise") if isinstance(given, Mapping) else given
 
     def planned_delay(self) -> float:
-        """`delay`, or its default."""
-        return DELAY_SHARE * self.iterations if self.delay is None else self.delay
+        """`delay`, or its default, which is positive without iterations, too."""
+        return DELAY_SHARE * max(1, self.iterations) if self.delay is None else self.delay
 
 
 class SharingConfig(Section):

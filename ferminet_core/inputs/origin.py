@@ -13,7 +13,7 @@ from typing import Any
 from ferminet_core.inputs.config import Resume, resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.run_spec import RunSpec, canonical_json, flat_settings
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, canonical_json, flat_settings
 from ferminet_core.inputs.stage_table import declared
 from ferminet_core.units import ANGSTROM_IN_BOHR
 
@@ -23,6 +23,7 @@ SAME_POSITION = 1e-8
 # Settings that a warm start scales by its share.
 _SHARED = ("optimise.iterations", "optimise.delay")
 _MOST_LISTED = 3
+_HOW = {True: "with sharing", False: "without sharing"}
 
 
 def same_molecule(a: Molecule, b: Molecule) -> bool:
@@ -47,6 +48,7 @@ def request_part(request: Mapping[str, Any], conventional: bool) -> dict[str, An
     part = {**request, "overrides": overrides}
     if conventional:
         part.pop("share", None)
+        part.pop("sharing", None)
     return part
 
 
@@ -56,19 +58,24 @@ def differences(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
     Requests are compared, as for spec files. A new default of the program is no difference. Neither
     is a setting that a resume may change: the result is then one of fewer or more iterations, which
     it says itself, or the same one. Neither is another start, in full or from a neighbour, because
-    a new point of a curve may change the plan for the others.
+    a new point of a curve may change the plan for the others. Whether the file asks for sharing is
+    one.
 
     Args:
         made: The spec in the result.
-        wanted: The run as the scan has it.
+        wanted: The run or the group as the scan has it.
         stage: Name of the stage.
 
     Returns:
         A phrase for each difference, those of the molecule first.
     """
-    found = molecule_differences(made.molecule, wanted.molecule)
-    if _plain_part(made, stage) == _plain_part(wanted, stage):
+    found = nuclei_differences(made, wanted)
+    old_part, new_part = (_plain_part(spec, stage) for spec in (made, wanted))
+    if old_part == new_part:
         return found
+    before, now = ("sharing" in part for part in (old_part, new_part))
+    if before != now and _follows_pretraining(stage):
+        found.append(f"computed {_HOW[before]}, the file says {_HOW[now]}")
     old, new = (flat_settings(spec.config, stage) for spec in (made, wanted))
     found += [
         f"{key} {show(old[key])}, the file says {show(new[key])}"
@@ -82,6 +89,41 @@ def _fixed(key: str, wanted: Any) -> bool:
     """Whether a stage's result with another value than the wanted one is another calculation."""
     rule = resume_rules()[key]
     return rule is Resume.NO or (rule is Resume.KEPT and wanted is not None)
+
+
+def _follows_pretraining(stage: str) -> bool:
+    """Whether a stage of a run depends on what the run starts from."""
+    entry = declared(stage)
+    return bool(entry.group) or any(map(_follows_pretraining, entry.parents))
+
+
+def nuclei_differences(made: RunSpec, wanted: RunSpec, common: bool = False) -> list[str]:
+    """How the geometries of a result differ from those that are asked for; empty if they do not.
+
+    Args:
+        made: The spec in the result, of a run or a group.
+        wanted: The run or the group that is asked for.
+        common: Compare only the members that both groups have.
+    """
+    if not (isinstance(made, GroupSpec) or isinstance(wanted, GroupSpec)):
+        return molecule_differences(made.molecule, wanted.molecule)
+    old, new = _members(made), _members(wanted)
+    found = []
+    for run_id in new:
+        if run_id in old:
+            differences = molecule_differences(old[run_id], new[run_id])
+            found += [f"{run_id}: {difference}" for difference in differences]
+    if not common:
+        found += [f"computed without {run_id}" for run_id in new if run_id not in old]
+        found += [f"computed with {run_id} as well" for run_id in old if run_id not in new]
+    return found
+
+
+def _members(spec: RunSpec) -> dict[str, Molecule]:
+    """The molecules of a group by the runs they belong to; of a run its own."""
+    if isinstance(spec, GroupSpec):
+        return {member.run_id: member.molecule for member in spec.members}
+    return {spec.run_id: spec.molecule}
 
 
 def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:

@@ -1,4 +1,4 @@
-"""The spec of a run: all that its stages read, and the hashes of it.
+"""The spec of a run or a group: all that its stages read, and the hashes of it.
 
 The Snakefile reads specs on every start, so this module imports neither JAX nor PySCF.
 """
@@ -42,11 +42,11 @@ class RunSpec(BaseModel):
     config: Config
     # The run whose optimised wavefunction this one starts from. Empty: this one is pretrained.
     neighbour: str = ""
-    # The group whose joint wavefunction this run starts from. Empty: it has one of its own.
+    # The group of geometries whose common wavefunction this run starts from. Empty: there is none.
     group: str = ""
-    # What the user asked for: molecule, preset and explicit overrides, and with a neighbour the
-    # share of the iterations. The spec file is rewritten when this changes, but not when a default
-    # or a preset's value changes.
+    # What the user asked for: molecule, preset and explicit overrides, with a neighbour the share
+    # of the iterations, and with sharing the number of iterations of its own. The spec file is
+    # rewritten when this changes, but not when a default or a preset's value changes.
     request: dict[str, Any] = {}
 
     @field_validator("request")
@@ -67,14 +67,22 @@ class RunSpec(BaseModel):
         settings = flat_settings(self.config, stage)
         rules = resume_rules()
         content = {
-            "molecule": self.molecule.model_dump(mode="json"),
+            **self._nuclei(),
             "config": {k: v for k, v in settings.items() if rules[k] is not Resume.FREE},
         }
         return hashlib.sha256(canonical_json(content).encode()).hexdigest()
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of what is computed: of a run its molecule, of a group all of its."""
+        return self.molecule.fingerprint
+
+    def _nuclei(self) -> dict[str, Any]:
+        return {"molecule": self.molecule.model_dump(mode="json")}
+
 
 class Member(BaseModel):
-    """One geometry of a group."""
+    """A geometry of a group, by the run that it belongs to."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -84,9 +92,10 @@ class Member(BaseModel):
 
 
 class GroupSpec(RunSpec):
-    """The input of the stages that optimise one wavefunction for several runs.
+    """A group: geometries that one wavefunction is trained for, complete.
 
-    `run_id` is the name of the group, and `molecule` that of its most central member.
+    `run_id` and `geometry` are the name of the group. `molecule` is that of its most central
+    member. `config` has the settings of the members, with the iterations of the whole group.
     """
 
     members: tuple[Member, ...]
@@ -104,6 +113,15 @@ class GroupSpec(RunSpec):
             )
             for member in self.members
         ]
+
+    @property
+    def fingerprint(self) -> str:
+        """See `RunSpec.fingerprint`."""
+        return hashlib.sha256(canonical_json(self._nuclei()).encode()).hexdigest()
+
+    def _nuclei(self) -> dict[str, Any]:
+        members = [member.model_dump(mode="json") for member in self.members]
+        return {"members": [{k: m[k] for k in ("run_id", "molecule")} for m in members]}
 
 
 def _sections(stage: str) -> Iterator[str]:
@@ -125,7 +143,7 @@ def flat_settings(config: Config, stage: str) -> dict[str, Any]:
 
 
 def load_spec(path: Path | str) -> RunSpec:
-    """Read a run's spec file. Settings that it does not name have their defaults.
+    """Read the spec file of a run or a group. Settings that it does not name have their defaults.
 
     Raises:
         InputError: The file is missing or damaged, or has another schema version.
@@ -139,7 +157,7 @@ def load_spec(path: Path | str) -> RunSpec:
 
 
 def parse_spec(text: str, where: str) -> RunSpec:
-    """The spec that a JSON text holds.
+    """The spec that a JSON text holds: that of a group if it has members.
 
     Args:
         text: Content of a spec file, or of the attribute `spec` of an artefact or a checkpoint.
@@ -149,11 +167,13 @@ def parse_spec(text: str, where: str) -> RunSpec:
         InputError: The text is damaged, or has another schema version.
     """
     try:
-        check_version(json.loads(text), where)
+        content = json.loads(text)
+        check_version(content, where)
     except ValueError as error:
         raise InputError(f"{where}: not a spec in JSON ({error})") from None
+    of_group = isinstance(content, dict) and "members" in content
     try:
-        return RunSpec.model_validate_json(text)
+        return (GroupSpec if of_group else RunSpec).model_validate_json(text)
     except ValidationError as error:
         lines = error_lines(
             error,

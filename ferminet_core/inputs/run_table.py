@@ -1,7 +1,8 @@
 """The runs of a scan: geometries times variants, each with its settings.
 
-Settings: defaults < preset < file < variant < geometry < case < command line. A case comes last in
-the file because it concerns single values of the parameters, and a geometry may have many.
+Settings: defaults < preset < sharing < file < variant < geometry < case < command line. A case
+comes last in the file because it concerns single values of the parameters, and a geometry may have
+many.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,11 @@ from ferminet_core.errors import InputError
 from ferminet_core.inputs.geometries import Point
 from ferminet_core.inputs.overrides import resolve
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.system_file import SystemFile, variant_suffix
+from ferminet_core.inputs.system_file import SystemFile, sharing_of, variant_suffix
+
+# The optimiser that several geometries can share, which they have unless the file names another.
+SHARED_OPTIMISER = "spring"
+OPTIMISER_KEY = "optimise.optimiser"
 
 
 def run_table(
@@ -37,13 +42,15 @@ def run_table(
         InputError: Settings do not fit together, or two runs have one name.
     """
     variants = {variant_suffix(v): v.overrides for v in system.variants} or {"": {}}
+    shared = {name for name, (sharing, _) in sharing_of(system).items() if sharing}
     runs: dict[str, RunSpec] = {}
     for point in geometries:
         for variant, settings in variants.items():
             run_id = f"{point.name}+{variant}" if variant else point.name
             if run_id in runs:
                 raise InputError(f"{path}: two runs are named {run_id!r}; rename a geometry")
-            explicit = {**system.overrides, **settings, **point.overrides, **command_line}
+            chosen = {OPTIMISER_KEY: SHARED_OPTIMISER} if variant in shared else {}
+            explicit = {**chosen, **system.overrides, **settings, **point.overrides, **command_line}
             where = f"{path}: run {run_id}: "
             config = resolve(preset, explicit, where.__add__)
             if config.reference.method == "rhf" and point.molecule.spin != 0:

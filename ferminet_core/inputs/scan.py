@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import basis_sets
 from ferminet_core.inputs.geometries import entry_name, points
+from ferminet_core.inputs.groups import with_groups
 from ferminet_core.inputs.overrides import (
     DEFAULT_PRESET,
     check_given,
     check_preset,
     command_line,
 )
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.inputs.run_table import run_table
 from ferminet_core.inputs.system_file import (
     MAX_SCAN_NAME,
@@ -55,6 +56,8 @@ class Scan(BaseModel):
     literature: list[LiteratureSpec]  # with `file` relative to the working directory
     quantities: list[QuantitySpec]
     correlation: CorrelationSpec | None
+    # The geometries that share a wavefunction.
+    groups: list[GroupSpec] = []
     # Of the file's top level. Published energies without a state of their own belong to it.
     charge: int = 0
     spin: int = 0
@@ -95,13 +98,15 @@ def load_scan(
     used = check_given(preset or system.preset, lambda: f"{file.path}: preset")
     name = base_name if used == own_preset else f"{base_name}-{used}"
     runs = run_table(file.path, system, geometries, name, used, settings)
+    runs, groups = with_groups(with_neighbours(runs, system, file), system, file)
     return Scan(
         name=name,
         title=system.title,
         path=file.path,
         preset=used,
         parameters=tuple(dict.fromkeys(p for point in geometries for p in point.parameters)),
-        runs=with_neighbours(runs, system, file),
+        runs=runs,
+        groups=groups,
         literature=[
             entry.model_copy(update={"file": _beside(file.path, entry.file)})
             for entry in system.literature

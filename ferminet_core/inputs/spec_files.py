@@ -1,7 +1,8 @@
 """Files that say what a scan has to compute, in `<results>/<scan>/`.
 
-`spec/<run>.json` holds one run, `runs.txt` the names of all runs. A spec file is rewritten only if
-the request of its run changed. `scan.json` holds the whole scan as it was when the last jobs
+`spec/<run>.json` holds one run, `spec/groups/<group>.json` a group of runs that share a
+wavefunction, and `runs.txt` the names of all runs. A spec file is rewritten only if the request of
+its run or group changed. `scan.json` holds the whole scan as it was when the last jobs
 started. The main process of a workflow is the only one that reads the system file; jobs read these
 files, so an edit of the system file does not reach them.
 """
@@ -11,9 +12,18 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
+from ferminet_core.inputs.group_files import (
+    CurrentGroup,
+    current_groups,
+    group_spec,
+    group_specs,
+    has_begun,
+    members,
+)
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.origin import request_part, same_molecule
 from ferminet_core.inputs.run_spec import (
@@ -39,13 +49,24 @@ class Changes:
     Attributes:
         texts: Texts to write, by path relative to the folder of the scan.
         obsolete: Files to delete, relative to the folder of the scan: specs of conventional
-            energies that no run asks for any more.
+            energies and of groups that no run asks for any more.
         neighbours: The run that each run starts from, of those that start from another.
+        groups: The group that each run starts from, of those that start from one.
+        members: The runs whose geometries each group is trained for.
     """
 
     texts: Mapping[str, str]
     obsolete: tuple[str, ...]
     neighbours: Mapping[str, str]
+    groups: Mapping[str, str]
+    members: Mapping[str, tuple[str, ...]]
+
+
+class Start(NamedTuple):
+    """What a run starts from: another run, a group, or neither (empty names)."""
+
+    neighbour: str
+    group: str
 
 
 def conventional_spec(scan: Path, run_id: str) -> Path:
@@ -63,8 +84,9 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
 
     A run whose request is the same keeps its spec file, and with it the settings that it was made
     with, even if newer code has other defaults. It also keeps the neighbour that it started from,
-    even if the scan now has a nearer one. Conventional energies have spec files of their own, so
-    that other methods do not touch the input of the Monte Carlo stages.
+    even if the scan now has a nearer one. A group whose training has begun keeps its members; a
+    geometry that is added later starts from their wavefunction. Conventional energies have spec
+    files of their own, so that other methods do not touch the input of the Monte Carlo stages.
 
     Args:
         scan: The scan as its system file has it now.
@@ -83,16 +105,21 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
             f"{folder}: was made from {owner}, not from {path}; give another folder with results=, "
             "or continue in this one with takeover=yes"
         )
-    chains, neighbours = _changed_chains(scan, folder)
+    begun = {run.run_id: _stored_group(folder, run.run_id) for run in scan.runs if run.group}
+    groups = current_groups(scan, folder, begun)
+    chains, starts = _changed_chains(scan, folder, groups)
+    trained = members(folder, groups, (start.group for start in starts.values() if start.group))
     changed = [*chains, *_changed_conventional(scan, folder)]
     if changed:
         names = {part.run_id for part, _ in changed}
         check_bases((run for run in scan.runs if run.run_id in names), str(scan.path))
+    changed += [(g.spec, group_spec(folder, name)) for name, g in groups.items() if g.changed]
     texts = {str(path.relative_to(folder)): _text(part) for part, path in changed}
     not_asked = (run.run_id for run in scan.runs if not run.config.conventional.methods)
     obsolete = [
         path for path in (conventional_spec(folder, run) for run in not_asked) if path.exists()
     ]
+    obsolete += [path for path in group_specs(folder) if path.stem not in trained]
     # The table depends on the list of runs. It is also renewed when energies are no longer wanted,
     # and when another system file describes the scan.
     run_ids = [run.run_id for run in scan.runs]
@@ -101,7 +128,9 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
     return Changes(
         texts=texts,
         obsolete=tuple(str(path.relative_to(folder)) for path in obsolete),
-        neighbours={name: parent for name, parent in neighbours.items() if parent},
+        neighbours={name: start.neighbour for name, start in starts.items() if start.neighbour},
+        groups={name: start.group for name, start in starts.items() if start.group},
+        members=trained,
     )
 
 
@@ -201,25 +230,43 @@ def _part(run: RunSpec, conventional: bool) -> RunSpec:
     config = Config(**{k: v for k, v in run.config if (k == section) is conventional})
     request = request_part(run.request, conventional)
     if conventional:
-        run = run.model_copy(update={"neighbour": ""})
+        run = run.model_copy(update={"neighbour": "", "group": ""})
     return run.model_copy(update={"config": config, "request": request})
 
 
-def _changed_chains(scan: Scan, folder: Path) -> tuple[list[tuple[RunSpec, Path]], dict[str, str]]:
-    """What the spec files of the chain should hold and do not, and the neighbours of all runs."""
+def _changed_chains(
+    scan: Scan, folder: Path, groups: Mapping[str, CurrentGroup]
+) -> tuple[list[tuple[RunSpec, Path]], dict[str, Start]]:
+    """What the spec files of the chain should hold and do not, and what all runs start from."""
     pairs = [(_part(run, False), _spec(folder, run.run_id)) for run in scan.runs]
-    stored = {run.run_id: _stored_neighbour(path, run) for run, path in pairs}
+    stored = {run.run_id: _stored_start(path, run) for run, path in pairs}
     planned = {run.run_id: run.neighbour for run in scan.runs}
-    kept = {name: n for name, n in stored.items() if n is not None and n in {"", *planned}}
+    known = {"", *planned}
+    kept = {name: s.neighbour for name, s in stored.items() if s and s.neighbour in known}
     neighbours = {**planned, **kept}
     if generations(neighbours) is None:
         neighbours = planned
+    names = {group.planned: name for name, group in groups.items()}
+    starts = {}
+    for run in scan.runs:
+        before, group = stored[run.run_id], names.get(run.group, "")
+        if before and before.group and not group and has_begun(folder, before.group):
+            group = before.group  # whose other runs have left the scan
+        starts[run.run_id] = Start(neighbours[run.run_id], group)
     changed = [
-        (run.model_copy(update={"neighbour": neighbours[run.run_id]}), path)
+        (run.model_copy(update=starts[run.run_id]._asdict()), path)
         for run, path in pairs
-        if stored[run.run_id] != neighbours[run.run_id]
+        if stored[run.run_id] != starts[run.run_id]
     ]
-    return changed, neighbours
+    return changed, starts
+
+
+def _stored_group(folder: Path, run_id: str) -> str:
+    """The group in a run's spec file, whatever else the file asks for; empty if it has none."""
+    try:
+        return str(json.loads(read_text(_spec(folder, run_id))).get("group", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
 
 
 def _changed_conventional(scan: Scan, folder: Path) -> list[tuple[RunSpec, Path]]:
@@ -229,7 +276,7 @@ def _changed_conventional(scan: Scan, folder: Path) -> list[tuple[RunSpec, Path]
         for run in scan.runs
         if run.config.conventional.methods
     ]
-    return [(run, path) for run, path in pairs if _stored_neighbour(path, run) is None]
+    return [(run, path) for run, path in pairs if _stored_start(path, run) is None]
 
 
 def load_run(scan: Path, run_id: str) -> RunSpec:
@@ -250,8 +297,8 @@ def load_run(scan: Path, run_id: str) -> RunSpec:
     return run.model_copy(update={"config": run.config.model_copy(update=update)})
 
 
-def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
-    """The neighbour in a spec file; empty if the run has none.
+def _stored_start(path: Path, run: RunSpec) -> Start | None:
+    """What the run in a spec file starts from.
 
     It is None if the file is missing, is damaged, or answers another request.
     """
@@ -271,4 +318,4 @@ def _stored_neighbour(path: Path, run: RunSpec) -> str | None:
         stored.pop("share", None)
         request.pop("share", None)
     same = stored == request and same_molecule(molecule, run.molecule)
-    return str(spec.get("neighbour", "")) if same else None
+    return Start(*(str(spec.get(key, "")) for key in Start._fields)) if same else None

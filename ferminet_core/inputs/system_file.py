@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, ValidationError
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import SECTIONS, Config, Section, Whole, setting_keys
+from ferminet_core.inputs.config import (
+    MAX_COUNT,
+    SECTIONS,
+    Config,
+    Section,
+    SharingConfig,
+    Whole,
+    setting_keys,
+)
 from ferminet_core.inputs.expressions import RESERVED
 from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
 from ferminet_core.inputs.molecule import MAX_ATOMS
@@ -147,6 +155,56 @@ Start = Annotated[
 ]
 
 
+def _trained_kind(value: object) -> str | None:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    return "<word>" if isinstance(value, str) else None
+
+
+TrainedGeometries = Annotated[
+    Annotated[Literal["all"], Tag("<word>")] | Annotated[list[str], Tag("<list>")],
+    Discriminator(
+        _trained_kind,
+        custom_error_type="trained",
+        custom_error_message="Input should be all or a list of geometries",
+    ),
+]
+
+
+class Sharing(Section):
+    """One wavefunction for the geometries of a scan.
+
+    Geometries with the same nuclei, charge, spin and settings are a group. Those that are not
+    trained take the wavefunction of their group as it is there.
+    """
+
+    geometries: TrainedGeometries = Field(
+        "all", description="Geometries that the wavefunction is trained for."
+    )
+    finish: Whole = Field(
+        0,
+        ge=0,
+        le=MAX_COUNT,
+        description="Iterations that each geometry then takes of its own.",
+    )
+
+
+def _sharing_kind(value: object) -> str | None:
+    if isinstance(value, dict | Sharing):
+        return "<sharing>"
+    return "<word>" if isinstance(value, str) else None
+
+
+ShareKey = Annotated[
+    Annotated[Literal["none", "scan"], Tag("<word>")] | Annotated[Sharing, Tag("<sharing>")],
+    Discriminator(
+        _sharing_kind,
+        custom_error_type="sharing",
+        custom_error_message="Input should be none, scan, or {geometries, finish}",
+    ),
+]
+
+
 class Variant(Section):
     """One way to compute every geometry. `base` is the variant without overrides."""
 
@@ -154,6 +212,9 @@ class Variant(Section):
         pattern=VARIANT_NAME, description="Name of the variant, part of its runs' names."
     )
     warm_start: Start | None = Field(None, description="Start of its runs, if it differs.")
+    sharing: ShareKey | None = Field(
+        None, description="Sharing of a wavefunction among its runs, if it differs."
+    )
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
 
@@ -237,6 +298,7 @@ class SystemFile(Section):
         [], max_length=1000, description="Ways to compute every geometry."
     )
     warm_start: Start = Field("independent", description="Where optimisations start.")
+    sharing: ShareKey = Field("none", description="Whether geometries share one wavefunction.")
     seed: Whole | None = Field(None, description="Same as the setting `seed`.")
     literature: list[LiteratureSpec] = Field([], description="Published energies to compare with.")
     quantities: list[QuantitySpec] = Field(
@@ -260,7 +322,9 @@ def _reason(location: Location) -> str:
 
 
 def _hint(location: Location) -> str:
-    """What to write in place of a key beside which `overrides` may stand."""
+    """What to write in place of a key beside which `overrides` may stand, or in `sharing`."""
+    if "sharing" in location[:-1] and location[-1] in SharingConfig.model_fields:
+        return f"it is a setting, written as `overrides: {{sharing.{location[-1]}: ...}}`"
     beside = "overrides" in _keys_at(location[:-1])
     return _hints().get(str(location[-1]), "") if beside else ""
 
@@ -277,9 +341,11 @@ def _hints() -> dict[str, str]:
         )
     cell = "periodic systems are not supported; allowed: molecules in vacuum"
     spin = "give `spin`, which is multiplicity - 1 (up minus down electrons)"
+    sharing = "give `sharing: scan` at the top of the file or in a variant"
     return {
         **hints,
         **dict.fromkeys(("multiplicity", "mult"), spin),
+        **dict.fromkeys(("shared", "group", "sharing"), sharing),
         **dict.fromkeys(("cell", "lattice", "pbc"), cell),
         "basis": "it is a setting, written as `overrides: {reference.basis: cc-pvdz}`",
         "ecp": "effective core potentials are not supported; all electrons are treated",
@@ -304,8 +370,30 @@ def parse_system(file: YamlFile) -> SystemFile:
         check_preset(system.preset, lambda: file.where(("preset",)))
     _check_parameter_names(system, file)
     _check_variants(system, file)
+    _check_starts(system, file)
     _check_literature(system, file)
     return _flattened(system, file)
+
+
+def sharing_of(
+    system: SystemFile,
+) -> dict[str, tuple[Sharing | None, tuple[str | int, ...]]]:
+    """How the runs of each variant share a wavefunction, if they do, and where the file says so.
+
+    Returns:
+        By what a variant adds to the names of its runs; without variants there is the plain one.
+    """
+    plain: tuple[str | int, ...] = ("sharing",)
+    given = {
+        variant_suffix(v): (v.sharing, ("variants", i, *plain))
+        for i, v in enumerate(system.variants)
+    }
+    found = {}
+    for name, (own, place) in (given or {"": (None, plain)}).items():
+        key, where = (system.sharing, plain) if own is None else (own, place)
+        word = {"none": None, "scan": Sharing()}
+        found[name] = (word[key] if isinstance(key, str) else key, where)
+    return found
 
 
 def variant_suffix(variant: Variant) -> str:
@@ -374,6 +462,18 @@ def _check_variants(system: SystemFile, file: YamlFile) -> None:
         if problem:
             raise InputError(f"{file.where(('variants', i, 'name'))}: {problem}")
         names.add(variant.name)
+
+
+def _check_starts(system: SystemFile, file: YamlFile) -> None:
+    """Runs that share a wavefunction take it from no neighbour."""
+    starts = {variant_suffix(v): v.warm_start for v in system.variants}
+    for name, (sharing, place) in sharing_of(system).items():
+        own = starts.get(name)
+        if sharing and (system.warm_start if own is None else own) != "independent":
+            other = "warm_start"
+            if own is not None and place == ("sharing",):  # the variant's key against the file's
+                place, other = ("variants", list(starts).index(name), other), "sharing"
+            raise InputError(f"{file.where(place)}: `{other}` is given as well; keep one")
 
 
 def _check_literature(system: SystemFile, file: YamlFile) -> None:
@@ -480,6 +580,8 @@ def _keys_at(location: Location) -> Iterable[str]:
         return SystemFile.model_fields
     if "warm_start" in location:
         return WarmStart.model_fields
+    if "sharing" in location:
+        return Sharing.model_fields
     if "parameters" in location or location[0] == "grids":
         return ValueRange.model_fields
     return inside[str(location[0])].model_fields

@@ -53,7 +53,7 @@ def common_attributes(job: Job, known: Mapping[str, Any]) -> dict[str, Any]:
         "scan": spec.scan,
         "run_id": spec.run_id,
         "schema_version": spec.schema_version,
-        "molecule": spec.molecule.fingerprint,
+        "molecule": spec.fingerprint,
         "seed": spec.stage_seed(job.stage),
         "stage_hash": known["stage_hash"],
         "code_hash": known["code_hash"],

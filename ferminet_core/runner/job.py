@@ -1,4 +1,4 @@
-"""One stage of one run with the paths of its files."""
+"""One stage of a run or a group with the paths of its files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,14 +9,15 @@ from ferminet_core.inputs.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class Job:
-    """One stage of one run with its files.
+    """One stage of a run or a group with its files.
 
     Attributes:
         stage: Name of the stage.
-        spec: The run.
+        spec: The run or the group.
         out: The artefact to write.
         work: Folder for status, events and checkpoints of the stage.
-        parents: Artefacts that the stage reads, by name of the parent.
+        parents: Artefacts that the stage reads, by name of the parent: `reference`, `neighbour`,
+            `group`, and for a member of a group `reference:RUN_ID`.
         force: Whether to try a failed calculation again although nothing changed.
         attempt: Number of this attempt of the workflow engine. A stage that a user stopped is not
             started a second time.

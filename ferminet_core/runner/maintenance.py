@@ -1,4 +1,4 @@
-"""Operations on runs from outside: stop running stages, reset stages, archive a scan."""
+"""Operations on runs and groups from outside: stop running stages, reset stages, archive a scan."""
 
 import contextlib
 import hashlib
@@ -13,9 +13,17 @@ from typing import BinaryIO
 
 from ferminet_core.errors import ArtefactError, InputError, describe
 from ferminet_core.inputs import stage_table
+from ferminet_core.inputs.group_files import GROUPS
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.inputs.spec_files import FROZEN_SCAN
-from ferminet_core.runner.status import STAGES, run_folders, run_states, stages_of
+from ferminet_core.runner.status import (
+    STAGES,
+    group_folders,
+    is_group,
+    run_folders,
+    run_states,
+    stages_of,
+)
 from ferminet_core.runner.stopping import REQUEST
 from ferminet_core.storage import artefacts, files, lease, provenance
 from ferminet_core.storage.lease import Lease
@@ -24,8 +32,11 @@ from ferminet_core.storage.lease import Lease
 _ARCHIVED = (
     "spec/*.json",
     "spec/conventional/*.json",
+    "spec/groups/*.json",
     "runs/*/*.zarr.zip",
     "runs/*/*.provenance.json",
+    "groups/*/*.zarr.zip",
+    "groups/*/*.provenance.json",
     "logs/**/*.log",
     "*.csv",
     "*.json",
@@ -41,7 +52,7 @@ _MANIFEST = "MANIFEST.json"
 
 
 def request_stop(path: Path) -> list[str]:
-    """Ask the running stages of a run, a scan or all scans to write a checkpoint and stop.
+    """Ask the running stages of a run, a group, a scan or all scans to write a checkpoint and stop.
 
     Returns:
         A line for each of these stages.
@@ -49,10 +60,10 @@ def request_stop(path: Path) -> list[str]:
     Raises:
         InputError: No stage is running there, or there is no such folder.
     """
-    if not path.exists() and path.parent.name != "runs":  # a run need not have begun
+    if not path.exists() and path.parent.name not in ("runs", GROUPS):  # it need not have begun
         raise InputError(f"{path}: no such folder (try results, or results/h2)")
     asked = []
-    for run in run_folders(path):
+    for run in (*group_folders(path), *run_folders(path)):
         for stage in stages_of(run):
             work = run / f"{stage}.work"
             holder = lease.holder_of(work)
@@ -65,30 +76,35 @@ def request_stop(path: Path) -> list[str]:
 
 
 def reset(path: Path, stage: str) -> list[Path]:
-    """Delete results, checkpoints and records of a stage, or of `all`, in a run or a scan.
+    """Delete results, checkpoints and records of a stage, or of `all`, in a run, group or scan.
 
     Returns:
         The deleted files and folders.
 
     Raises:
-        InputError: There is no such run, scan or stage.
+        InputError: There is no such run, group, scan or stage.
         LockedError: A process works on one of them. Nothing was deleted.
     """
     known = tuple(entry.name for entry in stage_table.STAGES)
     if stage not in (*known, "all"):
         raise InputError(f"stage: found {stage!r}; allowed: {', '.join(known)}, all")
-    runs = [path] if path.parent.name == "runs" and path.is_dir() else []
+    folders = [path] if path.parent.name in ("runs", GROUPS) and path.is_dir() else []
     if (path / "spec").is_dir():
-        runs = run_folders(path)
-    if not runs:
+        folders = [*group_folders(path), *run_folders(path)]
+    if not folders:
         raise InputError(
-            f"{path}: not the folder of a scan or a run, such as results/h2/runs/r_1.4"
+            f"{path}: not the folder of a scan, a run or a group, such as results/h2/runs/r_1.4"
         )
+    if stage != "all":
+        folders = [f for f in folders if is_group(f) is stage_table.declared(stage).of_group]
+    if not folders:
+        raise InputError(f"{path}: has no stage {stage!r}")
     deleted = []
     with contextlib.ExitStack() as held:
-        for run in runs:
-            for name in known if stage == "all" else (stage,):
-                deleted += _held_files(run, name, held)
+        for folder in folders:
+            names = tuple(n for n in known if is_group(folder) is stage_table.declared(n).of_group)
+            for name in names if stage == "all" else (stage,):
+                deleted += _held_files(folder, name, held)
         for file in deleted:
             if file.is_dir():
                 shutil.rmtree(file)

@@ -12,8 +12,8 @@ from typing import Any
 from ferminet_core.errors import ArtefactError, InputError, ReadError
 from ferminet_core.inputs.config import UNCHANGEABLE, Resume, resume_rules
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.origin import describe, molecule_differences
-from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
+from ferminet_core.inputs.origin import describe, nuclei_differences
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, flat_settings, parse_spec
 from ferminet_core.runner.attempt import Record
 from ferminet_core.runner.job import Job
 from ferminet_core.storage import checkpoints
@@ -73,6 +73,8 @@ def _result_attributes(job: Job) -> dict[str, Any] | None:
 def _superseded(job: Job, record: Record, before: Mapping[str, Any]) -> str | None:
     """Why the run's earlier work does not count; None if it counts."""
     _refuse_foreign(job, before)
+    if _geometries(_made_from(job, before)) != _geometries(job.spec):
+        return "it was computed for other geometries of the group"
     if json.loads(str(before["parents"])) != record.identity["parents"]:
         return "it was computed from other results of the parent stages"
     try:
@@ -94,13 +96,19 @@ def _refuse_foreign(job: Job, before: Mapping[str, Any]) -> None:
             f"{before.get('stage')!r}; expected: run {spec.run_id!r} at {_geometry(spec)}, stage "
             f"{job.stage!r}{_remedy(job)}"
         )
-    if different := molecule_differences(other.molecule, spec.molecule):
+    # A group that gains or loses a member starts over.
+    if different := nuclei_differences(other, spec, common=True):
         raise InputError(f"{job.work}: molecule: {describe(different)}{_remedy(job)}")
 
 
 def _made_from(job: Job, before: Mapping[str, Any]) -> RunSpec:
     """The spec of earlier work, from its attributes."""
     return parse_spec(str(before["spec"]), str(job.work))
+
+
+def _geometries(spec: RunSpec) -> tuple[str, ...]:
+    """The runs of a group's geometries in their order; none of a run."""
+    return tuple(m.run_id for m in spec.members) if isinstance(spec, GroupSpec) else ()
 
 
 def _geometry(spec: RunSpec) -> str:

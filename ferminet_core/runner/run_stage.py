@@ -1,4 +1,4 @@
-"""Runs one stage of one run: load its parents, loop over its steps, write checkpoints, save.
+"""Runs one stage of a run or a group: loads its parents, loops, writes checkpoints, saves.
 
 A stage itself opens no file (`ferminet_core.stages.base`). All reading and writing is here, so the
 same stages run from a shell, from a test and on many nodes. If several ranks run a stage, all of
@@ -7,8 +7,9 @@ them execute this module, and only rank 0 reads and writes.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,9 +17,13 @@ import xarray as xr
 
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.inputs.config import CheckpointConfig
-from ferminet_core.inputs.origin import describe, molecule_differences
-from ferminet_core.inputs.run_spec import RunSpec, parse_spec
-from ferminet_core.inputs.stage_table import declared
+from ferminet_core.inputs.origin import (
+    describe,
+    molecule_differences,
+    nuclei_differences,
+)
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, parse_spec
+from ferminet_core.inputs.stage_table import declared, walkers_key
 from ferminet_core.parallel import distributed
 from ferminet_core.parallel.jax_setup import CompileLog, process_age
 from ferminet_core.runner import resume
@@ -35,6 +40,8 @@ from ferminet_core.storage.lease import Lease
 SAVE_RATIO = 50.0
 # Name of a warm start's parent, the optimisation of another run.
 NEIGHBOUR = "neighbour"
+# Name of the parent of a run that starts from a group.
+GROUP = "group"
 
 Parents = Mapping[str, xr.Dataset]
 
@@ -43,31 +50,65 @@ def load_parents(job: Job) -> dict[str, xr.Dataset]:
     """Load the artefacts that a job reads, and check that they belong to its molecule.
 
     Raises:
-        InputError: An artefact belongs to another stage or another molecule.
+        InputError: An artefact belongs to another stage, run, group or molecule.
         ArtefactError: A file is missing or damaged.
     """
+    entry = declared(job.stage)
+    others = {NEIGHBOUR: entry.neighbour, GROUP: entry.group}
     loaded = {}
     for name, path in job.parents.items():
         ds = artefacts.load(path)
-        stage = declared(job.stage).neighbour if name == NEIGHBOUR else name
+        option, _, member = name.partition(":")
+        stage = others.get(option, option)
         if ds.attrs.get("stage") != stage:
             found = ds.attrs.get("stage")
-            raise InputError(f"{path}: holds stage {found!r}, but --{name} needs stage {stage!r}")
-        if name == NEIGHBOUR:
-            if ds.attrs.get("run_id") != job.spec.neighbour:
-                raise InputError(
-                    f"{path}: comes from run {ds.attrs.get('run_id')!r}, but {job.spec.run_id} "
-                    f"starts from run {job.spec.neighbour!r}"
-                )
-        elif ds.attrs.get("molecule") != job.spec.molecule.fingerprint:
+            flag = option.replace("_", "-")
+            raise InputError(f"{path}: holds stage {found!r}, but --{flag} needs stage {stage!r}")
+        if option in others:
+            _check_start(job.spec, option, ds, path)
+        elif member:
+            _check_member(job.spec, member, ds, path)
+        elif ds.attrs.get("molecule") != job.spec.fingerprint:
             made = parse_spec(str(ds.attrs.get("spec")), str(path))
-            if different := molecule_differences(made.molecule, job.spec.molecule):
-                raise InputError(
-                    f"{path}: was made for another molecule than {job.spec.run_id} "
-                    f"(run {made.run_id!r} of scan {made.scan!r}): {describe(different)}"
-                )
+            _refuse(nuclei_differences(made, job.spec), made, job.spec.run_id, path)
         loaded[name] = ds
     return loaded
+
+
+def _check_start(spec: RunSpec, option: str, ds: xr.Dataset, path: Path) -> None:
+    """Check that a result comes from the run or the group that a run starts from."""
+    what = "run" if option == NEIGHBOUR else "group"
+    wanted, found = getattr(spec, option), ds.attrs.get("run_id")
+    if found != wanted:
+        raise InputError(
+            f"{path}: comes from {what} {found!r}, but {spec.run_id} starts from {what} {wanted!r}"
+        )
+
+
+def _check_member(spec: RunSpec, run_id: str, ds: xr.Dataset, path: Path) -> None:
+    """Check that a result is that of a member of a group."""
+    if not isinstance(spec, GroupSpec):
+        raise InputError(f"{path}: belongs to a member, but {spec.run_id} is no group")
+    found = ds.attrs.get("run_id")
+    if found != run_id:
+        raise InputError(
+            f"{path}: comes from run {found!r}, expected: run {run_id!r}; give the files in the "
+            f"order of the members of {spec.run_id}"
+        )
+    (member,) = (member for member in spec.members if member.run_id == run_id)
+    if ds.attrs.get("molecule") != member.molecule.fingerprint:
+        made = parse_spec(str(ds.attrs.get("spec")), str(path))
+        _refuse(molecule_differences(made.molecule, member.molecule), made, run_id, path)
+
+
+def _refuse(different: Sequence[str], made: RunSpec, wanted: str, path: Path) -> None:
+    """Refuse a result that was made for another molecule."""
+    if different:
+        kind = "group" if isinstance(made, GroupSpec) else "run"
+        raise InputError(
+            f"{path}: was made for another molecule than {wanted} "
+            f"({kind} {made.run_id!r} of scan {made.scan!r}): {describe(different)}"
+        )
 
 
 class Saver:
@@ -326,7 +367,7 @@ def _device_failures(job: Job) -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" in str(error):
             raise MemoryError(
                 f"{job.spec.run_id} {job.stage}: {str(error).splitlines()[0]}; use more devices or "
-                "fewer mcmc.walkers, or wait for other processes on the same device"
+                f"fewer {walkers_key(job.stage)}, or wait for other processes on the same device"
             ) from error
         if distributed.ranks().size == 1:
             raise

@@ -1,4 +1,7 @@
-"""The states of a run's stages, from their files. Reads only, and disturbs no running stage."""
+"""The states of the stages of runs and groups, from their files.
+
+Reads only, and disturbs no running stage.
+"""
 
 import contextlib
 import time
@@ -8,6 +11,7 @@ from typing import Any, NamedTuple
 
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs import stage_table
+from ferminet_core.inputs.group_files import GROUPS, group_spec, group_specs
 from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.spec_files import conventional_spec
 from ferminet_core.runner.origins import misfit
@@ -17,15 +21,17 @@ from ferminet_core.storage.checkpoints import steps_in
 # The chain. A run is finished when the last stage is done.
 STAGES = tuple(entry.name for entry in stage_table.chain())
 # The stage next to the chain, in runs that ask for it.
-(CONVENTIONAL,) = (entry.name for entry in stage_table.STAGES if not entry.chain)
+(CONVENTIONAL,) = (entry.name for entry in stage_table.of_runs() if not entry.chain)
+GROUP_STAGES = tuple(entry.name for entry in stage_table.of_groups())
 
 # What a stage can be, the most urgent first.
 STATES = ("running", "broken", "failed", "stale", "resumable", "waiting", "done")
 
 
 class StageState(NamedTuple):
-    """One stage of one run.
+    """One stage of one run or group.
 
+    run: name of the run or group
     state: waiting, running, resumable (the next start continues from a checkpoint), failed, broken
     (failed in a way that would repeat: refused until settings or code change), stale (the spec file
     has changed since, and asks for another molecule or other settings), or done
@@ -55,10 +61,10 @@ class StageState(NamedTuple):
 
 
 def stage_state(run: Path, stage: str) -> StageState:
-    """The state of a stage of a run.
+    """The state of a stage of a run or a group.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run or the group.
         stage: Name of the stage.
     """
     work = run / f"{stage}.work"
@@ -98,8 +104,10 @@ def _stale(run: Path, stage: str, artefact: Path) -> str:
     The times decide whether to read the two files, so that a look at many runs stays cheap.
     """
     scan = run.parent.parent
-    entry = stage_table.declared(stage)
-    spec = scan / "spec" / f"{run.name}.json" if entry.chain else conventional_spec(scan, run.name)
+    if stage == CONVENTIONAL:
+        spec = conventional_spec(scan, run.name)
+    else:
+        spec = group_spec(scan, run.name) if is_group(run) else scan / "spec" / f"{run.name}.json"
     try:
         if spec.stat().st_mtime <= artefact.stat().st_mtime:
             return ""
@@ -129,27 +137,34 @@ def _checkpoint_age(work: Path) -> float | None:
     return None
 
 
+def is_group(folder: Path) -> bool:
+    """Whether a folder of a run or a group is that of a group."""
+    return folder.parent.name == GROUPS
+
+
 def stages_of(run: Path) -> tuple[str, ...]:
-    """The stages of the run with this folder.
+    """The stages of the run or the group with this folder.
 
     Conventional energies come last, if the run asks for them.
     """
+    if is_group(run):
+        return GROUP_STAGES
     asked = conventional_spec(run.parent.parent, run.name).exists()
     return (*STAGES, CONVENTIONAL) if asked else STAGES
 
 
 def run_states(run: Path) -> list[StageState]:
-    """The states of all stages of a run."""
+    """The states of all stages of a run or a group."""
     return [stage_state(run, stage) for stage in stages_of(run)]
 
 
 def current_stage(stages: Sequence[StageState]) -> StageState:
-    """The stage that a run is at, whose state is that of the run.
+    """The stage that a run or a group is at, whose state is that of the run or group.
 
     It is the last stage that has started, or the next one if that is done. Conventional energies
     come after all others.
     """
-    chain = [stage for stage in stages if stage.stage in STAGES]
+    chain = [stage for stage in stages if stage.stage != CONVENTIONAL]
     last = max((i for i, stage in enumerate(chain) if stage.state != "waiting"), default=0)
     finished = chain[last].state == "done" and last + 1 < len(chain)
     present = chain[last + finished]
@@ -209,3 +224,16 @@ def run_folders(path: Path) -> list[Path]:
 
 def _of_scan(scan: Path) -> list[Path]:
     return run_folders(scan) if (scan / "spec").is_dir() else []
+
+
+def group_folders(path: Path) -> list[Path]:
+    """The folders of all groups in a results folder, a scan's folder, or a group's own."""
+    path = Path(path)
+    if (path / "spec").is_dir():
+        return [path / GROUPS / spec.stem for spec in group_specs(path)]
+    if is_group(path):
+        return [path]
+    if path.parent.name == "runs" or not path.is_dir():
+        return []
+    scans = (scan for scan in sorted(path.iterdir()) if (scan / "spec").is_dir())
+    return [group for scan in scans for group in group_folders(scan)]

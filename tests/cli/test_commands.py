@@ -272,7 +272,9 @@ ON_RANKS = {"--devices", "--ranks", "--gpus"}
     [
         ("reference", set()),
         ("conventional", {"--devices"}),
-        ("pretrain", {"--reference", "--neighbour", *ON_RANKS}),
+        ("joint_pretrain", {"--reference", *ON_RANKS}),
+        ("joint_optimise", {"--joint-pretrain", *ON_RANKS}),
+        ("pretrain", {"--reference", "--neighbour", "--group", *ON_RANKS}),
         ("optimise", {"--pretrain", *ON_RANKS}),
         ("inference", {"--optimise", "--reference", *ON_RANKS}),
     ],

@@ -14,6 +14,7 @@ from ferminet_core.inputs.spec_files import write_specs
 from helpers.paths import ROOT
 
 STAGES = ("reference", "pretrain", "optimise", "inference")
+JOINT = ("joint_pretrain", "joint_optimise")
 SYSTEM = """
 name: test
 units: bohr
@@ -64,8 +65,10 @@ class Workflow:
         rows = (line.split() for line in table[1].splitlines())
         return {name: int(count) for name, count in rows if name != "all"}
 
-    def pretend_done(self, *run_ids: str, stages: Sequence[str] = STAGES) -> None:
-        """Write the spec files, and an empty file for each artefact.
+    def pretend_done(
+        self, *run_ids: str, stages: Sequence[str] = STAGES, groups: Sequence[str] = ()
+    ) -> None:
+        """Write the spec files, and an empty file for each artefact of these runs and groups.
 
         The empty files are newer than the files that they are made from.
         """
@@ -74,6 +77,7 @@ class Workflow:
         sources = [scan / "runs.txt", *(scan / "spec").rglob("*")]
         clock = max(path.stat().st_mtime for path in sources) + 1
         files = [scan / "runs" / run / f"{stage}.zarr.zip" for run in run_ids for stage in stages]
+        files += [scan / "groups" / g / f"{stage}.zarr.zip" for g in groups for stage in JOINT]
         names = ("scan.csv", "scan.zarr.zip", "curve.svg", "curve.png", "report.html")
         files += [scan / name for name in names]
         for path in files:

@@ -154,7 +154,7 @@ def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> 
     assert [path.name for path in job.out.parent.iterdir()] == ["pretrain.zarr.zip"]
     with pytest.raises(InputError, match="stage: found 'optimize'; allowed: reference"):
         maintenance.reset(job.out.parent, "optimize")
-    with pytest.raises(InputError, match="not the folder of a scan or a run"):
+    with pytest.raises(InputError, match="not the folder of a scan, a run or a group"):
         maintenance.reset(tmp_path, "optimise")
 
 

@@ -385,7 +385,8 @@ def _alike(jobs: Iterable[Any]) -> list[list[Any]]:
 
 def _name(job: Any) -> str:
     """A job for people to read."""
-    run = "" if job.is_group() else job.wildcards.get("run_id", "")
+    names = {} if job.is_group() else job.wildcards
+    run = names.get("run_id", "") or names.get("group", "")
     return f"{run} {job.name}".strip()
 
 

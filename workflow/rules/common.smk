@@ -121,6 +121,11 @@ SPEC = f"{FOLDER}/spec/{{run_id}}.json"
 CONVENTIONAL_SPEC = f"{FOLDER}/spec/conventional/{{run_id}}.json"
 RUN = f"{FOLDER}/runs/{{run_id}}"
 LOGS = f"{FOLDER}/logs/{{run_id}}"
+# Of a group of runs that share a wavefunction. The names of its logs are those of its stages, so a
+# run of the same name has others.
+GROUP_SPEC = f"{FOLDER}/spec/groups/{{group}}.json"
+GROUP = f"{FOLDER}/groups/{{group}}"
+GROUP_LOGS = f"{FOLDER}/logs/{{group}}"
 
 if workflow.is_main_process:
     SYSTEM = config["system"]
@@ -139,6 +144,8 @@ if workflow.is_main_process:
         fail(error)
     keep_onstart()
     RUN_IDS = [run.run_id for run in SCAN.runs]
+    # Those that have left the scan, but not their group.
+    MEMBERS = [run_id for names in CHANGES.members.values() for run_id in names]
 
     # The number of warm starts from an anchor to each run; anchors are not named.
     GENERATIONS = generations(CHANGES.neighbours) or {}
@@ -154,7 +161,8 @@ if workflow.is_main_process:
 
     wildcard_constraints:
         scan=re.escape(SCAN.name),
-        run_id="|".join(re.escape(run_id) for run_id in RUN_IDS),
+        run_id="|".join(map(re.escape, dict.fromkeys([*RUN_IDS, *MEMBERS]))),
+        group="|".join(map(re.escape, CHANGES.members)) or "[^/]+",
 
 else:
 
@@ -163,6 +171,7 @@ else:
     wildcard_constraints:
         scan="[^/]+",
         run_id="[^/]+",
+        group="[^/]+",
 
 
 def cores(wildcards):
@@ -178,9 +187,35 @@ def cores(wildcards):
     return max(1, workflow.cores // max(1, together))
 
 
+def spec_of(stage):
+    """The spec file of a stage."""
+    if stage.of_group:
+        return GROUP_SPEC
+    return SPEC if stage.chain else CONVENTIONAL_SPEC
+
+
+def all_cores(wildcards):
+    """Number of cores of a stage of a group, which all runs of the group wait for."""
+    if not (workflow.is_main_process and workflow.resource_settings.cores):
+        return 1
+    return workflow.cores
+
+
 def result(stage):
     """The artefact of a stage of a run."""
     return f"{RUN}/{stage}.zarr.zip"
+
+
+def group_result(stage):
+    """The artefact of a stage of a group."""
+    return f"{GROUP}/{stage}.zarr.zip"
+
+
+def spec_in_job(pattern, wildcards):
+    """The run or the group in a spec file, in the process of a job."""
+    from ferminet_core.inputs.run_spec import load_spec
+
+    return load_spec(pattern.format(**wildcards))
 
 
 def neighbour_of(stage):
@@ -190,14 +225,51 @@ def neighbour_of(stage):
         if workflow.is_main_process:
             other = CHANGES.neighbours.get(wildcards.run_id)
         else:
-            from ferminet_core.inputs.run_spec import load_spec
-
-            other = load_spec(SPEC.format(**wildcards)).neighbour
+            other = spec_in_job(SPEC, wildcards).neighbour
         if not other:
             return []
         return result(stage).format(scan=wildcards.scan, run_id=other)
 
     return {"neighbour": found} if stage else {}
+
+
+def group_of(stage):
+    """The input of a stage that may start from this stage of a group."""
+
+    def found(wildcards):
+        if workflow.is_main_process:
+            name = CHANGES.groups.get(wildcards.run_id)
+        else:
+            name = spec_in_job(SPEC, wildcards).group
+        if not name:
+            return []
+        return group_result(stage).format(scan=wildcards.scan, group=name)
+
+    return {"group": found} if stage else {}
+
+
+def parents_of(stage):
+    """The inputs of a stage that are results of its parents, by name."""
+
+    def of_members(parent):
+        def found(wildcards):
+            if workflow.is_main_process:
+                names = CHANGES.members.get(wildcards.group, ())
+            else:
+                spec = spec_in_job(GROUP_SPEC, wildcards)
+                names = [member.run_id for member in spec.members]
+            return expand(result(parent), scan=wildcards.scan, run_id=names)
+
+        return found
+
+    if not stage.of_group:
+        return {parent: result(parent) for parent in stage.parents}
+    return {
+        parent: (
+            of_members(parent) if parent in stage.of_members else group_result(parent)
+        )
+        for parent in stage.parents
+    }
 
 
 def ranks(wildcards, resources):
@@ -250,9 +322,11 @@ def share_of_cores(wildcards, threads):
 
 def parents(wildcards, input):
     """Options for the results that a stage reads, by the names of the rule's inputs."""
-    files = {name: str(path) for name, path in input.items() if name != "spec"}
     return " ".join(
-        f"--{name} {shlex.quote(path)}" for name, path in files.items() if path
+        f"--{name.replace('_', '-')} {shlex.quote(str(path))}"
+        for name, files in input.items()
+        if name != "spec"
+        for path in ([files] if isinstance(files, str) else files)
     )
 
 
@@ -294,7 +368,10 @@ def staged(wildcards):
     (folder / "obsolete.txt").write_text(obsolete, encoding="utf-8")
     present = [
         path.stat().st_mtime
-        for pattern in ("runs.txt", "spec/**/*.json", "runs/*/*.zarr.zip", "scan.csv")
+        for pattern in (
+            *("runs.txt", "scan.csv", "spec/**/*.json"),
+            *("runs/*/*.zarr.zip", "groups/*/*.zarr.zip"),
+        )
         for path in Path(SCAN_FOLDER).glob(pattern)
     ]
     moment = max(present, default=0.0) + 0.001

@@ -1,4 +1,4 @@
-# A rule for each stage of a run, from the table of the stages. The conventional energies are a branch
+# A rule for each stage of a run or a group, from the table of the stages. The conventional energies are a branch
 # for the runs that ask for them. They have the lowest priority, so they do not keep the chain from a
 # core. Snakemake deletes the log of a stage before each attempt; attempts.log in the work folder keeps
 # them all.
@@ -10,18 +10,19 @@ for depth, stage in enumerate(STAGES):
         name:
             stage.name
         input:
-            **{parent: result(parent) for parent in stage.parents},
+            **parents_of(stage),
             **neighbour_of(stage.neighbour),
-            spec=SPEC if stage.chain else CONVENTIONAL_SPEC,
+            **group_of(stage.group),
+            spec=spec_of(stage),
         output:
-            result(stage.name),
+            (group_result if stage.of_group else result)(stage.name),
         log:
-            f"{LOGS}/{stage.name}.log",
+            f"{GROUP_LOGS if stage.of_group else LOGS}/{stage.name}.log",
         # Finish a geometry before the next one is started.
-        priority: 1 + depth if stage.chain else 0
+        priority: 1 + depth if stage.chain or stage.of_group else 0
         conda:
             "../../environment.yml"
-        threads: cores if stage.cores else 1
+        threads: (all_cores if stage.of_group else cores) if stage.cores else 1
         resources:
             attempt_number=attempt_number,
         params:
