@@ -102,7 +102,7 @@ class JointOptimise(Optimise):
         self.total = self.config.optimise.iterations
         self.spins = spec.molecule.electrons
         self.n_walkers = self.config.sharing.walkers
-        self.mesh = walker_mesh(self.n_walkers)
+        self.mesh = walker_mesh(self.n_walkers, setting="sharing.walkers")
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained

@@ -95,7 +95,7 @@ class JointPretrain(Pretrain):
         self.config = spec.config
         self.total = self.config.pretrain.max_iterations
         self.spins = spec.molecule.electrons
-        self.mesh = walker_mesh(self.config.sharing.walkers, groups=2)
+        self.mesh = walker_mesh(self.config.sharing.walkers, groups=2, setting="sharing.walkers")
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.nuclei = group.nuclei(spec, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)

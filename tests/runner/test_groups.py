@@ -171,6 +171,24 @@ def test_a_moved_member_is_refused(scan: Scan, folder: Path) -> None:
         run(job_of(folder, moved, "joint_optimise"), Oscillator())
 
 
+@pytest.mark.parametrize(
+    ("setting", "line"),
+    [
+        (
+            "sharing.walkers: 32",
+            "sharing.walkers: the stage was started with 64, the spec asks for 32",
+        ),
+        ("sharing.heads: false", "sharing.heads: the stage was started with True"),
+        ("mcmc.steps: 3", "mcmc.steps: the stage was started with"),
+    ],
+)
+def test_a_group_keeps_its_settings(setting: str, line: str, scan: Scan, folder: Path) -> None:
+    cut_off(job_of(folder, scan.groups[0], "joint_optimise"))
+    (other,) = make_scan(folder.parent, f"{H2[:-2]}, {setting}}}\n").groups
+    with pytest.raises(InputError, match=line):
+        run(job_of(folder, other, "joint_optimise"), Oscillator())
+
+
 # --- origins --------------------------------------------------------------------------------------
 
 

@@ -95,9 +95,7 @@ def test_a_group_of_one_optimises_as_a_run_alone(quick: pytest.MonkeyPatch) -> N
         # to 100 raises it by 1e5.
         found = series[name].reshape(values.shape)
         np.testing.assert_allclose(found, values, rtol=1e-9, atol=1e-11, err_msg=name)
-    both = zip(
-        jax.tree.leaves(state.params["shared"]), jax.tree.leaves(alone.params), strict=True
-    )
+    both = zip(jax.tree.leaves(state.params["shared"]), jax.tree.leaves(alone.params), strict=True)
     for found, wanted in both:
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
 
@@ -127,9 +125,7 @@ def test_the_order_of_the_members_does_not_matter(
     dims = {"geometry": order}
     state, series = optimised(spec, pretrained)
     other, others = optimised(turned, pretrained.isel(dims))
-    for one, two in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True
-    ):
+    for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
         # As for a single run on several devices: other orders of summation.
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-11)
     np.testing.assert_allclose(series["energy_Eh"][:, order], others["energy_Eh"], atol=1e-10)
@@ -164,9 +160,7 @@ def test_a_constant_added_to_the_energies_of_one_geometry_changes_nothing(
 
     quick.setattr("ferminet_core.stages.optimise.local_energy", shifted)
     found, _ = optimised(spec, pretrained)
-    for one, two in zip(
-        jax.tree.leaves(plain.params), jax.tree.leaves(found.params), strict=True
-    ):
+    for one, two in zip(jax.tree.leaves(plain.params), jax.tree.leaves(found.params), strict=True):
         # The sum of 50 and energies of order one loses two digits of sixteen.
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-9)
 
@@ -198,9 +192,7 @@ def test_a_geometry_that_loses_its_energies_is_left_out(
     # The others are optimised as in a group without it.
     fewer = spec.model_copy(update={"members": spec.members[:2]})
     two, _ = optimised(fewer, pretrained.isel(geometry=[0, 1]))
-    for one, other in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(two.params), strict=True
-    ):
+    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-11)  # as above
 
 
