@@ -12,9 +12,10 @@ from helpers.scans import make_scan
 from helpers.stages import Oscillator, PowerCutError, failing, run
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.group_files import group_spec
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, load_spec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.inputs.spec_files import freeze, group_spec, write_specs
+from ferminet_core.inputs.spec_files import freeze, write_specs
 from ferminet_core.runner import maintenance, status
 from ferminet_core.runner.attempt import common_attributes
 from ferminet_core.runner.job import Job
