@@ -243,7 +243,7 @@ class Optimise:
         )
         return state._replace(walkers=walkers, width=width)
 
-    def initial(self) -> State:
+    def initial(self) -> Any:
         """The pretrained network and walkers with fresh optimiser statistics."""
         params = datasets.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)

@@ -52,7 +52,7 @@ def pretrained(spec: GroupSpec) -> xr.Dataset:
 
 
 def potential(params: Any, electrons: jax.Array, nuclei: Nuclei, spins: Any, chunk: int) -> Any:
-    """In place of the local energy, for tests of what does not depend on it: compiled in no time."""
+    """In place of the local energy where a test does not depend on it: compiled in no time."""
     return potential_energy(electrons, nuclei)
 
 
@@ -300,3 +300,52 @@ def test_references_of_equal_length_stand_for_the_same_states() -> None:
     np.testing.assert_array_equal(same["mo_up"], two["mo_up"])
     (single,) = of_equal_length([two], 1)
     assert single.sizes["determinant"] == 1
+
+
+# --- some of the geometries in an update ----------------------------------------------------------
+
+
+def test_every_geometry_has_its_turn() -> None:
+    key = jax.random.key(0)
+    turns = jax.jit(lambda step: group.turns(key, step, 7, 3))
+    for start in (0, 3, 300):
+        taken = [np.asarray(turns(jnp.asarray(step))) for step in range(start, start + 3)]
+        assert set(np.concatenate(taken).tolist()) == set(range(7))
+        assert all(len(set(one.tolist())) == 3 for one in taken)
+    assert not np.array_equal(turns(jnp.asarray(0)), turns(jnp.asarray(3)))
+
+
+def test_an_update_of_some_geometries_leaves_the_others(
+    spec: GroupSpec, pretrained: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    some = settings(sharing={"rows": 32}, optimise={"iterations": 4}, runtime={"block": 1})
+    spec = spec.model_copy(update={"config": some})
+    stage = JointOptimise(spec, pretrained)
+    before = np.asarray(stage.initial().walkers.electrons)
+    state, series = stage.initial(), []
+    for step in stage.steps(state):
+        turns = np.isfinite(step.stats["energy_Eh"][0])
+        assert turns.sum() == 2
+        after = np.asarray(step.state.walkers.electrons)
+        if step.step > 1:  # the first step also equilibrates
+            moved = (after != before).any(axis=(1, 2, 3))
+            np.testing.assert_array_equal(moved, turns)
+        before = after
+        series.append(step.stats["energy_Eh"][0])
+        state = step.state
+    # Two updates are a round: each geometry once at least.
+    assert np.isfinite(series[:2]).any(axis=0).all()
+    found = stage.result(state, {**step.stats, "energy_Eh": np.asarray(series)})
+    assert found.sizes["geometry"] == 3
+
+
+def test_a_run_has_the_series_of_its_turns(
+    spec: GroupSpec, joint: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    some = joint.copy(deep=True)
+    some["pmove"][1::2, 1] = np.nan
+    run = run_of(spec, 1.4, iterations=0)
+    stage = SharedStart(run, references_of(spec)[1], some)
+    start = stage.result(*run_stage(stage))
+    np.testing.assert_array_equal(start["energy_Eh"], joint["energy_Eh"][::2, 1])
+    np.testing.assert_array_equal(start["learning_rate"], joint["learning_rate"][::2])
