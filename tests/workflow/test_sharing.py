@@ -11,7 +11,8 @@ import pytest
 from helpers.workflow import JOINT, SYSTEM, Workflow, all_stages, until
 
 from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.spec_files import write_specs
+from ferminet_core.inputs.spec_files import load_run, write_specs
+from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.storage import artefacts
 from ferminet_core.storage.checkpoints import steps_in
 
@@ -119,6 +120,9 @@ def test_a_shared_scan_ends_with_an_energy_for_each_geometry(tiny: Workflow) -> 
     assert (table["energy_Eh"] < -0.9).all()
     # The middle one took no part in the training.
     assert table["n_opt"].to_dict() == {"r_1.4": 20, "r_2": 0, "r_3": 20}
+    # Its optimisation has no iterations, and series without entries.
+    outcome = run_outcome(load_run(scan, "r_2"), scan / "runs" / "r_2", recompute=True)
+    assert (outcome.state, outcome.differences) == ("done", [])
     joint = artefacts.load(scan / "groups" / "shared" / "joint_optimise.zarr.zip")
     assert joint.sizes["geometry"] == 2
     for name in table.index:
