@@ -132,7 +132,7 @@ def gain_limit(
     of the sum so far. An energy that is flat because the rate died would otherwise gain nothing.
 
     A second fall, slower than the law that the early blocks show, is seen only by its own size: one
-    that gains 0.9 of the accuracy under noise that hides it stays unseen in half of the cases.
+    that gains 0.9 of the accuracy under noise that hides it stays unseen in four of ten cases.
 
     Args:
         energy: (step,) hartree, finite; 2 `MIN_BLOCKS` steps or more.
