@@ -17,10 +17,11 @@ from ferminet_core.inputs.system_keys import SystemFile, sharing_of, variant_suf
 
 # The optimiser that several geometries can share.
 SHARED_OPTIMISER = "spring"
-# What a shared wavefunction has unless the file says otherwise. With the bound of single runs, 1e-3,
-# the errors of H2's curve were six times as large.
+OPTIMISER_KEY = "optimise.optimiser"
+# What a shared wavefunction has unless the file says otherwise. With the bound of single runs,
+# 1e-3, the errors of H2's curve were six times as large.
 SHARED_DEFAULTS = {
-    "optimise.optimiser": SHARED_OPTIMISER,
+    OPTIMISER_KEY: SHARED_OPTIMISER,
     "optimise.learning_rate": 0.05,
     "optimise.norm_constraint": 0.01,
 }
@@ -55,8 +56,10 @@ def run_table(
             run_id = f"{point.name}+{variant}" if variant else point.name
             if run_id in runs:
                 raise InputError(f"{path}: two runs are named {run_id!r}; rename a geometry")
-            chosen = SHARED_DEFAULTS if variant in shared else {}
-            explicit = {**chosen, **system.overrides, **settings, **point.overrides, **command_line}
+            given = {**system.overrides, **settings, **point.overrides, **command_line}
+            # A run that shares with no other one may have another optimiser.
+            own = given.get(OPTIMISER_KEY, SHARED_OPTIMISER) != SHARED_OPTIMISER
+            explicit = given if own or variant not in shared else {**SHARED_DEFAULTS, **given}
             where = f"{path}: run {run_id}: "
             config = resolve(preset, explicit, where.__add__)
             if config.reference.method == "rhf" and point.molecule.spin != 0:
