@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pandas as pd
 import xarray as xr
 
-from ferminet_core.analysis import summary, verdict
+from ferminet_core.analysis import optimisation_rules, summary
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.geometries import FACTORS, check_comment, frame_atoms, parse_atom
@@ -253,7 +253,7 @@ class ComputedRun(Run):
             self.state,
             inference=self.dataset("inference").attrs,
             reference=self.dataset("reference").attrs,
-            optimisation={name: optimise[name].to_numpy() for name in verdict.SERIES},
+            optimisation={name: optimise[name].to_numpy() for name in optimisation_rules.SERIES},
         )
         alone = Scan(
             name=self.spec.scan,

@@ -50,7 +50,7 @@ class RunOutcome(NamedTuple):
     reference: Mapping[str, Any] = {}  # attributes of the reference artefact
     wall_s: float | None = None  # over its stages
     node_h: float | None = None
-    optimisation: Mapping[str, np.ndarray] = {}  # `verdict.SERIES` of the optimise artefact
+    optimisation: Mapping[str, np.ndarray] = {}  # `optimisation_rules.SERIES`
     differences: Sequence[str] = ()  # stored figures that recomputing contradicts
     conventional: xr.Dataset | None = None  # the artefact of the conventional energies
     conventional_reason: str = ""  # why there is none, if an attempt was made

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from ferminet_core.analysis import estimates, verdict
+from ferminet_core.analysis import estimates, optimisation_rules
 from ferminet_core.analysis.summary import RunOutcome
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.basis_sets import basis_label, limit_name, plain
@@ -81,7 +81,7 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
 def _optimisation(path: Path) -> dict[str, np.ndarray]:
     """The series that the verdict needs; empty if they are lost, since the energy still holds."""
     with contextlib.suppress(ArtefactError):
-        ds = artefacts.load_present(path, verdict.SERIES)
+        ds = artefacts.load_present(path, optimisation_rules.SERIES)
         return {str(name): values.to_numpy() for name, values in ds.items()}
     return {}
 

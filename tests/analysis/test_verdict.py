@@ -11,7 +11,8 @@ from helpers.series import LIMIT, ar1, healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.curve_outliers import Deviation
-from ferminet_core.analysis.verdict import MOST_MORE, Verdict, energy_trend, judge
+from ferminet_core.analysis.optimisation_rules import MOST_MORE, energy_trend
+from ferminet_core.analysis.verdict import Verdict, judge
 
 N_STEPS = 2000
 TIME = np.arange(N_STEPS) - (N_STEPS - 1.0)  # iterations from the end

@@ -1,0 +1,386 @@
+"""Rules on the series of the optimisation: does the energy still fall, and can it be trusted?
+
+They use the series and measured numbers, the accuracy that the scan is for, and the meaning of the
+rate (NumPy only). `verdict` combines their findings.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ferminet_core.analysis.findings import (
+    CLEAR_SIGMAS,
+    Finding,
+    Weight,
+    acceptance,
+    bar_of,
+    milli,
+    number,
+    round_up,
+)
+from ferminet_core.analysis.statistics import MIN_BLOCKS, ROUNDING_SPREAD, reblock
+from ferminet_core.analysis.variance_extrapolation import (
+    ExtrapolationRefusedError,
+    blocks,
+    extrapolate,
+)
+
+# The series of the optimisation that the rules use. Results may lack those that are not needed.
+_NEEDED = ("energy_Eh", "variance_Eh2", "pmove", "n_nonfinite", "n_frozen")
+SERIES = (*_NEEDED, "error_Eh", "learning_rate")
+
+# Exceeded by noise with a probability of 1e-3 (normal, one-sided).
+TREND_SIGMAS = 3.0
+# Hartree. The rate of KFAC and SPRING is a step of imaginary time, in which the part of an excited
+# state in the energy decays as exp(-2 gap time); few molecules have lower excitations.
+GAP = 0.25
+# Least excess energy per variance, 1 / hartree: half of the smallest ratio among the runs of the
+# benchmarks that lie clearly above a known energy (neon: 8 mEh at 1.2 hartree^2; lighter atoms and
+# molecules have more).
+LEAST_SLOPE = 0.003
+# Below this share of the sum of rates, the last half of the iterations changed little.
+DEAD_RATE = 0.1
+# The iterations that a verdict asks for, in lengths of the optimisation. A series predicts no
+# further than the upper limit, and an extension below the lower one shows nothing new.
+MOST_MORE = 9.0
+LEAST_MORE = 0.1
+# Factor by which the typical variance must rise to be more than a fluctuation of the network, and
+# the least factor of a fall: even a small part of an optimisation lowers it by more than a tenth.
+VARIANCE_RISE, VARIANCE_FALL = 1.5, 1.1
+# Single local energies may overflow, as on a node; with a larger share the gradient is biased.
+MAX_NONFINITE = 1e-3
+# Below any number of a calculation (hartree, hartree^2); they keep logarithms and ratios finite.
+_LEAST_NOISE, _LEAST_VARIANCE = 1e-12, 1e-24
+
+
+class Left(NamedTuple):
+    """Estimate of the energy above that at zero variance, and its error; hartree."""
+
+    value: float
+    error: float
+
+
+class Trend(NamedTuple):
+    """The energy over the iterations with the last half of the sum of rates; hartree.
+
+    length: number of these iterations; fall: of a straight line over them; fall_error: its error
+    remaining: the predicted further fall; more: iterations until it is below the bar, at the
+    average rate of the last half of the iterations
+    """
+
+    length: int
+    fall: float
+    fall_error: float
+    remaining: float
+    more: float
+
+
+def optimisation_findings(
+    optimisation: Mapping[str, np.ndarray],
+    inference: Mapping[str, Any],
+    accuracy: float,
+    rate_is_time: bool,
+) -> tuple[list[Finding], Left | None]:
+    """Findings on the series of an optimisation, and the estimate of what is left.
+
+    Args:
+        optimisation: `SERIES` over the iterations (step,), hartree; empty if they are lost.
+        inference: attributes of the inference.
+        accuracy: hartree, that the scan is for.
+        rate_is_time: whether the learning rate is a step of imaginary time, per hartree.
+    """
+    series = _finite(optimisation)
+    left = _zero_variance(series, inference)
+    return list(_findings(series, inference, accuracy, left, rate_is_time)), left
+
+
+def _finite(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The series without iterations that are not finite; empty if a needed one is missing."""
+    if not series.keys() >= set(_NEEDED):
+        return {}
+    finite = np.isfinite(series["energy_Eh"]) & np.isfinite(series["variance_Eh2"])
+    return {name: values[finite] for name, values in series.items()}
+
+
+def _findings(
+    series: Mapping[str, np.ndarray],
+    inference: Mapping[str, Any],
+    accuracy: float,
+    left: Left | None,
+    rate_is_time: bool,
+) -> Iterator[Finding]:
+    """Findings on the series of the optimisation."""
+    n_steps = len(series.get("energy_Eh", ()))
+    if not n_steps:
+        yield Finding("trend", {}, "the series of the optimisation cannot be read")
+        return
+    half = slice(n_steps - max(1, n_steps // 2), None)
+    yield acceptance("optimisation", float(series["pmove"][half].mean()), Weight.DOUBTFUL)
+    yield _frozen(series["n_frozen"][half])
+    yield _nonfinite(series["n_nonfinite"][half], inference)
+    if n_steps < 2 * MIN_BLOCKS:
+        reason = f"{n_steps} iterations are too few to show a trend"
+        more = round_up(MOST_MORE * n_steps)
+        yield Finding("trend", {}, reason, Weight.UNCONVERGED, more)
+        return
+    rate = _rates(series)
+    trend = energy_trend(series["energy_Eh"], bar_of(inference, accuracy), rate)
+    time = float(rate[-trend.length :].sum()) if rate_is_time else math.nan
+    found = [
+        _trend(trend, n_steps, time, inference, accuracy, left),
+        _left(n_steps, inference, accuracy, left),
+    ]
+    yield from found
+    yield _sum_of_rates(rate, any(finding.reason for finding in found))
+    yield _tail(series["energy_Eh"][half], trend, inference, accuracy)
+    if n_steps >= 4 * MIN_BLOCKS:
+        yield _variance(series["variance_Eh2"], inference)
+
+
+def _rates(series: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The learning rate of each iteration, per hartree; NaN where it was not recorded."""
+    rate = np.asarray(series.get("learning_rate", np.nan), float)
+    rate = np.broadcast_to(rate, series["energy_Eh"].shape)
+    usable = np.isfinite(rate).all() and (rate >= 0).all() and rate[rate.size // 2 :].sum() > 0
+    return rate if usable else np.full(rate.shape, np.nan)
+
+
+def energy_trend(energy: np.ndarray, bar: float, rate: np.ndarray | None = None) -> Trend:
+    """The trend of the energy over the last half of the sum of rates; 2 `MIN_BLOCKS` or more steps.
+
+    Time is the sum of rates, so that an energy that is flat because the rate died has not settled:
+    the last half then begins while the rate was alive. c + a exp(-t / T), with t counted from the
+    end, is fitted for every T of a grid from an eighth of this half to four times the half, where
+    it is nearly straight. The weight of a fit is exp(-chi^2 / 2). The noise in chi^2 is that of the
+    best fit's residuals, reblocked to include their correlation. The remainder is the average of a,
+    where positive; the number of iterations until a exp(-t / T) is below the bar is the median.
+    Early, faster decays are left out with the first half. If the decay is slower than exponential,
+    a is only the next part of the remainder: for 1/t, the fall if the run were twice as long.
+
+    The fall is that of a straight line. The variance of its slope is that of one iteration over the
+    sum of squares of the time, 12 noise^2 / length^3 for a constant rate.
+
+    Args:
+        energy: (step,) hartree.
+        bar: the remainder that does not matter, hartree.
+        rate: (step,) learning rate in any unit; NaN or None if it is not known.
+    """
+    n_steps = len(energy)
+    if rate is None or np.isnan(rate).any():
+        rate = np.ones(n_steps)
+    total = np.cumsum(rate)
+    half = total[-1] / 2 * (1 + 1e-9)  # beyond the rounding of the sums
+    start = min(int(np.searchsorted(total, half, "right")), n_steps - n_steps // 2)
+    tail = np.asarray(energy, float)[start:]
+    # In iterations at the average rate of the last half.
+    time = (total[start:] - total[-1]) / rate[n_steps - n_steps // 2 :].mean()
+    span = 1.0 - time[0]
+    decays = np.geomspace(span / 8.0, 4.0 * span, 33)
+    slope = _regress(time[None], tail)[0][0]
+    amplitudes, residuals = _regress(np.exp(-time / decays[:, None]), tail)
+    squares = (residuals**2).sum(axis=1)
+    # Of one iteration, if iterations were independent.
+    noise = reblock(residuals[squares.argmin()]).error * math.sqrt(tail.size)
+    weights = np.exp(-0.5 * (squares - squares.min()) / max(noise, _LEAST_NOISE) ** 2)
+    weights /= weights.sum()
+    amplitudes = np.maximum(amplitudes, 0.0)
+    more = decays * np.log(np.maximum(amplitudes, bar) / bar)
+    order = np.argsort(more)
+    median = min(int(np.searchsorted(np.cumsum(weights[order]), 0.5)), decays.size - 1)
+    return Trend(
+        length=tail.size,
+        fall=-float(slope) * span,
+        fall_error=noise * span / math.sqrt(float(((time - time.mean()) ** 2).sum())),
+        remaining=float(weights @ amplitudes),
+        more=float(more[order[median]]),
+    )
+
+
+def _regress(regressors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Fits of values (time,) by a constant and one regressor (time,) at a time.
+
+    Returns:
+        Slopes (regressor,) and residuals (regressor, time).
+    """
+    regressors = regressors - regressors.mean(axis=1, keepdims=True)
+    values = values - values.mean()
+    slopes = regressors @ values / (regressors**2).sum(axis=1)
+    return slopes, values - slopes[:, None] * regressors
+
+
+def _trend(
+    trend: Trend,
+    n_steps: int,
+    time: float,
+    inference: Mapping[str, Any],
+    accuracy: float,
+    left: Left | None,
+) -> Finding:
+    """The energy must not fall any more, and the noise must be small enough to show that.
+
+    The energy falls if a straight line falls by more than 3 of its errors and the remainder is
+    above the bar (see `bar_of`). Noise could hide a fall if the fall plus two of its errors exceeds
+    the accuracy; the noise decreases as the square root of the length. The fall is only a part of
+    the remainder, 1 - exp(-2 GAP time), if the imaginary time over the same iterations is known
+    (else NaN). An estimate of what is left that excludes the fall takes precedence over the noise.
+    An energy that rises needs smaller steps, not more of them.
+    """
+    bar = bar_of(inference, accuracy)
+    kept = ("fall", "fall_error", "remaining")
+    numbers = {f"{k}_Eh": v for k, v in trend._asdict().items() if k in kept} | {"bar_Eh": bar}
+    clear = TREND_SIGMAS * trend.fall_error
+    moved = (
+        f"by {milli(abs(trend.fall))} +- {milli(trend.fall_error)} mEh over the last "
+        f"{trend.length} iterations"
+    )
+    if -trend.fall > max(clear, bar):
+        return Finding("trend", numbers, f"the energy rose {moved}")
+    falls = trend.fall > clear
+    seen = 1.0 if math.isnan(time) else -math.expm1(-2.0 * GAP * time)
+    possible = (2.0 * trend.fall_error + (0.0 if falls else max(trend.fall, 0.0))) / seen
+    excluded = left is not None and abs(left.value) + 2.0 * left.error < accuracy
+    if falls and trend.remaining > bar:
+        more = trend.more
+        reason = f"the energy fell {moved}, and {milli(trend.remaining)} mEh remain"
+    elif possible > accuracy and not excluded:
+        more = n_steps * ((possible / accuracy) ** 2 - 1.0)
+        reason = f"noise could hide a fall of up to {milli(possible)} mEh"
+        if seen < 0.5:
+            reason += f", as the rates of the last {trend.length} iterations sum to {time:.2g}"
+    else:
+        return Finding("trend", numbers)
+    return Finding("trend", numbers, reason, Weight.UNCONVERGED, _iterations(more, n_steps))
+
+
+def _iterations(more: float, n_steps: int) -> int:
+    """The iterations to ask for, within `LEAST_MORE` and `MOST_MORE`."""
+    return round_up(n_steps * min(max(more / n_steps, LEAST_MORE), MOST_MORE))
+
+
+def _zero_variance(series: Mapping[str, np.ndarray], inference: Mapping[str, Any]) -> Left | None:
+    """The energy of the inference above that at zero variance, where the series give an estimate.
+
+    See `variance_extrapolation`.
+    """
+    if "error_Eh" not in series:
+        return None
+    try:
+        line = extrapolate(blocks(series["energy_Eh"], series["error_Eh"], series["variance_Eh2"]))
+    except ExtrapolationRefusedError:
+        return None
+    value = number(inference, "energy_Eh") - line.energy.value
+    error = math.hypot(line.energy.error, number(inference, "error_Eh"))
+    return Left(value, error) if math.isfinite(value) and math.isfinite(error) else None
+
+
+def _left(
+    n_steps: int, inference: Mapping[str, Any], accuracy: float, left: Left | None
+) -> Finding:
+    """What is left, by the energy against the variance, may not clearly exceed the accuracy.
+
+    Where the series give no estimate, the variance alone gives the least that is left. The excess
+    falls about as one over the iterations.
+    """
+    variance = number(inference, "variance_Eh2")
+    least = LEAST_SLOPE * variance
+    numbers = {"least_Eh": least} | ({} if left is None else left._asdict())
+    if left is not None and left.value - left.error > accuracy:
+        value = left.value
+        reason = (
+            f"an estimated {milli(value)} +- {milli(left.error)} mEh are left, by the energy "
+            "against the variance"
+        )
+    elif least > accuracy:
+        value = least
+        reason = (
+            f"a variance of {variance:.2g} hartree^2 leaves an estimated {milli(value)} mEh or more"
+        )
+    else:
+        return Finding("left", numbers)
+    more = _iterations(n_steps * (value / accuracy - 1.0), n_steps)
+    return Finding("left", numbers, reason, Weight.UNCONVERGED, more)
+
+
+def _sum_of_rates(rate: np.ndarray, unconverged: bool) -> Finding:
+    """The sum of rates. A small share of the last half is a reason if the energy has not settled.
+
+    It is then the cause, which more iterations do not remove.
+    """
+    if np.isnan(rate).any():
+        return Finding("rates", {})
+    share = float(rate[rate.size - rate.size // 2 :].sum() / rate.sum())
+    reason = ""
+    if share < DEAD_RATE and unconverged:
+        reason = (
+            f"the rate died early: the last half of the iterations has {100 * share:.2g} % of the "
+            "sum of rates; raise optimise.delay"
+        )
+    numbers = {"sum": float(rate.sum()), "share_of_last_half": share}
+    return Finding("rates", numbers, reason, Weight.UNCONVERGED)
+
+
+def _tail(
+    energy: np.ndarray, trend: Trend, inference: Mapping[str, Any], accuracy: float
+) -> Finding:
+    """Optimisation and inference sample the same wavefunction and must agree, apart from the trend.
+
+    If they disagree, the walkers of one of them do not sample |psi|^2. The tolerance is 5 standard
+    errors plus the trend plus two of its errors, and at least the bar.
+    """
+    mean = reblock(energy)
+    difference = number(inference, "energy_Eh") - mean.mean
+    error = math.hypot(mean.error, number(inference, "error_Eh"))
+    moved = abs(trend.fall) + 2.0 * trend.fall_error
+    numbers = {"difference_Eh": difference, "error_Eh": error}
+    if not abs(difference) > max(CLEAR_SIGMAS * error + moved, bar_of(inference, accuracy)):
+        return Finding("tail", numbers)
+    side = "above" if difference > 0 else "below"
+    reason = (
+        f"the energy of the inference lies {milli(abs(difference))} +- {milli(error)} mEh {side} "
+        "that of the last half of the optimisation"
+    )
+    return Finding("tail", numbers, reason, Weight.UNTRUSTED)
+
+
+def _variance(variance: np.ndarray, inference: Mapping[str, Any]) -> Finding:
+    """The variance of the local energy, zero for an eigenstate, must fall and not rise again.
+
+    The rule compares means of its logarithm, which single spikes do not move, over quarters of the
+    optimisation. The variance has risen if the last quarter exceeds the lowest of the others by a
+    factor of 1.5 and by 5 errors: steps are too large. If it has not fallen by a factor of 1.1 from
+    the first quarter to the last, nothing was optimised, whether the energy moves or not. Two cases
+    are exempt from that: a warm start may begin at the end, and a variance of rounding errors
+    cannot fall further.
+    """
+    floor = max(_LEAST_VARIANCE, (ROUNDING_SPREAD * number(inference, "energy_Eh")) ** 2)
+    logarithms = np.log(np.maximum(np.asarray(variance, float), floor))
+    quarters = [reblock(part) for part in np.array_split(logarithms, 4)]
+    first, last = quarters[0], quarters[-1]
+    lowest = min(quarters[:-1], key=lambda quarter: quarter.mean)
+    rise, rise_error = last.mean - lowest.mean, math.hypot(last.error, lowest.error)
+    fall = first.mean - last.mean
+    numbers = {"rise": math.exp(rise), "rise_relative_error": rise_error, "fall": math.exp(fall)}
+    may_fall = not inference.get("neighbour") and last.mean > math.log(100.0 * floor)
+    reason = ""
+    if rise > max(math.log(VARIANCE_RISE), CLEAR_SIGMAS * rise_error):
+        reason = f"the variance of the local energy rose by a factor of {math.exp(rise):.2g}"
+    elif may_fall and fall < math.log(VARIANCE_FALL):
+        reason = "the optimisation did not lower the variance of the local energy"
+    return Finding("variance", numbers, reason)
+
+
+def _frozen(n_frozen: np.ndarray) -> Finding:
+    """Walkers that did not move over a whole window bias every gradient towards their places."""
+    count = int(n_frozen.max())
+    reason = f"{count} walkers did not move in the last half of the optimisation" if count else ""
+    return Finding("frozen", {"n_frozen": count}, reason)
+
+
+def _nonfinite(n_nonfinite: np.ndarray, inference: Mapping[str, Any]) -> Finding:
+    """The share of local energies that are not finite; see `MAX_NONFINITE`."""
+    share = float(n_nonfinite.mean()) / number(inference, "n_walkers")
+    wrong = share > MAX_NONFINITE
+    reason = f"{100 * share:.2g} % of the optimisation's local energies are not finite"
+    return Finding("nonfinite", {"share": share}, reason if wrong else "")
