@@ -69,17 +69,36 @@ def sweep(moved: float, flops: float = 0.0, functions: float = 0.0, pairs: float
 class Load(NamedTuple):
     """The load of one device.
 
-    walkers: its share; chunk: walkers per pass of the local energy; devices: all that share walkers
+    walkers: its share of the walkers of each geometry
+    chunk: walkers per pass of the local energy
+    devices: all that share walkers
+    geometries: of a group; 1 for a run
+    at_once: whether a kernel takes all geometries, and not one after the other
     """
 
     walkers: int
     chunk: int
     devices: int = 1
+    geometries: int = 1
+    at_once: bool = False
+
+    @property
+    def own(self) -> int:
+        """Its walkers of all geometries."""
+        return self.walkers * self.geometries
 
     @property
     def total(self) -> int:
-        """Walkers of all devices."""
-        return self.walkers * self.devices
+        """Walkers of all geometries on all devices."""
+        return self.own * self.devices
+
+    def of_all(self, work: Work) -> Work:
+        """The work of all geometries, from that of one (`stages.group.over_geometries`)."""
+        every = repeat(work, self.geometries)
+        if not self.at_once:
+            return every
+        pairs = zip(every, work, strict=True)
+        return [many._replace(launches=one.launches) for many, one in pairs]
 
 
 def flops(work: Iterable[Kernel]) -> float:

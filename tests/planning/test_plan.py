@@ -18,7 +18,7 @@ from ferminet_core.cli import plan_tables
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan, load_scan
-from ferminet_core.planning import calibration, machines, plan
+from ferminet_core.planning import alternatives, calibration, machines, plan
 from ferminet_core.planning.kernels import Kernel
 from ferminet_core.planning.machines import GPUS, Layout, Machine, Rates
 from ferminet_core.stages.base import Series, Step
@@ -151,6 +151,79 @@ def test_a_stage_on_one_device_takes_its_share_of_the_node(tmp_path: Path) -> No
     assert four.node_hours("inference") == pytest.approx(one.node_hours("inference") / 4)
 
 
+SHARED = SYSTEM + "sharing: scan\noverrides: {optimise.iterations: 100, sharing.walkers: 32}\n"
+
+
+def planned(tmp_path: Path, text: str, machine: Machine = MACHINE) -> plan.ScanPlan:
+    found = scan(tmp_path, text)
+    return plan.scan_plan(found.runs, machine, per_node=1, nodes=1, groups=found.groups)
+
+
+def test_a_group_is_priced_once_and_its_runs_by_what_is_left(tmp_path: Path) -> None:
+    found = planned(tmp_path, SHARED)
+    (group,) = found.groups
+    assert list(found.by_stage) == [*plan.OF_GROUPS, *plan.OF_RUNS]
+    assert group.walkers == 3 * 32
+    assert group.optimisation.iterations == 100
+    assert found.node_hours("pretrain") == found.node_hours("optimise") == 0.0
+    assert found.node_hours("inference") > 0
+    assert found.costliest is group
+    independent = planned(tmp_path, SYSTEM + "overrides: {optimise.optimiser: spring}\n")
+    assert found.node_hours("inference") == pytest.approx(independent.node_hours("inference"))
+    # Walkers of three geometries, an eighth of those of a run each.
+    moves = [p.optimisation.parts["local energy"].flops for p in (group, independent.runs[0])]
+    assert moves[0] == pytest.approx(3 / 8 * moves[1], rel=0.05)
+
+
+def test_iterations_of_its_own_cost_a_run_of_a_group_what_they_cost_any(tmp_path: Path) -> None:
+    finished = planned(tmp_path, SHARED.replace("sharing: scan", "sharing: {finish: 20}"))
+    alone = planned(tmp_path, SYSTEM + "overrides: {optimise.optimiser: spring}\n").runs[0]
+    for run in finished.runs:
+        assert run.stages["pretrain"].seconds == 0.0
+        assert run.optimisation.iterations == 20
+        assert run.optimisation.step_seconds == pytest.approx(alone.optimisation.step_seconds)
+
+
+def test_a_gpu_starts_a_kernel_for_all_geometries(tmp_path: Path) -> None:
+    """Small kernels wait for their start, so three geometries take hardly longer than one."""
+    quick = GPUS["a100"]
+    (group,) = planned(tmp_path, SHARED, quick).groups
+    on_cpu = quick._replace(platform="cpu")
+    (one_by_one,) = planned(tmp_path, SHARED, on_cpu).groups
+    took = [g.optimisation.parts["sampling"].seconds for g in (group, one_by_one)]
+    assert took[1] > 2.5 * took[0]
+
+
+def test_the_other_ways_are_those_of_a_scan_that_does_not_share(tmp_path: Path) -> None:
+    shared = planned(tmp_path, SHARED)
+    more = "overrides: {optimise.optimiser: spring, optimise.iterations: 100}\n"
+    independent = planned(tmp_path, SYSTEM + more)
+    warm = planned(tmp_path, SYSTEM + more + "warm_start: neighbours\n")
+    found = {way.name: way for way in alternatives.ways(shared)}
+    for name, other in (
+        (alternatives.SHARED, shared),
+        (alternatives.INDEPENDENT, independent),
+        (alternatives.WARM, warm),
+    ):
+        stages = set(other.by_stage) - {"inference"}
+        seconds = 3600 * sum(map(other.node_hours, stages))
+        assert found[name].seconds == pytest.approx(seconds)
+    counts = [found[name].updates for name in found]
+    # Walkers of all geometries; of one in full and two with a fifth of the iterations.
+    assert counts == [3 * 32 * 100, 3 * 256 * 100, 256 * (100 + 20 + 20)]
+    assert alternatives.ways(independent) == []
+
+
+def test_walkers_of_a_group_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
+    found = scan(tmp_path, SHARED)
+    with pytest.raises(InputError, match=r"shared has sharing.walkers 32; allowed: multiples of 6"):
+        plan.scan_plan(found.runs, MACHINE, per_node=3, nodes=2, groups=found.groups)
+    # The runs, which take no iterations, set no condition.
+    text = SHARED.replace("sharing.walkers: 32", "sharing.walkers: 96")
+    system = scan(tmp_path, text)
+    plan.scan_plan(system.runs, MACHINE, per_node=3, nodes=2, groups=system.groups)
+
+
 def test_nodes_are_added_while_they_pay() -> None:
     day = 86400.0
     perfect = {n: 8.0 / n for n in (1, 2, 4, 8)}
@@ -229,6 +302,28 @@ def test_the_command_prints_totals(system: str, preset: str, parameters: int) ->
     assert whole == pytest.approx(sum(seconds) / 3600 / data["devices_per_node"])
 
 
+def test_the_command_compares_a_shared_scan_with_others(tmp_path: Path) -> None:
+    path = tmp_path / "h2.yaml"
+    path.write_text(SHARED)
+    text = run_plan(str(path), "--device", "a100")
+    data = json.loads(run_plan(str(path), "--device", "a100", "--json"))
+    assert "\ngroup shared of 3 geometries, the costliest: H2" in text
+    rows = [line.split()[0] for line in text.splitlines() if line]
+    assert rows.count("joint_optimise") == 4 + 1  # parts, and the stage
+    cheapest = min(data["ways"].values(), key=lambda way: way["seconds"])
+    (advice,) = [line for line in text.splitlines() if line.startswith("The cheapest is ")]
+    start = f"The cheapest is {cheapest['name']}: {cheapest['updates']:.3g} walker-updates and "
+    assert advice.startswith(f"{start}{cheapest['seconds']:.3g} processor seconds, against ")
+    stages = [
+        stage["seconds"] * stage["devices"]
+        for part in ("groups", "runs")
+        for one in data[part].values()
+        for stage in one["stages"].values()
+    ]
+    assert sum(data["node_hours"].values()) == pytest.approx(sum(stages) / 3600)
+    assert set(data["set-resources"]) == {*plan.OF_GROUPS, *plan.OF_RUNS}
+
+
 def test_what_does_not_fit_is_said() -> None:
     settings = {"mcmc.walkers": 2**22}
     run = load_scan(ROOT / "systems/n2.yaml", preset="paper", overrides=settings).runs[0]
@@ -285,3 +380,14 @@ def test_a_step_is_timed_as_many_times_as_it_is_made(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(calibration, "SECONDS", 2.0)
     # Each call takes one tick of this clock, and makes the step eight times.
     assert calibration._time(lambda x: x + 1.0, np.zeros(2), 8) == pytest.approx(1 / 8)
+
+
+@pytest.mark.slow  # compiles five stages, a minute
+def test_the_stages_of_a_group_are_timed_as_those_of_a_run(tmp_path: Path) -> None:
+    text = SHARED.replace("small", "smoke")
+    found = scan(tmp_path, text, **{"sharing.walkers": 8, "mcmc.walkers": 8})
+    machine = calibration.stages_machine(found.runs[0], found.groups[0])
+    assert set(machine.rates) == set(plan.PARTS)
+    assert "on 3 geometries with 8 walkers each" in machine.origin
+    took = plan.scan_plan(found.runs, machine, per_node=1, nodes=1, groups=found.groups)
+    assert took.groups[0].seconds > 0
