@@ -171,7 +171,8 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
     for one in [run] if run in plan.runs else [run, max(plan.runs, key=lambda one: one.seconds)]:
         print(f"\n{_introduced(one, plan)}")
         console().print(_parts(one))
-    print("\nAll runs and groups (pretraining and equilibration at their largest number of iterations):")
+    every = "runs and groups" if plan.groups else "runs"
+    print(f"\nAll {every} (pretraining and equilibration at their largest number of iterations):")
     console().print(_stages(plan))
     needed, capacity = _size(stage.memory), _size(plan.machine.capacity)
     print(f"\nmemory per device in the optimisation: {needed} of {capacity}")

@@ -112,7 +112,11 @@ def fitted_points(curve: Mapping[str, Any]) -> str:
     text = (
         f"fitted to {len(curve['fitted'])} of {curve['n_points']} points, {low:g} to {high:g} bohr"
     )
-    for key, words in (("fitted_suspect", "suspect"), ("fitted_unconverged", "not converged")):
+    for key, words in (
+        ("fitted_suspect", "suspect"),
+        ("fitted_unconverged", "not converged"),
+        ("fitted_untrained", "not optimised at their geometry"),
+    ):
         if curve[key]:
             text += f", {len(curve[key])} of them {words}"
     if (scatter := curve["scatter"]) > 1:

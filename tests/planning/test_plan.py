@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -382,12 +383,17 @@ def test_a_step_is_timed_as_many_times_as_it_is_made(monkeypatch: pytest.MonkeyP
     assert calibration._time(lambda x: x + 1.0, np.zeros(2), 8) == pytest.approx(1 / 8)
 
 
-@pytest.mark.slow  # compiles five stages, a minute
-def test_the_stages_of_a_group_are_timed_as_those_of_a_run(tmp_path: Path) -> None:
-    text = SHARED.replace("small", "smoke")
-    found = scan(tmp_path, text, **{"sharing.walkers": 8, "mcmc.walkers": 8})
+def test_the_stages_of_a_group_are_timed_as_those_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a second for an iteration, in place of minutes of compilation."""
+    monkeypatch.setattr(calibration, "_iteration_seconds", lambda stage, clock: 1.0)
+    monkeypatch.setattr(calibration, "_stages_of_run", lambda run: ())
+    settings = {"sharing.walkers": 8, "mcmc.walkers": 8, "runtime.precision": "float64"}
+    found = scan(tmp_path, SHARED.replace("small", "smoke"), **settings)
     machine = calibration.stages_machine(found.runs[0], found.groups[0])
-    assert set(machine.rates) == set(plan.PARTS)
-    assert "on 3 geometries with 8 walkers each" in machine.origin
-    took = plan.scan_plan(found.runs, machine, per_node=1, nodes=1, groups=found.groups)
-    assert took.groups[0].seconds > 0
+    assert set(machine.rates) == set(plan.OF_GROUPS)
+    assert "on 3 geometries with" in machine.origin
+    layout = Layout(1, jax.device_count())
+    parts = plan.stage_plan(found.groups[0], "joint_optimise", machine, layout).parts
+    assert sum(part.seconds for part in parts.values()) == pytest.approx(1.0)
