@@ -46,6 +46,11 @@ class RunStart(NamedTuple):
         return {name: values[self.joint :] for name, values in series.items()}
 
 
+def of_group(text: str) -> bool:
+    """Whether a text of the column `start` is that of a run that has started from a group."""
+    return text.startswith(("joint", "zero-shot"))
+
+
 def read_start(optimised: Mapping[str, Any], walkers: int = 0) -> RunStart:
     """What a run has started from.
 
