@@ -21,7 +21,7 @@ from ferminet_core.inputs.expressions import (
 )
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule, Position, check_element
-from ferminet_core.inputs.system_file import (
+from ferminet_core.inputs.system_keys import (
     COLUMN_NAMES,
     IDENTIFIER,
     MAX_RUN_NAME,

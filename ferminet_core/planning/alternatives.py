@@ -70,6 +70,6 @@ def _way(name: str, plans: Sequence[RunPlan]) -> Way:
     stages = [stage for p in plans for key, stage in p.stages.items() if key != "inference"]
     return Way(
         name=name,
-        updates=sum(p.walkers * p.optimisation.iterations for p in plans),
+        updates=sum(p.moved * p.optimisation.iterations for p in plans),
         seconds=3600 * sum(stage.device_hours for stage in stages),
     )

@@ -47,7 +47,7 @@ def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
 def burn_in(net: Network, config: Config, load: Load) -> Work:
     """Moves before the first iteration of the optimisation."""
     sweeps = math.ceil(config.mcmc.burn_in / config.mcmc.steps)
-    return load.of_all(repeat(moves(net, load.walkers, config.mcmc.steps), sweeps))
+    return load.whole.of_all(repeat(moves(net, load.walkers, config.mcmc.steps), sweeps))
 
 
 def inference_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
@@ -80,7 +80,7 @@ def peak_memory(net: Network, config: Config, load: Load) -> float:
     n, s = net.electrons, len(net.spins)
     at_once = load.geometries if load.at_once else 1
     w = at_once * load.walkers
-    state = net.parameters + optimiser_numbers(net, config) + load.own * (3 * n + 2)
+    state = net.parameters + optimiser_numbers(net, config) + load.whole.own * (3 * n + 2)
     streams = sum(
         n * (d.one_in + s * d.two_in + d.one.outputs) + n * n * d.two_in for d in net.layers
     )

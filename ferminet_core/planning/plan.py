@@ -99,6 +99,11 @@ class RunPlan(NamedTuple):
         return geometries * _walkers(self.spec)
 
     @property
+    def moved(self) -> int:
+        """Its walkers in an update."""
+        return _together(self.spec) * _walkers(self.spec)
+
+    @property
     def optimisation(self) -> StagePlan:
         """Its optimisation, which a run of a group may leave to the group."""
         return self.stages[_optimisation(self.spec)]
@@ -146,15 +151,26 @@ def network_of(spec: RunSpec) -> Network:
     return network_sizes.network(spec.config.network, spec.molecule, components)
 
 
-def load_of(spec: RunSpec, platform: str, devices: int) -> Load:
-    """The load of each of the devices that a run or a group is on."""
+def load_of(spec: RunSpec, stage: str, platform: str, devices: int) -> Load:
+    """The load of each of the devices that a stage of a run or a group is on."""
+    members = len(spec.members) if isinstance(spec, GroupSpec) else 1
+    together = _together(spec) if stage == "joint_optimise" else members
     return Load(
         walkers=_walkers(spec) // devices,
         chunk=chunk_size(spec.config, spec.molecule.n_electrons, platform),
         devices=devices,
-        geometries=len(spec.members) if isinstance(spec, GroupSpec) else 1,
+        geometries=together,
+        resting=members - together,
         at_once=platform != "cpu",
     )
+
+
+def _together(spec: RunSpec) -> int:
+    """The geometries of a group in an update (`JointOptimise`); 1 for a run."""
+    if not isinstance(spec, GroupSpec):
+        return 1
+    sharing = spec.config.sharing
+    return min(max(1, sharing.rows // sharing.walkers), len(spec.members))
 
 
 def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
@@ -196,7 +212,7 @@ def _part_seconds(
 def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> StagePlan:
     """The plan of a stage of a run or a group on some devices."""
     net = network_of(run)
-    load = load_of(run, machine.platform, layout.devices)
+    load = load_of(run, stage, machine.platform, layout.devices)
     itemsize = ITEMSIZE[run.config.runtime.precision]
 
     def part(name: str, work: Work) -> Part:

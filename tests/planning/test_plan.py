@@ -176,6 +176,27 @@ def test_a_group_is_priced_once_and_its_runs_by_what_is_left(tmp_path: Path) -> 
     assert moves[0] == pytest.approx(3 / 8 * moves[1], rel=0.05)
 
 
+def test_an_update_of_some_geometries_costs_what_they_cost(tmp_path: Path) -> None:
+    """Rows for two of three: the walkers of all are equilibrated and kept, two are moved."""
+    full, part = (
+        planned(tmp_path, text).groups[0]
+        for text in (SHARED, SHARED.replace("{optimise", "{sharing.rows: 95, optimise"))
+    )
+    assert (full.moved, part.moved) == (96, 64)
+    assert part.walkers == 96
+    for name in ("sampling", "local energy", "gradient"):
+        flops = [one.optimisation.parts[name].flops for one in (full, part)]
+        assert flops[1] == pytest.approx(2 / 3 * flops[0])
+    burnt = [
+        one.optimisation.seconds - one.optimisation.iterations * one.optimisation.step_seconds
+        for one in (full, part)
+    ]
+    assert burnt[0] == pytest.approx(burnt[1])
+    assert part.stages["joint_pretrain"] == full.stages["joint_pretrain"]._replace(
+        memory=part.stages["joint_pretrain"].memory
+    )
+
+
 def test_iterations_of_its_own_cost_a_run_of_a_group_what_they_cost_any(tmp_path: Path) -> None:
     finished = planned(tmp_path, SHARED.replace("sharing: scan", "sharing: {finish: 20}"))
     alone = planned(tmp_path, SYSTEM + "overrides: {optimise.optimiser: spring}\n").runs[0]

@@ -52,7 +52,7 @@ def pretrained(spec: GroupSpec) -> xr.Dataset:
 
 
 def potential(params: Any, electrons: jax.Array, nuclei: Nuclei, spins: Any, chunk: int) -> Any:
-    """In place of the local energy, for tests of what does not depend on it: compiled in no time."""
+    """In place of the local energy where a test does not depend on it: compiled in no time."""
     return potential_energy(electrons, nuclei)
 
 
@@ -95,9 +95,7 @@ def test_a_group_of_one_optimises_as_a_run_alone(quick: pytest.MonkeyPatch) -> N
         # to 100 raises it by 1e5.
         found = series[name].reshape(values.shape)
         np.testing.assert_allclose(found, values, rtol=1e-9, atol=1e-11, err_msg=name)
-    both = zip(
-        jax.tree.leaves(state.params["shared"]), jax.tree.leaves(alone.params), strict=True
-    )
+    both = zip(jax.tree.leaves(state.params["shared"]), jax.tree.leaves(alone.params), strict=True)
     for found, wanted in both:
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
 
@@ -127,9 +125,7 @@ def test_the_order_of_the_members_does_not_matter(
     dims = {"geometry": order}
     state, series = optimised(spec, pretrained)
     other, others = optimised(turned, pretrained.isel(dims))
-    for one, two in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True
-    ):
+    for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(other.params), strict=True):
         # As for a single run on several devices: other orders of summation.
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-11)
     np.testing.assert_allclose(series["energy_Eh"][:, order], others["energy_Eh"], atol=1e-10)
@@ -164,9 +160,7 @@ def test_a_constant_added_to_the_energies_of_one_geometry_changes_nothing(
 
     quick.setattr("ferminet_core.stages.optimise.local_energy", shifted)
     found, _ = optimised(spec, pretrained)
-    for one, two in zip(
-        jax.tree.leaves(plain.params), jax.tree.leaves(found.params), strict=True
-    ):
+    for one, two in zip(jax.tree.leaves(plain.params), jax.tree.leaves(found.params), strict=True):
         # The sum of 50 and energies of order one loses two digits of sixteen.
         np.testing.assert_allclose(one, two, rtol=0, atol=1e-9)
 
@@ -198,9 +192,7 @@ def test_a_geometry_that_loses_its_energies_is_left_out(
     # The others are optimised as in a group without it.
     fewer = spec.model_copy(update={"members": spec.members[:2]})
     two, _ = optimised(fewer, pretrained.isel(geometry=[0, 1]))
-    for one, other in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(two.params), strict=True
-    ):
+    for one, other in zip(jax.tree.leaves(state.params), jax.tree.leaves(two.params), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-11)  # as above
 
 
@@ -308,3 +300,52 @@ def test_references_of_equal_length_stand_for_the_same_states() -> None:
     np.testing.assert_array_equal(same["mo_up"], two["mo_up"])
     (single,) = of_equal_length([two], 1)
     assert single.sizes["determinant"] == 1
+
+
+# --- some of the geometries in an update ----------------------------------------------------------
+
+
+def test_every_geometry_has_its_turn() -> None:
+    key = jax.random.key(0)
+    turns = jax.jit(lambda step: group.turns(key, step, 7, 3))
+    for start in (0, 3, 300):
+        taken = [np.asarray(turns(jnp.asarray(step))) for step in range(start, start + 3)]
+        assert set(np.concatenate(taken).tolist()) == set(range(7))
+        assert all(len(set(one.tolist())) == 3 for one in taken)
+    assert not np.array_equal(turns(jnp.asarray(0)), turns(jnp.asarray(3)))
+
+
+def test_an_update_of_some_geometries_leaves_the_others(
+    spec: GroupSpec, pretrained: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    some = settings(sharing={"rows": 32}, optimise={"iterations": 4}, runtime={"block": 1})
+    spec = spec.model_copy(update={"config": some})
+    stage = JointOptimise(spec, pretrained)
+    before = np.asarray(stage.initial().walkers.electrons)
+    state, series = stage.initial(), []
+    for step in stage.steps(state):
+        turns = np.isfinite(step.stats["energy_Eh"][0])
+        assert turns.sum() == 2
+        after = np.asarray(step.state.walkers.electrons)
+        if step.step > 1:  # the first step also equilibrates
+            moved = (after != before).any(axis=(1, 2, 3))
+            np.testing.assert_array_equal(moved, turns)
+        before = after
+        series.append(step.stats["energy_Eh"][0])
+        state = step.state
+    # Two updates are a round: each geometry once at least.
+    assert np.isfinite(series[:2]).any(axis=0).all()
+    found = stage.result(state, {**step.stats, "energy_Eh": np.asarray(series)})
+    assert found.sizes["geometry"] == 3
+
+
+def test_a_run_has_the_series_of_its_turns(
+    spec: GroupSpec, joint: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    some = joint.copy(deep=True)
+    some["pmove"][1::2, 1] = np.nan
+    run = run_of(spec, 1.4, iterations=0)
+    stage = SharedStart(run, references_of(spec)[1], some)
+    start = stage.result(*run_stage(stage))
+    np.testing.assert_array_equal(start["energy_Eh"], joint["energy_Eh"][::2, 1])
+    np.testing.assert_array_equal(start["learning_rate"], joint["learning_rate"][::2])

@@ -223,7 +223,8 @@ def joint_step(
 
     split = PartitionSpec(None, AXIS)
     call = per_device(update, mesh, (split, split), REPLICATED)
-    return tuple(np.asarray(x) for x in call(several[0][chosen], several[1][chosen]))
+    phi, gradient = call(several[0][chosen], several[1][chosen])
+    return np.asarray(phi), np.asarray(gradient)
 
 
 def dense_system(several: tuple, weights: np.ndarray = WEIGHTS) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Parameters that depend on the nuclei: what they leave alone, their bounds, and their coordinates."""
+"""Parameters that depend on the nuclei: their bounds, their coordinates, what they leave alone."""
 
 from typing import Any
 

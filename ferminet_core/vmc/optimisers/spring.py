@@ -60,7 +60,7 @@ CORRECTIONS = 8
 SUDDEN, NORMS = 3.0, 500
 
 
-# The Gram matrix is made of this number of blocks along each side, unless they had fewer rows than a
+# The Gram matrix is made of this number of blocks along each side, if they have as many rows as a
 # product at full speed needs. Four blocks take 5/8 of the work of the whole.
 BLOCKS, LEAST_ROWS = 4, 64
 
