@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ferminet_core.analysis.energy_trend import Trend, energy_trend, gain_limit
 from ferminet_core.analysis.findings import (
     CLEAR_SIGMAS,
     Finding,
@@ -54,8 +55,8 @@ LEAST_OWN = 100
 VARIANCE_RISE, VARIANCE_FALL = 1.5, 1.1
 # Single local energies may overflow, as on a node; with a larger share the gradient is biased.
 MAX_NONFINITE = 1e-3
-# Below any number of a calculation (hartree, hartree^2); they keep logarithms and ratios finite.
-_LEAST_NOISE, _LEAST_VARIANCE = 1e-12, 1e-24
+# Below any number of a calculation, hartree^2; it keeps logarithms finite.
+_LEAST_VARIANCE = 1e-24
 
 
 class Left(NamedTuple):
@@ -63,21 +64,6 @@ class Left(NamedTuple):
 
     value: float
     error: float
-
-
-class Trend(NamedTuple):
-    """The energy over the iterations with the last half of the sum of rates; hartree.
-
-    length: number of these iterations; fall: of a straight line over them; fall_error: its error
-    remaining: the predicted further fall; more: iterations until it is below the bar, at the
-    average rate of the last half of the iterations
-    """
-
-    length: int
-    fall: float
-    fall_error: float
-    remaining: float
-    more: float
 
 
 def optimisation_findings(
@@ -164,9 +150,11 @@ def _of_energies(
         return
     rate = _rates(series)
     trend = energy_trend(series["energy_Eh"], bar_of(inference, accuracy), rate)
+    end = number(inference, "energy_Eh"), number(inference, "error_Eh")
+    gain = gain_limit(series["energy_Eh"], series.get("error_Eh"), rate, end)
     time = float(rate[-trend.length :].sum()) if rate_is_time else math.nan
     found = [
-        _trend(trend, n_steps, time, inference, accuracy, left),
+        _trend(trend, gain, n_steps, time, inference, accuracy),
         _left(n_steps, inference, accuracy, left),
     ]
     yield from found
@@ -186,89 +174,29 @@ def _rates(series: Mapping[str, np.ndarray]) -> np.ndarray:
     return rate if usable else np.full(rate.shape, np.nan)
 
 
-def energy_trend(energy: np.ndarray, bar: float, rate: np.ndarray | None = None) -> Trend:
-    """The trend of the energy over the last half of the sum of rates; 2 `MIN_BLOCKS` or more steps.
-
-    Time is the sum of rates, so that an energy that is flat because the rate died has not settled:
-    the last half then begins while the rate was alive. c + a exp(-t / T), with t counted from the
-    end, is fitted for every T of a grid from an eighth of this half to four times the half, where
-    it is nearly straight. The weight of a fit is exp(-chi^2 / 2). The noise in chi^2 is that of the
-    best fit's residuals, reblocked to include their correlation. The remainder is the average of a,
-    where positive; the number of iterations until a exp(-t / T) is below the bar is the median.
-    Early, faster decays are left out with the first half. If the decay is slower than exponential,
-    a is only the next part of the remainder: for 1/t, the fall if the run were twice as long.
-
-    The fall is that of a straight line. The variance of its slope is that of one iteration over the
-    sum of squares of the time, 12 noise^2 / length^3 for a constant rate.
-
-    Args:
-        energy: (step,) hartree.
-        bar: the remainder that does not matter, hartree.
-        rate: (step,) learning rate in any unit; NaN or None if it is not known.
-    """
-    n_steps = len(energy)
-    if rate is None or np.isnan(rate).any():
-        rate = np.ones(n_steps)
-    total = np.cumsum(rate)
-    half = total[-1] / 2 * (1 + 1e-9)  # beyond the rounding of the sums
-    start = min(int(np.searchsorted(total, half, "right")), n_steps - n_steps // 2)
-    tail = np.asarray(energy, float)[start:]
-    # In iterations at the average rate of the last half.
-    time = (total[start:] - total[-1]) / rate[n_steps - n_steps // 2 :].mean()
-    span = 1.0 - time[0]
-    decays = np.geomspace(span / 8.0, 4.0 * span, 33)
-    slope = _regress(time[None], tail)[0][0]
-    amplitudes, residuals = _regress(np.exp(-time / decays[:, None]), tail)
-    squares = (residuals**2).sum(axis=1)
-    # Of one iteration, if iterations were independent.
-    noise = reblock(residuals[squares.argmin()]).error * math.sqrt(tail.size)
-    weights = np.exp(-0.5 * (squares - squares.min()) / max(noise, _LEAST_NOISE) ** 2)
-    weights /= weights.sum()
-    amplitudes = np.maximum(amplitudes, 0.0)
-    more = decays * np.log(np.maximum(amplitudes, bar) / bar)
-    order = np.argsort(more)
-    median = min(int(np.searchsorted(np.cumsum(weights[order]), 0.5)), decays.size - 1)
-    return Trend(
-        length=tail.size,
-        fall=-float(slope) * span,
-        fall_error=noise * span / math.sqrt(float(((time - time.mean()) ** 2).sum())),
-        remaining=float(weights @ amplitudes),
-        more=float(more[order[median]]),
-    )
-
-
-def _regress(regressors: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fits of values (time,) by a constant and one regressor (time,) at a time.
-
-    Returns:
-        Slopes (regressor,) and residuals (regressor, time).
-    """
-    regressors = regressors - regressors.mean(axis=1, keepdims=True)
-    values = values - values.mean()
-    slopes = regressors @ values / (regressors**2).sum(axis=1)
-    return slopes, values - slopes[:, None] * regressors
-
-
 def _trend(
     trend: Trend,
+    gain: float,
     n_steps: int,
     time: float,
     inference: Mapping[str, Any],
     accuracy: float,
-    left: Left | None,
 ) -> Finding:
     """The energy must not fall any more, and the noise must be small enough to show that.
 
     The energy falls if a straight line falls by more than 3 of its errors and the remainder is
-    above the bar (see `bar_of`). Noise could hide a fall if the fall plus two of its errors exceeds
-    the accuracy; the noise decreases as the square root of the length. The fall is only a part of
-    the remainder, 1 - exp(-2 GAP time), if the imaginary time over the same iterations is known
-    (else NaN). An estimate of what is left that excludes the fall takes precedence over the noise.
-    An energy that rises needs smaller steps, not more of them.
+    above the bar (see `bar_of`). Noise could hide a fall if the limit of the gain of as many more
+    iterations exceeds the accuracy; the noise decreases as the square root of the length. The gain
+    is only a part of the remainder, 1 - exp(-2 GAP time), if the imaginary time over the iterations
+    of the trend is known (else NaN). An energy that rises needs smaller steps, not more of them.
+
+    The estimate of what is left (`_left`) does not speak against the noise: it takes for granted
+    that the energy falls with the variance, and a slow fall hardly changes the variance.
     """
     bar = bar_of(inference, accuracy)
     kept = ("fall", "fall_error", "remaining")
-    numbers = {f"{k}_Eh": v for k, v in trend._asdict().items() if k in kept} | {"bar_Eh": bar}
+    numbers = {f"{k}_Eh": v for k, v in trend._asdict().items() if k in kept}
+    numbers |= {"bar_Eh": bar, "gain_limit_Eh": gain}
     clear = TREND_SIGMAS * trend.fall_error
     moved = (
         f"by {milli(abs(trend.fall))} +- {milli(trend.fall_error)} mEh over the last "
@@ -278,12 +206,11 @@ def _trend(
         return Finding("trend", numbers, f"the energy rose {moved}")
     falls = trend.fall > clear
     seen = 1.0 if math.isnan(time) else -math.expm1(-2.0 * GAP * time)
-    possible = (2.0 * trend.fall_error + (0.0 if falls else max(trend.fall, 0.0))) / seen
-    excluded = left is not None and abs(left.value) + 2.0 * left.error < accuracy
+    possible = gain / seen
     if falls and trend.remaining > bar:
         more = trend.more
         reason = f"the energy fell {moved}, and {milli(trend.remaining)} mEh remain"
-    elif possible > accuracy and not excluded:
+    elif possible > accuracy:
         more = n_steps * ((possible / accuracy) ** 2 - 1.0)
         reason = f"noise could hide a fall of up to {milli(possible)} mEh"
         if seen < 0.5:

@@ -5,6 +5,7 @@ that fails or is refused does not stop the run. It is recorded with its reason, 
 """
 
 import math
+import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +67,8 @@ def failed(error: Exception, what: str) -> MethodEnergy:
     line = describe(error).split("\n")[0]
     if not isinstance(error, FermiNetError) and line != type(error).__name__:
         line = f"{type(error).__name__}: {line}"
+    if not isinstance(error, FermiNetError):
+        traceback.print_exception(error)  # a line does not tell where a bug is
     return no_energy(line)
 
 

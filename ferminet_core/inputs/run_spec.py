@@ -24,7 +24,9 @@ SCHEMA_VERSION: Literal[2] = 2
 def request_of_today(request: dict[str, Any]) -> dict[str, Any]:
     """A stored `RunSpec.request` with today's names of settings."""
     overrides = request.get("overrides")
-    return {**request, "overrides": renamed(overrides)} if overrides else request
+    if not isinstance(overrides, dict):  # of a damaged file, which others find
+        return request
+    return {**request, "overrides": renamed(overrides)}
 
 
 class RunSpec(BaseModel):

@@ -7,12 +7,15 @@ started. The main process of a workflow is the only one that reads the system fi
 files, so an edit of the system file does not reach them.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import ValidationError
 
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config
@@ -195,20 +198,28 @@ def _write(path: Path, text: str) -> None:
 
 
 def _listed(folder: Path) -> list[str]:
-    """The runs in the list of a scan; none without a list."""
-    try:
-        return read_text(folder / RUN_LIST, MAX_SCAN_BYTES).split()
-    except OSError:
-        return []
+    """The runs in the list of a scan; none without a list, or with a damaged one."""
+    return (_stored_text(folder / RUN_LIST) or "").split()
 
 
 def _owner(folder: Path) -> str | None:
     """The system file that a scan's folder was made from; None if the folder does not say."""
+    frozen = files.parse_object(_stored_text(folder / FROZEN_SCAN) or "") or {}
+    return str(frozen["path"]) if "path" in frozen else None
+
+
+def _stored_text(path: Path) -> str | None:
+    """The text of a file that this module writes; None if it is missing or no text.
+
+    Raises:
+        OSError: It cannot be read. What it holds is then unknown, and must not be written anew.
+    """
     try:
-        frozen = json.loads(read_text(folder / FROZEN_SCAN, MAX_SCAN_BYTES))
-        return str(frozen["path"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return read_text(path, MAX_SCAN_BYTES)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EILSEQ):
+            return None
+        raise
 
 
 def _system_path(scan: Scan) -> str:
@@ -302,12 +313,15 @@ def _stored_start(path: Path, run: RunSpec) -> Start | None:
 
     It is None if the file is missing, is damaged, or answers another request.
     """
+    spec = files.parse_object(_stored_text(path) or "") or {}
+    check_version(spec, str(path))
+    request = spec.get("request")
+    if not isinstance(request, dict):
+        return None
+    stored = request_of_today(request)
     try:
-        spec = json.loads(read_text(path))
-        check_version(spec, str(path))
-        stored = request_of_today(spec["request"])
-        molecule = Molecule.model_validate(stored.pop("molecule"))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        molecule = Molecule.model_validate(stored.pop("molecule", None))
+    except ValidationError:
         return None
     # Like the stored request, this one passes through JSON: tuples become lists.
     request = json.loads(canonical_json(run.request))

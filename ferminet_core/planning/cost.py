@@ -6,7 +6,8 @@ arrays between them. Each kernel has its number of floating-point operations and
 The counts leave out what is small compared with a network: the Hartree-Fock orbitals of the
 pretraining, sums over walkers, and matrices near a node, which are computed a second time
 (`determinants.mend`). They also leave out the spin penalty, `n_up + 1` evaluations of the network
-in an iteration, which acts at few geometries: only Hartree-Fock tells at which.
+in an iteration, which acts at few geometries: only Hartree-Fock tells at which. The same holds for
+the parity penalty, but it takes few evaluations and is counted wherever equal nuclei allow it.
 """
 
 import math
@@ -34,12 +35,19 @@ def pretrain_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
 
 
 def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
-    """An iteration of the optimisation of a run or a group."""
+    """An iteration of the optimisation of a run or a group.
+
+    The parity penalty counts where it may act.
+    """
     w, choice = load.walkers, config.optimise
     parts = {
         "sampling": load.of_all(moves(net, w, config.mcmc.steps)),
         "local energy": load.of_all(local_energy(net, w, load.chunk)),
     }
+    if net.parities:
+        # At the walkers and at their images; XLA merges the evaluations at the walkers.
+        evaluations = repeat(forward(net, w), 1 + net.parities)
+        parts["parity penalty"] = load.of_all(evaluations)
     parts |= COSTS[choice.optimiser].parts(net, choice, load)
     return parts
 

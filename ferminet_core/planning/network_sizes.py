@@ -2,6 +2,10 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
+from ferminet_core.chemistry.determinant_families import MOST
+from ferminet_core.chemistry.symmetry import operations
 from ferminet_core.inputs.config import NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 
@@ -43,6 +47,7 @@ class Network(NamedTuple):
 
     spins: electrons of each spin present; orbitals: the maps to the orbitals of each
     sigma: numbers of an envelope's width; jastrow: lengths of the cusp factor
+    parities: that the optimisation may have to keep, at most
     components: of the coordinates that the heads of a group's wavefunction multiply; 0 for a run
     """
 
@@ -53,6 +58,7 @@ class Network(NamedTuple):
     orbitals: tuple[Dense, ...]
     sigma: int
     jastrow: int
+    parities: int
     components: int = 0
 
     @property
@@ -141,5 +147,17 @@ def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> N
         ),
         sigma=SIGMA_SIZE[config.envelope],
         jastrow=2 if config.jastrow else 0,
+        parities=_parities(molecule),
         components=components,
     )
+
+
+def _parities(molecule: Molecule) -> int:
+    """The permutations of equal nuclei by operations that are their own inverse.
+
+    Each has made a further determinant of the reference, if it has a parity.
+    """
+    group = operations(np.asarray(molecule.positions), np.asarray(molecule.charges, float))
+    twice = [o for o in group if np.allclose(o.matrix @ o.matrix, np.eye(3), atol=1e-6)]
+    different = {tuple(o.permutation.tolist()) for o in twice if o.moves}
+    return min(len(different), MOST - 1)

@@ -19,6 +19,7 @@ from ferminet_core.errors import (
     ArtefactError,
     BrokenRunError,
     InputError,
+    LockedError,
     ReadError,
     ResumeError,
     describe,
@@ -119,8 +120,8 @@ class Record:
         self._say(f"{reason}; continues from the last checkpoint when run again")
 
     def _end(self, state: str, reason: str) -> None:
-        # A full disk must not hide the error that ends the attempt.
-        with contextlib.suppress(Exception):
+        # A full disk or a lost lease must not hide the error that ends the attempt.
+        with contextlib.suppress(OSError, LockedError):
             self._write_status(state, self._status.step, reason)
             self.event(state, reason=reason)
             if state == "broken":

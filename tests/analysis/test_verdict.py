@@ -11,7 +11,8 @@ from helpers.series import LIMIT, ar1, healthy, optimisation, raw_series
 
 from ferminet_core.analysis import estimates
 from ferminet_core.analysis.curve_outliers import Deviation
-from ferminet_core.analysis.optimisation_rules import MOST_MORE, energy_trend
+from ferminet_core.analysis.energy_trend import energy_trend
+from ferminet_core.analysis.optimisation_rules import MOST_MORE
 from ferminet_core.analysis.run_start import RunStart, read_start
 from ferminet_core.analysis.verdict import Verdict, judge
 

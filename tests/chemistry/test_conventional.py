@@ -321,6 +321,22 @@ def test_a_lack_of_memory_is_no_result_of_a_method(
     assert np.isfinite(drive(spec, tmp_path)["energy"]).all()
 
 
+def test_a_failure_of_a_method_leaves_its_traceback_in_the_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def faulty(mean_field: Any) -> MethodEnergy:
+        return mean_field.no_such_attribute
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(correlated_methods._METHODS, "fci", faulty)
+        found = correlated_methods.correlated_energies(["fci"], object(), None)
+    assert "no_such_attribute" in found["fci"].note
+    assert "in faulty\n" in capsys.readouterr().err
+    # Words of this package say all that there is to say.
+    correlated_methods.failed(InputError("no such basis set"), "fci")
+    assert capsys.readouterr().err == ""
+
+
 def test_a_failure_without_words_has_its_type_as_reason() -> None:
     assert correlated_methods.failed(ZeroDivisionError(), "fci").note == "ZeroDivisionError"
     assert correlated_methods.failed(KeyError("1s"), "fci").note == "KeyError: '1s'"

@@ -141,6 +141,20 @@ def test_a_process_that_ends_during_compilation_says_that_it_continues(
     assert capsys.readouterr().err.endswith(expected)
 
 
+def test_only_disk_and_lease_may_keep_the_end_of_an_attempt_unrecorded(
+    spec: RunSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = job_for(spec, tmp_path)
+    held = Lease(job.work).acquire(lambda: "held", lambda line: None)
+    with held, Record(job, {}, held) as record:
+        no_text: Any = object()
+        with pytest.raises(TypeError, match="JSON"):  # a bug
+            record.abandon(no_text)
+        (job.work / "lock.json").unlink()
+        record.abandon("received SIGTERM")  # after another process took the lease
+    assert "received SIGTERM; continues" in capsys.readouterr().err
+
+
 def test_a_bug_leaves_its_reason_in_the_status(spec: RunSpec, tmp_path: Path) -> None:
     job = job_for(spec, tmp_path)
     with pytest.raises(ZeroDivisionError):

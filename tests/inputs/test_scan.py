@@ -917,7 +917,13 @@ def test_last_digits_of_positions_do_not_matter(load: Load, tmp_path: Path) -> N
         assert (path.stat().st_mtime_ns != OLD) is rewritten
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"request": {"molecule": 3}}'])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *("", "{", "[]", "{}", '{"request": {"molecule": 3}}', '{"request": []}'),
+        '{"request": {"overrides": [1]}}',
+    ],
+)
 def test_damaged_specs_are_written_again(load: Load, tmp_path: Path, damage: str) -> None:
     scan = load(H2)
     path = write_specs(scan, tmp_path)[0]

@@ -135,6 +135,19 @@ def test_a_damaged_frozen_scan_has_no_owner(tmp_path: Path) -> None:
     assert dict(find_changes(scan, tmp_path).texts) == {}
 
 
+@pytest.mark.parametrize("name", [FROZEN_SCAN, "runs.txt", "spec"])
+def test_a_file_that_cannot_be_read_is_not_written_anew(tmp_path: Path, name: str) -> None:
+    """It may hold another owner, other runs, or the start of a run that took days."""
+    scan = make_scan(tmp_path, ATOMS, "atoms")
+    names = [str(path.relative_to(tmp_path / "atoms")) for path in write_specs(scan, tmp_path)]
+    path = tmp_path / "atoms" / (names[0] if name.startswith("spec") else name)
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)  # a loop, which nobody can open
+    with pytest.raises(OSError, match="symbolic links") as error:
+        find_changes(scan, tmp_path)
+    assert error.value.filename == str(path)
+
+
 def test_electrons_of_a_spec_file(tmp_path: Path) -> None:
     paths = write_specs(make_scan(tmp_path, ATOMS, "atoms"), tmp_path)
     assert [electrons(path) for path in paths] == [4, 3, 1]

@@ -35,6 +35,7 @@ from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers import kfac, spring
 from ferminet_core.vmc.optimisers.choice import OPTIMISERS
+from ferminet_core.vmc.parity_penalty import Parity, added_energy
 from ferminet_core.vmc.passes import even_passes
 from ferminet_core.wavefunction import adaptation, determinants, forward_laplacian, networks
 
@@ -46,6 +47,9 @@ MOLECULES = {
     "N2": CASES["N2"].molecule,
     "N": Molecule.make(("N",), ((0.0, 0.0, 0.0),), spin=3),
     "H": Molecule.make(("H",), ((0.0, 0.0, 0.0),), spin=1),  # one spin alone
+    "H4": Molecule.make(
+        ("H",) * 4, tuple((x, y, 0.0) for x in (-1.0, 1.0) for y in (-2.0, 2.0)), spin=0
+    ),
 }
 
 
@@ -270,6 +274,51 @@ def test_curvature_is_what_xla_leaves() -> None:
     assert found == pytest.approx(wanted, rel=0.03)
 
 
+@pytest.mark.usefixtures("straight")
+def test_the_parity_penalty_is_what_xla_leaves() -> None:
+    """Compiled, which merges the evaluations at the walkers that the program repeats.
+
+    Fused elementwise operations are a few per cent of the whole.
+    """
+    molecule = MOLECULES["H4"]
+    config, spins = CASES["LiH"].spec().config, molecule.electrons
+    turn, mirror = (
+        ((-1.0, 0, 0), (0, -1.0, 0), (0, 0, 1.0)),
+        ((-1.0, 0, 0), (0, 1.0, 0), (0, 0, 1.0)),
+    )
+    kept = tuple(Parity(matrix, 1) for matrix in (turn, mirror))
+
+    def array(shape: tuple[int, ...]) -> Any:
+        return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+    params, nuclei = shapes(config.network, molecule), Nuclei(array((4, 3)), array((4,)))
+
+    def penalty(params: Any, electrons: jax.Array, nuclei: Nuclei) -> Any:
+        psi = networks.signed_log(params, nuclei.positions, spins)
+        return added_energy(psi, electrons, nuclei, kept)
+
+    net = network_sizes.network(config.network, molecule)
+    lowered = jax.jit(penalty).lower(params, array((WALKERS, 4, 3)), nuclei)
+    compiled: Any = lowered.compile()
+    wanted = compiled.cost_analysis()["flops"]
+    assert net.parities == 3
+    found = cost.optimise_parts(net._replace(parities=2), config, Load(WALKERS, 1))
+    assert kernels.flops(found["parity penalty"]) == pytest.approx(wanted, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    # Nothing to permute; one pair; a rectangle, of which three operations permute the nuclei.
+    [("H", 0), ("N", 0), ("LiH", 0), ("N2", 1), ("H4", 3)],
+)
+def test_parities_are_those_that_equal_nuclei_allow(name: str, count: int) -> None:
+    config = CASES["LiH"].spec().config
+    net = network_sizes.network(config.network, MOLECULES[name])
+    assert net.parities == count
+    parts = cost.optimise_parts(net, config, Load(64, 1))
+    assert ("parity penalty" in parts) == (count > 0)
+
+
 def test_operations_grow_with_walkers_alone() -> None:
     """What is not proportional to them, averages and inverses, is the same for any number."""
     config = CASES["N2"].spec().config
@@ -279,7 +328,7 @@ def test_operations_grow_with_walkers_alone() -> None:
         for part in one:
             few, some, many = (kernels.flops(parts[part]) for parts in (one, two, three))
             assert many - some == pytest.approx(some - few)
-            if part in ("sampling", "local energy", "total spin"):
+            if part in ("sampling", "local energy", "parity penalty", "total spin"):
                 assert some == pytest.approx(2 * few)
             if part in ("inverses", "update"):
                 assert some == few

@@ -1,7 +1,9 @@
 """What the workflow reads from Slurm's words. tests/slurm has the executor on a real Slurm."""
 
 import importlib
-from types import ModuleType
+import threading
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from helpers.paths import ROOT
@@ -38,3 +40,29 @@ def test_states_of_jobs_and_array_tasks(slurm_jobs: ModuleType) -> None:
 )  # fmt: skip
 def test_which_refusals_pass_with_time(slurm_jobs: ModuleType, words: str, hopeless: bool) -> None:
     assert bool(slurm_jobs.HOPELESS.search(words)) is hopeless
+
+
+def test_a_fault_gives_up_only_jobs_that_are_not_submitted(
+    slurm_jobs: ModuleType, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Submitted jobs run. As failed ones they would be started again next to themselves."""
+    submitted, given_up = [], []
+
+    def submit(batch: Any) -> list[Any]:
+        if batch.tasks == (("second",),):
+            raise OSError("no process can be started")
+        submitted.append(batch.tasks)
+        return []
+
+    executor = SimpleNamespace(
+        _cut=lambda jobs: iter([((job,),) for job in jobs]),
+        _options=lambda tasks: "sbatch",
+        _ending=threading.Event(),
+        _submit_patiently=submit,
+        _give_up=lambda info, reason: given_up.append((info.job, reason)),
+    )
+    slurm_jobs.Executor._submit_all(executor, ["first", "second", "third"])
+    reason = "not submitted: OSError: no process can be started"
+    assert submitted == [(("first",),)]
+    assert given_up == [("second", reason), ("third", reason)]
+    assert "in submit\n" in capsys.readouterr().err

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -124,12 +125,15 @@ class Executor(PluginExecutor):
 
     def _submit_all(self, jobs: Sequence[Any]) -> None:
         """Submit jobs with the same requests, and report those that cannot be submitted."""
+        left = list(jobs)
         try:
             waiting = [Batch(tasks, self._options(tasks)) for tasks in self._cut(jobs)]
             while waiting and not self._ending.is_set():
                 waiting = self._submit_patiently(waiting[0]) + waiting[1:]
+                left = [job for batch in waiting for task in batch.tasks for job in task]
         except Exception as error:  # noqa: BLE001  (in a thread: it would be lost)
-            for job in jobs:
+            traceback.print_exc()
+            for job in left:  # others are submitted, and run
                 self._give_up(
                     SubmittedJobInfo(job), f"not submitted: {type(error).__name__}: {error}"
                 )
