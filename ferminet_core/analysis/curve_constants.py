@@ -104,6 +104,7 @@ def _minimum(
         "fitted_bohr": [min(minimum.used), max(minimum.used)],
         "fitted_suspect": list(used["run_id"][used["verdict"].str.startswith("suspect")]),
         "fitted_unconverged": list(used["run_id"][used["verdict"].str.startswith("not converged")]),
+        "fitted_untrained": list(used["run_id"][used["verdict"].str.startswith("not optimised")]),
         **_depth(minimum, symbols, curve.state.charge, fragments),
     }
 

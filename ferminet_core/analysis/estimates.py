@@ -237,7 +237,7 @@ def recompute(
     series = {name: inference[name].to_numpy() for name in series_of(inference.attrs)}
     return {
         **figures(series, conditions),
-        "n_opt": optimise["energy_Eh"].size,
+        "n_opt": optimise.sizes.get("step", 0),
         "hf_Eh": float(reference["e_hf"]),
         "hf_method": str(reference["method"]),
     }

@@ -25,7 +25,8 @@ class Weight(enum.IntEnum):
 
     DOUBTFUL = 1
     UNCONVERGED = 2
-    UNTRUSTED = 3
+    UNTRAINED = 3
+    UNTRUSTED = 4
 
 
 class Finding(NamedTuple):

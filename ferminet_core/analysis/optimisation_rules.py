@@ -21,6 +21,7 @@ from ferminet_core.analysis.findings import (
     number,
     round_up,
 )
+from ferminet_core.analysis.run_start import RunStart, Series
 from ferminet_core.analysis.statistics import MIN_BLOCKS, ROUNDING_SPREAD, reblock
 from ferminet_core.analysis.variance_extrapolation import (
     ExtrapolationRefusedError,
@@ -47,6 +48,8 @@ DEAD_RATE = 0.1
 # further than the upper limit, and an extension below the lower one shows nothing new.
 MOST_MORE = 9.0
 LEAST_MORE = 0.1
+# Iterations of a run of a group after the joint ones. Fewer show neither a trend nor its error.
+LEAST_OWN = 100
 # Factor by which the typical variance must rise to be more than a fluctuation of the network, and
 # the least factor of a fall: even a small part of an optimisation lowers it by more than a tenth.
 VARIANCE_RISE, VARIANCE_FALL = 1.5, 1.1
@@ -67,22 +70,46 @@ def optimisation_findings(
     optimisation: Mapping[str, np.ndarray],
     inference: Mapping[str, Any],
     accuracy: float,
+    start: RunStart,
     rate_is_time: bool,
 ) -> tuple[list[Finding], Left | None]:
     """Findings on the series of an optimisation, and the estimate of what is left.
+
+    A run of a group with iterations of its own is judged by these. Where they are few, or noise
+    hides what they do, those of the joint optimisation count as well.
 
     Args:
         optimisation: `SERIES` over the iterations (step,), hartree; empty if they are lost.
         inference: attributes of the inference.
         accuracy: hartree, that the scan is for.
+        start: what the run has started from.
         rate_is_time: whether the learning rate is a step of imaginary time, per hartree.
     """
+    if start.untrained:
+        reason = f"zero-shot from {start.group}"
+        return [Finding("start", {}, reason, Weight.UNTRAINED)], None
     series = _finite(optimisation)
     left = _zero_variance(series, inference)
-    return list(_findings(series, inference, accuracy, left, rate_is_time)), left
+    own = _finite(start.own_part(optimisation)) if start.group and start.own else series
+    if not own or own["energy_Eh"].size == 0:
+        return [Finding("trend", {}, "the series of the optimisation cannot be read")], left
+    # These begin where another optimisation has ended.
+    continued = bool(start.group and start.own) or bool(inference.get("neighbour"))
+    settings = inference, accuracy, left, rate_is_time, continued
+    found = list(_of_energies(own, own, *settings))
+    if own is not series and start.joint:
+        together = list(_of_energies(series, own, *settings))
+        undecided = any(finding.iterations for finding in found)
+        settled = not any(finding.reason for finding in together)
+        if start.own < LEAST_OWN or (undecided and settled):
+            found = together
+    walkers = number(inference, "n_walkers")
+    if start.walkers and own is series:
+        walkers = start.walkers
+    return [*_of_walkers(own, walkers), *found], left
 
 
-def _finite(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _finite(series: Series) -> dict[str, np.ndarray]:
     """The series without iterations that are not finite; empty if a needed one is missing."""
     if not series.keys() >= set(_NEEDED):
         return {}
@@ -90,22 +117,32 @@ def _finite(series: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: values[finite] for name, values in series.items()}
 
 
-def _findings(
-    series: Mapping[str, np.ndarray],
+def _last_half(n_steps: int) -> slice:
+    return slice(n_steps - max(1, n_steps // 2), None)
+
+
+def _of_walkers(series: Series, walkers: float) -> Iterator[Finding]:
+    """Findings on the walkers of the optimisation, of which there were so many."""
+    half = _last_half(series["energy_Eh"].size)
+    yield acceptance("optimisation", float(series["pmove"][half].mean()), Weight.DOUBTFUL)
+    yield _frozen(series["n_frozen"][half])
+    yield _nonfinite(series["n_nonfinite"][half], walkers)
+
+
+def _of_energies(
+    series: Series,
+    last: Series,
     inference: Mapping[str, Any],
     accuracy: float,
     left: Left | None,
     rate_is_time: bool,
+    continued: bool,
 ) -> Iterator[Finding]:
-    """Findings on the series of the optimisation."""
-    n_steps = len(series.get("energy_Eh", ()))
-    if not n_steps:
-        yield Finding("trend", {}, "the series of the optimisation cannot be read")
-        return
-    half = slice(n_steps - max(1, n_steps // 2), None)
-    yield acceptance("optimisation", float(series["pmove"][half].mean()), Weight.DOUBTFUL)
-    yield _frozen(series["n_frozen"][half])
-    yield _nonfinite(series["n_nonfinite"][half], inference)
+    """Findings on the energies and variances of the optimisation.
+
+    `last` are those of its iterations that the inference has to agree with.
+    """
+    n_steps = series["energy_Eh"].size
     if n_steps < 2 * MIN_BLOCKS:
         reason = f"{n_steps} iterations are too few to show a trend"
         more = round_up(MOST_MORE * n_steps)
@@ -122,9 +159,11 @@ def _findings(
     ]
     yield from found
     yield _sum_of_rates(rate, any(finding.reason for finding in found))
-    yield _tail(series["energy_Eh"][half], trend, inference, accuracy)
+    if last["energy_Eh"].size >= 2 * MIN_BLOCKS:
+        half = _last_half(last["energy_Eh"].size)
+        yield _tail(last["energy_Eh"][half], trend, inference, accuracy)
     if n_steps >= 4 * MIN_BLOCKS:
-        yield _variance(series["variance_Eh2"], inference)
+        yield _variance(series["variance_Eh2"], inference, continued)
 
 
 def _rates(series: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -271,15 +310,15 @@ def _tail(
     return Finding("tail", numbers, reason, Weight.UNTRUSTED)
 
 
-def _variance(variance: np.ndarray, inference: Mapping[str, Any]) -> Finding:
+def _variance(variance: np.ndarray, inference: Mapping[str, Any], continued: bool) -> Finding:
     """The variance of the local energy, zero for an eigenstate, must fall and not rise again.
 
     The rule compares means of its logarithm, which single spikes do not move, over quarters of the
     optimisation. The variance has risen if the last quarter exceeds the lowest of the others by a
     factor of 1.5 and by 5 errors: steps are too large. If it has not fallen by a factor of 1.1 from
     the first quarter to the last, nothing was optimised, whether the energy moves or not. Two cases
-    are exempt from that: a warm start may begin at the end, and a variance of rounding errors
-    cannot fall further.
+    are exempt from that: a warm start, or the own iterations of a run of a group, may begin at the
+    end, and a variance of rounding errors cannot fall further.
     """
     floor = max(_LEAST_VARIANCE, (ROUNDING_SPREAD * number(inference, "energy_Eh")) ** 2)
     logarithms = np.log(np.maximum(np.asarray(variance, float), floor))
@@ -289,7 +328,7 @@ def _variance(variance: np.ndarray, inference: Mapping[str, Any]) -> Finding:
     rise, rise_error = last.mean - lowest.mean, math.hypot(last.error, lowest.error)
     fall = first.mean - last.mean
     numbers = {"rise": math.exp(rise), "rise_relative_error": rise_error, "fall": math.exp(fall)}
-    may_fall = not inference.get("neighbour") and last.mean > math.log(100.0 * floor)
+    may_fall = not continued and last.mean > math.log(100.0 * floor)
     reason = ""
     if rise > max(math.log(VARIANCE_RISE), CLEAR_SIGMAS * rise_error):
         reason = f"the variance of the local energy rose by a factor of {math.exp(rise):.2g}"
@@ -305,9 +344,9 @@ def _frozen(n_frozen: np.ndarray) -> Finding:
     return Finding("frozen", {"n_frozen": count}, reason)
 
 
-def _nonfinite(n_nonfinite: np.ndarray, inference: Mapping[str, Any]) -> Finding:
+def _nonfinite(n_nonfinite: np.ndarray, walkers: float) -> Finding:
     """The share of local energies that are not finite; see `MAX_NONFINITE`."""
-    share = float(n_nonfinite.mean()) / number(inference, "n_walkers")
+    share = float(n_nonfinite.mean()) / walkers
     wrong = share > MAX_NONFINITE
     reason = f"{100 * share:.2g} % of the optimisation's local energies are not finite"
     return Finding("nonfinite", {"share": share}, reason if wrong else "")

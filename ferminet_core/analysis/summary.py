@@ -25,8 +25,10 @@ from ferminet_core.analysis.derived_quantities import (
     quantity_variables,
 )
 from ferminet_core.analysis.estimates import flags_of
+from ferminet_core.analysis.group_summary import GroupOutcome, group_facts
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.localisation import localisation_flags
+from ferminet_core.analysis.run_start import RunStart
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.verdict import Verdict, judge
@@ -51,6 +53,7 @@ class RunOutcome(NamedTuple):
     wall_s: float | None = None  # over its stages
     node_h: float | None = None
     optimisation: Mapping[str, np.ndarray] = {}  # `optimisation_rules.SERIES`
+    start: RunStart | None = None  # what the optimisation has started from
     differences: Sequence[str] = ()  # stored figures that recomputing contradicts
     conventional: xr.Dataset | None = None  # the artefact of the conventional energies
     conventional_reason: str = ""  # why there is none, if an attempt was made
@@ -71,14 +74,18 @@ class Summary(NamedTuple):
     quantities: pd.DataFrame  # the columns of quantities.csv
     published: list[PublishedEnergies]
     warnings: list[str]
+    groups: Sequence[GroupOutcome] = ()
 
 
-def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
+def summarise(
+    scan: Scan, outcomes: Mapping[str, RunOutcome], groups: Sequence[GroupOutcome] = ()
+) -> Summary:
     """Table, dataset and derived quantities of the finished part of a scan.
 
     Args:
         scan: the runs and the literature to compare with.
         outcomes: by run_id; a run without one is waiting.
+        groups: those whose wavefunctions runs of the scan share.
     """
     published, warnings = read_published(scan)
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
@@ -103,6 +110,11 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         "states": {str(k): int(v) for k, v in table["state"].value_counts().items()},
         "verdicts": {run_id: verdict.plain() for run_id, verdict in verdicts.items()},
         "flagged": {run_id: lines.all for run_id, lines in flags.items() if lines.all},
+        "groups": group_facts(
+            groups,
+            table,
+            {name: found.start.group for name, found in outcomes.items() if found.start},
+        ),
         "literature": {entry.name: _literature_facts(entry) for entry in published},
         "curves": found,
         "atomisation": atomisation(scan.runs, table),
@@ -129,6 +141,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         quantities=sums,
         published=published,
         warnings=warnings,
+        groups=groups,
     )
 
 
@@ -203,6 +216,7 @@ def _verdicts(
                 run.config.inference.accuracy,
                 *flags[run.run_id],
                 deviating.get(run.run_id),
+                start=outcome.start,
                 # Adam's rate is the size of a step, whatever the gradient.
                 rate_is_time=run.config.optimise.optimiser != "adam",
             )
@@ -254,6 +268,7 @@ def _row(
         "spin_2S": run.molecule.spin,
         "variant": run.variant,
         "state": outcome.state,
+        "start": outcome.start.text if outcome.start else "",
         "wall_s": outcome.wall_s,
         "node_h": outcome.node_h,
         # The reason may quote a file's name in another encoding.

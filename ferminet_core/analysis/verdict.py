@@ -1,19 +1,22 @@
-"""The verdict on a finished run: converged, not converged, or suspect (NumPy only).
+"""The verdict on a finished run: converged, not converged, not optimised, or suspect (NumPy only).
 
 The rules use series and measured numbers, one setting, the accuracy that the scan is for, and the
 meaning of the rate. Each rule gives a `Finding`, with a reason if something is wrong. A finding has
-one of three weights:
+one of four weights:
 
 UNTRUSTED    The walkers do not sample |psi|^2, or numbers are missing. The energy is then not
              variational: its convergence cannot be judged, and more iterations do not help.
+UNTRAINED    Nothing was optimised at the geometry: the run has its group's wavefunction as it is
+             there. The energy is an upper bound, and nothing tells how far above it lies.
 UNCONVERGED  More iterations would lower the energy, or more records its error. This comes before
              doubts about the error bar or the state, since both are measured again.
 DOUBTFUL     The energy is an upper bound of that of a state. Its error may be wrong, as where
              walkers disagree, or the state may not be the one that was asked for.
 
-The heaviest finding decides: "suspect" for the first and the third weight, "not converged" with
-the iterations or records that are missing for the second, and "converged" without any. The reasons
-of lighter findings follow, but an untrusted energy gets no statement on its convergence.
+The heaviest finding decides: "suspect" for the first and the last weight, "not optimised at this
+geometry" for the second, "not converged" with the iterations or records that are missing for the
+third, and "converged" without any. The reasons of lighter findings follow, but an untrusted energy
+gets no statement on its convergence.
 
 The rules are in `optimisation_rules` and `inference_rules`, those on the reference and on the
 neighbours here.
@@ -29,6 +32,7 @@ from ferminet_core.analysis.curve_outliers import Deviation
 from ferminet_core.analysis.findings import CLEAR_SIGMAS, Finding, Weight, bar_of, milli, number
 from ferminet_core.analysis.inference_rules import inference_findings
 from ferminet_core.analysis.optimisation_rules import Left, optimisation_findings
+from ferminet_core.analysis.run_start import RunStart
 
 
 class Verdict(NamedTuple):
@@ -66,6 +70,7 @@ def judge(
     doubtful: Iterable[str] = (),
     deviation: Deviation | None = None,
     *,
+    start: RunStart | None = None,
     rate_is_time: bool = True,
 ) -> Verdict:
     """The verdict on one finished run.
@@ -79,6 +84,7 @@ def judge(
         untrusted: flags that make the energy untrusted, in plain sentences.
         doubtful: flags that only make it doubtful, in plain sentences.
         deviation: from the prediction by the neighbours on the run's curve, if there is one.
+        start: what the run has started from, if not from pretraining.
         rate_is_time: whether the learning rate is a step of imaginary time, per hartree.
     """
     names = ("rhat", "n_nonfinite", "n_frozen", "error_Eh", "error_bootstrap_Eh", "s2")
@@ -87,7 +93,8 @@ def judge(
     findings += [Finding("flags", {}, reason) for reason in doubtful]
     findings += inference_findings(inference, accuracy)
     findings.append(_reference(reference))
-    found, left = optimisation_findings(optimisation, inference, accuracy, rate_is_time)
+    start = start or RunStart()
+    found, left = optimisation_findings(optimisation, inference, accuracy, start, rate_is_time)
     findings += found
     if deviation is not None:
         findings.append(_smoothness(deviation, inference, accuracy))
@@ -104,11 +111,14 @@ def _text(findings: list[Finding]) -> str:
         wrong = [finding for finding in wrong if finding.weight is not Weight.UNCONVERGED]
     wrong.sort(key=lambda finding: -finding.weight)  # stable: otherwise in the order of the rules
     reasons = "; ".join(finding.reason for finding in wrong)
+    more = max(finding.iterations for finding in wrong)
+    records = max(finding.records for finding in wrong)
+    needed = [f"run {more} more iterations"] if more else []
+    needed += [f"{records} more records are needed"] if records else []
+    if heaviest is Weight.UNTRAINED:
+        first, *others = (finding.reason for finding in wrong)
+        return "; ".join([f"not optimised at this geometry: {first}", *needed, *others])
     if heaviest is Weight.UNCONVERGED:
-        more = max(finding.iterations for finding in wrong)
-        records = max(finding.records for finding in wrong)
-        needed = [f"run {more} more iterations"] if more else []
-        needed += [f"{records} more records are needed"] if records else []
         return f"not converged: {' and '.join(needed)}; {reasons}"
     return f"suspect: {reasons}"
 

@@ -14,8 +14,7 @@ from ferminet_core.cli import stage_commands, tables
 from ferminet_core.cli.options import Overrides, Preset, ResultsFolder, SystemFile
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import did_you_mean
-from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.scan import check_bases, load_scan
+from ferminet_core.inputs.scan import Scan, check_bases, load_scan
 from ferminet_core.inputs.spec_files import load_run
 from ferminet_core.inputs.stage_table import STAGES
 
@@ -88,7 +87,7 @@ def plan(
     from ferminet_core.planning.plan import scan_plan
 
     scan = load_scan(system, preset=preset, overrides=overrides or ())
-    machine = _machine(device, scan.runs[0])
+    machine = _machine(device, scan)
     found = scan_plan(scan.runs, machine, devices_per_node, nodes, scan.groups)
     if as_json:
         plan_tables.print_plan_json(scan, found)
@@ -294,7 +293,7 @@ def archive(
     typer.echo(f"written and verified: {pack(scan, target, typer.echo)}")
 
 
-def _machine(device: str, run: RunSpec) -> "Machine":
+def _machine(device: str, scan: Scan) -> "Machine":
     """The device that a plan is for. `cpu` and `measure` time this machine.
 
     Raises:
@@ -310,7 +309,8 @@ def _machine(device: str, run: RunSpec) -> "Machine":
     from ferminet_core.parallel.jax_setup import configure_jax, prepare_process
 
     prepare_process(devices=1)
+    run, group = scan.runs[0], next(iter(scan.groups), None)
     configure_jax(run.config.runtime.precision)
     from ferminet_core.planning import calibration
 
-    return calibration.cpu_machine() if device == "cpu" else calibration.stages_machine(run)
+    return calibration.cpu_machine() if device == "cpu" else calibration.stages_machine(run, group)

@@ -13,19 +13,19 @@ from typing import Any
 from rich.table import Table
 
 from ferminet_core.cli.tables import console, formula
+from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.stage_table import walkers_key
+from ferminet_core.planning.alternatives import cheapest, ways
 from ferminet_core.planning.plan import (
     LONGEST,
+    OPTIMISATIONS,
     RunPlan,
     ScanPlan,
-    StagePlan,
     resources,
     tries,
 )
 from ferminet_core.units import format_duration
-
-_UPPER = dict.fromkeys(("joint_pretrain", "pretrain", "inference"), "at most")
 
 
 def _table(names: str, texts: int = 1) -> Table:
@@ -46,6 +46,8 @@ def _parts(run: RunPlan) -> Table:
     """Operations, memory traffic and time of an iteration of each stage, by part."""
     table = _table("stage|part|Gflop|GB moved|ms|share", texts=2)
     for name, stage in run.stages.items():
+        if not stage.iterations:
+            continue
         for part, cost in stage.parts.items():
             share = cost.seconds / stage.step_seconds
             cells = [f"{cost.flops / 1e9:.3g}", f"{cost.bytes / 1e9:.3g}"]
@@ -57,14 +59,13 @@ def _parts(run: RunPlan) -> Table:
 
 
 def _stages(plan: ScanPlan) -> Table:
-    """Time and node-hours of each stage of all runs, and their sum."""
-    table = _table("stage||number|iterations|s / iteration|devices|longest|node-hours", texts=2)
-    for name in plan.stages:
-        stages = plan.of(name)
+    """Time and node-hours of each stage of all runs and groups, and their sum."""
+    table = _table("stage||runs|iterations|s / iteration|devices|longest|node-hours", texts=2)
+    for name, stages in plan.by_stage.items():
         longest = max(stages, key=lambda stage: stage.seconds)
         table.add_row(
             name,
-            _UPPER.get(name, ""),
+            "" if name in OPTIMISATIONS else "at most",
             str(sum(stage.iterations > 0 for stage in stages)),
             str(longest.iterations),
             f"{longest.step_seconds:.3g}",
@@ -72,7 +73,7 @@ def _stages(plan: ScanPlan) -> Table:
             format_duration(longest.seconds),
             f"{plan.node_hours(name):.3g}",
         )
-    whole = sum(map(plan.node_hours, plan.stages))
+    whole = sum(map(plan.node_hours, plan.by_stage))
     table.add_row("total", "", str(len(plan.runs)), "", "", "", "", f"{whole:.3g}")
     return table
 
@@ -82,7 +83,7 @@ def _scaling(plan: ScanPlan) -> Table:
     table = _table("nodes|devices|ms / iteration|efficiency|optimisation", texts=0)
     alone = plan.scaling[1]
     for nodes, step in plan.scaling.items():
-        iterations = plan.costliest.spec.config.optimise.iterations
+        iterations = plan.costliest.optimisation.iterations
         table.add_row(
             str(nodes),
             str(nodes * plan.layout.per_node),
@@ -96,8 +97,8 @@ def _scaling(plan: ScanPlan) -> Table:
 def _warnings(plan: ScanPlan) -> Iterator[str]:
     """Problems: too little memory, or stages that need several jobs."""
     capacity = plan.machine.capacity
-    for name in plan.stages:
-        needed = max(stage.memory for stage in plan.of(name))
+    for name, stages in plan.by_stage.items():
+        needed = max(stage.memory for stage in stages)
         if needed > capacity:
             yield (
                 f"warning: {name} needs {_size(needed)} on a device, which has {_size(capacity)}; "
@@ -108,6 +109,42 @@ def _warnings(plan: ScanPlan) -> Iterator[str]:
                 f"warning: {name} takes {count} jobs of {LONGEST // 60} h, one after the other; "
                 f"`retries` in the profile must be {count - 1} or more"
             )
+
+
+def _introduced(run: RunPlan, plan: ScanPlan) -> str:
+    """A line with the sizes of a run or a group, above its parts."""
+    spec = run.spec
+    of = f" of {len(spec.members)} geometries" if isinstance(spec, GroupSpec) else ""
+    name = f"group {spec.run_id}{of}" if of else spec.run_id
+    return (
+        f"{name}{', the costliest' if run is plan.costliest and len(plan.runs) > 1 else ''}: "
+        f"{formula(spec.molecule)}, {spec.molecule.n_electrons} electrons, "
+        f"{run.network.parameters} parameters, {run.walkers} walkers{' in all' if of else ''}; "
+        f"one iteration or record on one device:"
+    )
+
+
+def _ways(plan: ScanPlan) -> Table:
+    """The groups, and the same geometries without sharing."""
+    table = _table("way|walker-updates|processor time|node-hours")
+    for way in ways(plan):
+        hours = way.seconds / 3600 / plan.layout.per_node
+        cells = [f"{way.updates:.3g}", format_duration(way.seconds), f"{hours:.3g}"]
+        table.add_row(way.name, *cells)
+    return table
+
+
+def _advice(plan: ScanPlan) -> str:
+    """Which of the ways takes the least, in a line."""
+    found = ways(plan)
+    best = cheapest(found)
+    others = (
+        f"{way.updates:.3g} and {way.seconds:.3g} s {way.name}" for way in found if way != best
+    )
+    return (
+        f"The cheapest is {best.name}: {best.updates:.3g} walker-updates and {best.seconds:.3g} "
+        f"processor seconds, against {', '.join(others)}."
+    )
 
 
 def resources_yaml(plan: ScanPlan) -> str:
@@ -123,22 +160,19 @@ def resources_yaml(plan: ScanPlan) -> str:
 def print_plan(scan: Scan, plan: ScanPlan) -> None:
     """Print the plan as tables."""
     run = plan.costliest
-    spec, stage = run.spec, run.stages["optimise"]
-    warm = sum(bool(one.spec.neighbour) for one in plan.runs)
-    shared = sum(bool(one.spec.group) for one in plan.runs)
+    spec, stage = run.spec, run.optimisation
     count = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
-    starts = f", {warm} of them from a neighbour" if warm else ""
-    starts += f", {shared} of them from a group" if shared else ""
+    starts = ""
+    for kind in ("neighbour", "group"):
+        if started := sum(bool(getattr(one.spec, kind)) for one in plan.runs):
+            starts += f", {started} of them from a {kind}"
     print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}{starts}")
     print(f"{plan.machine.name}: {plan.machine.origin}")
-    print(
-        f"\n{spec.run_id}{', the costliest' if len(plan.runs) > 1 else ''}: "
-        f"{formula(spec.molecule)}, {spec.molecule.n_electrons} electrons, "
-        f"{run.network.parameters} parameters, {spec.config.mcmc.walkers} walkers; "
-        f"one iteration or record on one device:"
-    )
-    console().print(_parts(run))
-    print("\nAll runs (pretraining and equilibration at their largest number of iterations):")
+    for one in [run] if run in plan.runs else [run, max(plan.runs, key=lambda one: one.seconds)]:
+        print(f"\n{_introduced(one, plan)}")
+        console().print(_parts(one))
+    every = "runs and groups" if plan.groups else "runs"
+    print(f"\nAll {every} (pretraining and equilibration at their largest number of iterations):")
     console().print(_stages(plan))
     needed, capacity = _size(stage.memory), _size(plan.machine.capacity)
     print(f"\nmemory per device in the optimisation: {needed} of {capacity}")
@@ -146,10 +180,14 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
     print(
         f"volumes before compression: a checkpoint of the optimisation "
         f"{' to '.join(map(_size, run.checkpoint))} ({keep} are kept), inference.zarr.zip "
-        f"{_size(run.samples)}; files of the scan {_size(plan.volume)}"
+        f"{_size(max(one.samples for one in plan.runs))}; files of the scan {_size(plan.volume)}"
     )
     print(f"\nThe optimisation of {spec.run_id} on more nodes, including messages:")
     console().print(_scaling(plan))
+    if plan.groups:
+        print("\nPretraining and optimisation of the geometries of the groups in other ways:")
+        console().print(_ways(plan))
+        print(_advice(plan))
     print()
     for line in _warnings(plan):
         print(line)
@@ -157,7 +195,8 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
     print(resources_yaml(plan))
 
 
-def _stage_json(stage: StagePlan) -> dict[str, Any]:
+def _stage_json(run: RunPlan, name: str) -> dict[str, Any]:
+    stage = run.stages[name]
     return {
         "iterations": stage.iterations,
         "devices": stage.layout.devices,
@@ -184,15 +223,20 @@ def print_plan_json(scan: Scan, plan: ScanPlan) -> None:
                 "parameters": run.network.parameters,
                 "checkpoint_bytes": run.checkpoint,
                 "samples_bytes": run.samples,
-                "stages": {name: _stage_json(stage) for name, stage in run.stages.items()},
+                "stages": {name: _stage_json(run, name) for name in run.stages},
             }
             for run in plan.runs
         },
         "groups": {
-            name: {stage: _stage_json(found) for stage, found in stages.items()}
-            for name, stages in plan.groups.items()
+            group.spec.run_id: {
+                "parameters": group.network.parameters,
+                "checkpoint_bytes": group.checkpoint,
+                "stages": {name: _stage_json(group, name) for name in group.stages},
+            }
+            for group in plan.groups
         },
-        "node_hours": {name: plan.node_hours(name) for name in plan.stages},
+        "ways": {way.name: way._asdict() for way in ways(plan)},
+        "node_hours": {name: plan.node_hours(name) for name in plan.by_stage},
         "volume_bytes": plan.volume,
         "scaling_step_s": plan.scaling,
         "warnings": list(_warnings(plan)),

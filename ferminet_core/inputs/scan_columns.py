@@ -177,11 +177,21 @@ _AFTER_OBSERVABLES = (
         "the run whose optimised parameters this one started from; empty without warm starts",
     ),
     Column(
+        "start",
+        Kind.TEXT,
+        "start",
+        "",
+        "what the run has started from: `pretrained`, `neighbour`, `joint` (optimised with its "
+        "group), or `zero-shot` (the group was not trained for this geometry), with `+ N "
+        "iterations` of its own where there are any",
+    ),
+    Column(
         "wall_s",
         Kind.NUMBER,
         "wall time",
         "s",
-        "wall time of the finished stages, interrupted attempts included",
+        "wall time of the finished stages, interrupted attempts included, and an equal part of "
+        "that of the group",
         units.format_duration,
         in_dataset=False,
     ),
@@ -190,7 +200,8 @@ _AFTER_OBSERVABLES = (
         Kind.NUMBER,
         "node hours",
         "h",
-        "hours of whole nodes that the finished stages took: wall time times nodes",
+        "hours of whole nodes that the finished stages took: wall time times nodes; an equal part "
+        "of the group's included",
         _significant(3),
         in_dataset=False,
     ),
@@ -200,7 +211,8 @@ _AFTER_OBSERVABLES = (
         "verdict",
         "",
         "`converged`, `not converged: run N more iterations; why`, `not converged: N more records "
-        "are needed; why`, or `suspect: why`; of an unfinished run the reason of its state",
+        "are needed; why`, `not optimised at this geometry: zero-shot from GROUP`, or `suspect: "
+        "why`; of an unfinished run the reason of its state",
     ),
     Column("molecule", Kind.TEXT, "molecule", "", "formula of the nuclei"),
     Column("total_charge", Kind.COUNT, "charge", "", "total charge"),

@@ -16,12 +16,14 @@ import jax
 import jax.numpy as jnp
 
 from ferminet_core.chemistry import hartree_fock
-from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.planning import kernels, network_sizes
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
+from ferminet_core.planning import kernels
 from ferminet_core.planning.machines import CPU_LATENCY, CPU_LINK, GPUS, SINGLE, Machine, Rates
-from ferminet_core.planning.plan import PARTS
+from ferminet_core.planning.plan import PARTS, load_of, network_of
 from ferminet_core.stages.base import Stage
 from ferminet_core.stages.inference import Inference
+from ferminet_core.stages.joint_optimise import JointOptimise
+from ferminet_core.stages.joint_pretrain import JointPretrain
 from ferminet_core.stages.optimise import Optimise
 from ferminet_core.stages.pretrain import Pretrain
 from ferminet_core.storage import provenance
@@ -29,6 +31,8 @@ from ferminet_core.storage import provenance
 SECONDS = 0.3  # of repetitions of each operation
 # Walkers of a CPU's device while iterations are timed; more walkers take longer in proportion.
 CPU_WALKERS = 64
+# Members of a group that are timed; a stage reaches about the same flop/s with more.
+MEMBERS = 4
 BLOCKS = 4  # timed blocks of iterations, after one that compiles
 
 
@@ -211,8 +215,25 @@ def _iteration_seconds(stage: Stage, clock: Callable[[], float]) -> float:
     return statistics.median(found)
 
 
-def stages_machine(run: RunSpec) -> Machine:
-    """This machine's devices by the measured flop/s of each stage of a run.
+def _stages_of_run(run: RunSpec) -> tuple[Stage, ...]:
+    """The stages of a run, from a network that was not pretrained."""
+    reference = hartree_fock.solve(run.molecule, run.config.reference)
+    pretrain = Pretrain(run, reference)
+    optimise = Optimise(run, pretrain.result(pretrain.initial(), {}))
+    inference = Inference(run, optimise.result(optimise.initial(), {}), reference)
+    return pretrain, optimise, inference
+
+
+def _stages_of_group(group: GroupSpec) -> tuple[Stage, ...]:
+    """The stages of a group, from a network that was not pretrained."""
+    solve = hartree_fock.solve
+    references = [solve(run.molecule, run.config.reference) for run in group.runs()]
+    pretrain = JointPretrain(group, *references)
+    return pretrain, JointOptimise(group, pretrain.result(pretrain.initial(), {}))
+
+
+def stages_machine(run: RunSpec, group: GroupSpec | None = None) -> Machine:
+    """This machine's devices by the measured flop/s of each stage of a run and of a group.
 
     The stages start from a network that was not pretrained. Each device has its share of the
     walkers, on a CPU `CPU_WALKERS` at most.
@@ -220,11 +241,16 @@ def stages_machine(run: RunSpec) -> Machine:
     devices, platform = jax.device_count(), jax.default_backend()
     on_cpu = platform == "cpu"
     # In pretraining the walkers of a device form two halves.
-    walkers = max(2, run.config.mcmc.walkers // devices // 2 * 2)
-    walkers = min(walkers, CPU_WALKERS) if on_cpu else walkers
+    walkers, shared = (
+        max(2, section.walkers // devices // 2 * 2)
+        for section in (run.config.mcmc, run.config.sharing)
+    )
+    if on_cpu:
+        walkers, shared = min(walkers, CPU_WALKERS), min(shared, CPU_WALKERS)
     # Enough for a few blocks; the criterion must not end them early.
     updates: dict[str, dict[str, Any]] = {
         "mcmc": {"walkers": walkers * devices, "burn_in": 0},
+        "sharing": {"walkers": shared * devices},
         "pretrain": {"min_iterations": 1000, "max_iterations": 1000, "check_every": 1000},
         "optimise": {"iterations": 1000},
         "inference": {"samples": 1000},
@@ -232,21 +258,21 @@ def stages_machine(run: RunSpec) -> Machine:
     config = run.config.model_copy(
         update={name: getattr(run.config, name).model_copy(update=u) for name, u in updates.items()}
     )
-    run = run.model_copy(update={"config": config})
+    run = run.model_copy(update={"config": config, "group": ""})
     clock = time.process_time if on_cpu else time.perf_counter
-    reference = hartree_fock.solve(run.molecule, config.reference)
-    pretrain = Pretrain(run, reference)
-    optimise = Optimise(run, pretrain.result(pretrain.initial(), {}))
-    inference = Inference(run, optimise.result(optimise.initial(), {}), reference)
-    net = network_sizes.network(config.network, run.molecule)
-    load = kernels.Load(walkers, pretrain.chunk, devices)
+    stages: list[tuple[RunSpec, Stage]] = [(run, stage) for stage in _stages_of_run(run)]
+    origin = f"measured just now on run {run.run_id} with {walkers} walkers on a device"
+    if group:
+        few = {"config": config, "members": group.members[:MEMBERS]}
+        group = group.model_copy(update={**few, "molecule": group.members[0].molecule})
+        stages += [(group, stage) for stage in _stages_of_group(group)]
+        origin += f", and on {len(group.members)} geometries with {shared} walkers each"
     reached = {}
-    for stage in (pretrain, optimise, inference):
-        parts = PARTS[stage.name](net, config, load)
+    for spec, stage in stages:
+        parts = PARTS[stage.name](network_of(spec), config, load_of(spec, stage.name, platform, devices))
         parts.pop("criterion", None)
         flops = sum(kernels.flops(work) for work in parts.values())
         reached[stage.name] = flops / _iteration_seconds(stage, clock)
-    origin = f"measured just now on run {run.run_id} with {walkers} walkers on a device"
     if on_cpu:
         return _cpu(f"a core of {provenance.cpu_name()}", reached, origin)
     kind = jax.devices()[0].device_kind

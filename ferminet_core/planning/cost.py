@@ -15,7 +15,7 @@ import math
 from ferminet_core.inputs.config import CHECK_SWEEPS, RECORDS_PER_CALL, Config
 from ferminet_core.planning.kernels import Load, Work, repeat, sweep
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import forward, gradient, local_energy, moves
+from ferminet_core.planning.network_work import adapted, forward, gradient, local_energy, moves
 from ferminet_core.planning.optimiser_costs import COSTS
 from ferminet_core.vmc.passes import ITEMSIZE, even_passes
 
@@ -23,27 +23,31 @@ from ferminet_core.vmc.passes import ITEMSIZE, even_passes
 
 
 def pretrain_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
-    """An iteration of the pretraining, with its share of a test of the criterion."""
+    """An iteration of the pretraining of a run or a group, with its share of a criterion's test."""
     half, steps = load.walkers / 2, config.pretrain.steps
     check = moves(net, half, steps) + gradient(net, load.walkers)
     return {
-        "sampling": moves(net, half, steps),
-        "gradient": gradient(net, load.walkers),
+        "sampling": load.of_all(moves(net, half, steps)),
+        "gradient": load.of_all(gradient(net, load.walkers) + adapted(net, 1)),
         "update": [sweep(10 * net.parameters, 12 * net.parameters)],
-        "criterion": repeat(check, CHECK_SWEEPS / config.pretrain.check_every),
+        "criterion": load.of_all(repeat(check, CHECK_SWEEPS / config.pretrain.check_every)),
     }
 
 
 def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
-    """An iteration of the optimisation, with the parity penalty where it may act."""
+    """An iteration of the optimisation of a run or a group.
+
+    The parity penalty counts where it may act.
+    """
     w, choice = load.walkers, config.optimise
     parts = {
-        "sampling": moves(net, w, config.mcmc.steps),
-        "local energy": local_energy(net, w, load.chunk),
+        "sampling": load.of_all(moves(net, w, config.mcmc.steps)),
+        "local energy": load.of_all(local_energy(net, w, load.chunk)),
     }
     if net.parities:
         # At the walkers and at their images; XLA merges the evaluations at the walkers.
-        parts["parity penalty"] = repeat(forward(net, w), 1 + net.parities)
+        evaluations = repeat(forward(net, w), 1 + net.parities)
+        parts["parity penalty"] = load.of_all(evaluations)
     parts |= COSTS[choice.optimiser].parts(net, choice, load)
     return parts
 
@@ -51,7 +55,7 @@ def optimise_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
 def burn_in(net: Network, config: Config, load: Load) -> Work:
     """Moves before the first iteration of the optimisation."""
     sweeps = math.ceil(config.mcmc.burn_in / config.mcmc.steps)
-    return repeat(moves(net, load.walkers, config.mcmc.steps), sweeps)
+    return load.whole.of_all(repeat(moves(net, load.walkers, config.mcmc.steps), sweeps))
 
 
 def inference_parts(net: Network, config: Config, load: Load) -> dict[str, Work]:
@@ -75,23 +79,25 @@ def optimiser_numbers(net: Network, config: Config) -> int:
 
 
 def peak_memory(net: Network, config: Config, load: Load) -> float:
-    """Bytes that a device needs in the optimisation, at most.
+    """Bytes that a device needs in the optimisation of a run or a group, at most.
 
     These hold the state twice, since the state before a block is kept; the larger of the arrays
     that the backward pass of the gradient needs and those of a pass of the local energy; and the
     arrays from which the optimiser makes its step.
     """
-    n, w, s = net.electrons, load.walkers, len(net.spins)
-    state = net.parameters + optimiser_numbers(net, config) + w * (3 * n + 2)
+    n, s = net.electrons, len(net.spins)
+    at_once = load.geometries if load.at_once else 1
+    w = at_once * load.walkers
+    state = net.parameters + optimiser_numbers(net, config) + load.whole.own * (3 * n + 2)
     streams = sum(
         n * (d.one_in + s * d.two_in + d.one.outputs) + n * n * d.two_in for d in net.layers
     )
     matrices = net.determinants * n * n
     # Streams and their gradients; envelopes of each nucleus and their slopes.
     backward = w * (1.5 * streams + 4 * matrices + 2 * net.nuclei * net.orbital_values)
-    _, size = even_passes(math.ceil(w), load.chunk)
+    _, size = even_passes(math.ceil(load.walkers), load.chunk)
     widest = max(d.one.outputs + d.one_in + s * d.two_in for d in net.layers)
-    chunk = size * 3 * n * (2.5 * n * widest + 2 * matrices)
+    chunk = at_once * size * 3 * n * (2.5 * n * widest + 2 * matrices)
     step = COSTS[config.optimise.optimiser].step_numbers(net, config.optimise, load)
     return ITEMSIZE[config.runtime.precision] * (2 * state + max(backward, chunk) + step)
 
@@ -99,14 +105,21 @@ def peak_memory(net: Network, config: Config, load: Load) -> float:
 SERIES = 13  # numbers that the optimisation records in an iteration (`optimise.Stats`)
 
 
-def checkpoint_bytes(net: Network, config: Config, iterations: int) -> int:
-    """A checkpoint of the optimisation after some iterations, before compression."""
+def checkpoint_bytes(net: Network, config: Config, iterations: int, members: int = 0) -> int:
+    """A checkpoint of the optimisation after some iterations, before compression.
+
+    Args:
+        net: sizes of the network
+        config: settings of the run or the group
+        iterations: done
+        members: of a group; 0 for a run
+    """
     numbers = net.parameters + optimiser_numbers(net, config)
-    walkers = config.mcmc.walkers * 3 * net.electrons
-    series = SERIES * iterations
+    walkers = members * config.sharing.walkers or config.mcmc.walkers
+    series = max(members, 1) * SERIES * iterations
     itemsize = ITEMSIZE[config.runtime.precision]
     # Each walker also has its number and its accepted moves, 4 bytes each.
-    return itemsize * (numbers + walkers + series) + 8 * config.mcmc.walkers
+    return itemsize * (numbers + walkers * 3 * net.electrons + series) + 8 * walkers
 
 
 def sample_bytes(net: Network, config: Config) -> int:

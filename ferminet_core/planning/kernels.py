@@ -69,17 +69,46 @@ def sweep(moved: float, flops: float = 0.0, functions: float = 0.0, pairs: float
 class Load(NamedTuple):
     """The load of one device.
 
-    walkers: its share; chunk: walkers per pass of the local energy; devices: all that share walkers
+    walkers: its share of the walkers of each geometry
+    chunk: walkers per pass of the local energy
+    devices: all that share walkers
+    geometries: of a group that take part in an iteration; 1 for a run
+    resting: geometries of the group that do not
+    at_once: whether a kernel takes all geometries, and not one after the other
     """
 
     walkers: int
     chunk: int
     devices: int = 1
+    geometries: int = 1
+    resting: int = 0
+    at_once: bool = False
+
+    @property
+    def own(self) -> int:
+        """Its walkers that take part in an iteration."""
+        return self.walkers * self.geometries
 
     @property
     def total(self) -> int:
-        """Walkers of all devices."""
-        return self.walkers * self.devices
+        """Walkers on all devices that take part in an iteration."""
+        return self.own * self.devices
+
+    @property
+    def whole(self) -> "Load":
+        """The load of an iteration in which no geometry rests."""
+        return self._replace(geometries=self.geometries + self.resting, resting=0)
+
+    def of_all(self, work: Work) -> Work:
+        """The work of all geometries that take part, from that of one.
+
+        See `stages.group.over_geometries`.
+        """
+        every = repeat(work, self.geometries)
+        if not self.at_once:
+            return every
+        pairs = zip(every, work, strict=True)
+        return [many._replace(launches=one.launches) for many, one in pairs]
 
 
 def flops(work: Iterable[Kernel]) -> float:

@@ -10,6 +10,8 @@ from ferminet_core.inputs.config import NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 
 SIGMA_SIZE = {"isotropic": 1, "diagonal": 3, "anisotropic": 9}  # numbers of an envelope's width
+# Of `wavefunction.adaptation`, which loads JAX.
+MOST_COMPONENTS, FEATURES_OF_PAIR = 4, 5
 
 
 class Dense(NamedTuple):
@@ -46,6 +48,7 @@ class Network(NamedTuple):
     spins: electrons of each spin present; orbitals: the maps to the orbitals of each
     sigma: numbers of an envelope's width; jastrow: lengths of the cusp factor
     parities: that the optimisation may have to keep, at most
+    components: of the coordinates that the heads of a group's wavefunction multiply; 0 for a run
     """
 
     nuclei: int
@@ -56,6 +59,7 @@ class Network(NamedTuple):
     sigma: int
     jastrow: int
     parities: int
+    components: int = 0
 
     @property
     def electrons(self) -> int:
@@ -80,8 +84,16 @@ class Network(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Number of optimised parameters."""
-        return sum(d.parameters for d in self.dense) + self.diagonal
+        """Number of optimised parameters, heads included."""
+        shared = sum(d.parameters for d in self.dense) + self.diagonal
+        return shared + self.components * self.head
+
+    @property
+    def head(self) -> int:
+        """Numbers of the heads for one component (`adaptation.heads`)."""
+        scales = sum(layer.one.outputs for layer in self.layers)
+        biases = sum(d.outputs for d in self.dense if d.bias)
+        return scales + biases + self.envelope * (1 + self.sigma) + self.determinants
 
     @property
     def diagonal(self) -> int:
@@ -94,8 +106,23 @@ class Network(NamedTuple):
         return sum(d.factors for d in self.dense) + self.diagonal
 
 
-def network(config: NetworkConfig, molecule: Molecule) -> Network:
-    """The sizes that `networks.init` gives a wavefunction of the molecule."""
+def most_components(geometries: int, nuclei: int) -> int:
+    """The most coordinates that a group can have (`adaptation.coordinates`).
+
+    Those that hardly vary over the group are left out there.
+    """
+    features = FEATURES_OF_PAIR * nuclei * (nuclei - 1) // 2
+    return min(MOST_COMPONENTS, geometries - 1, features)
+
+
+def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> Network:
+    """The sizes that `networks.init` gives a wavefunction of the molecule.
+
+    Args:
+        config: settings of the network
+        molecule: its nuclei and electrons
+        components: of the coordinates of a group (`adaptation.start`)
+    """
     spins = tuple(n for n in molecule.electrons if n > 0)
     n, n_spins, n_nuclei = sum(spins), len(spins), len(molecule.symbols)
     one, two = 4 * n_nuclei, 4
@@ -121,6 +148,7 @@ def network(config: NetworkConfig, molecule: Molecule) -> Network:
         sigma=SIGMA_SIZE[config.envelope],
         jastrow=2 if config.jastrow else 0,
         parities=_parities(molecule),
+        components=components,
     )
 
 

@@ -185,3 +185,19 @@ def backward(net: Network, w: float, weights: bool = True) -> Work:
 def gradient(net: Network, w: float) -> Work:
     """The gradient of the energy without its average over devices (`energy.energy_gradient`)."""
     return forward(net, w, kept=True) + backward(net, w)
+
+
+def adapted(net: Network, gradients: float) -> Work:
+    """A group's parameters at one geometry, and gradients with respect to them taken back.
+
+    See `adaptation.adapt`. Nothing for a network without heads.
+    """
+    if not net.components:
+        return []
+    heads = net.components * net.head
+    shared = net.parameters - heads
+    weights = sum(layer.one.inputs * layer.one.outputs for layer in net.layers)
+    forth = sweep(2 * shared + heads, weights + 2 * heads)
+    # A weight's gradient times the scale, and times the weight for the scale's own gradient.
+    back = sweep(2 * shared + weights + heads, 3 * weights + heads)
+    return [forth, back.times(gradients)]

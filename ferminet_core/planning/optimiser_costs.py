@@ -19,7 +19,7 @@ from ferminet_core.planning.kernels import (
     sweep,
 )
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import backward, forward, gradient
+from ferminet_core.planning.network_work import adapted, backward, forward, gradient
 
 
 class OptimiserCost(Protocol):
@@ -156,18 +156,40 @@ class KfacCost:
 
 # --- SPRING ---------------------------------------------------------------------------------------
 
+# Blocks of the Gram matrix, of `vmc.optimisers.spring`, which loads JAX.
+BLOCKS, LEAST_ROWS = 4, 64
+# Iterations of the conjugate gradients: as many were measured in every update of a group of H2. At
+# most there are eight.
+CORRECTIONS = 2
 
-def spring_update(net: Network, walkers: int, devices: int) -> Work:
-    """SPRING's system of all walkers (`spring.natural_step`).
+
+def symmetric_product(n: int, own: float) -> Work:
+    """The blocks on and below the diagonal of a product of (n, own) with itself."""
+    rows = max(LEAST_ROWS, -(-n // BLOCKS))
+    sizes = [min(rows, n - start) for start in range(0, n, rows)]
+    return [product(a, own, b) for i, a in enumerate(sizes) for b in sizes[: i + 1]]
+
+
+def spring_update(numbers: int, walkers: int, devices: int) -> Work:
+    """SPRING's system of all walkers of all geometries (`spring.natural_step`).
 
     Each device holds its part of the parameters.
+
+    Args:
+        numbers: of parameters
+        walkers: rows of the matrix
+        devices: that share the parameters
     """
-    own, n = net.parameters / devices, walkers
+    own, n = numbers / devices, walkers
+    # O^T x and O y for two right-hand sides, and two triangular systems.
+    solve = [product(2, n, own), product(n, own, 2), sweep(2 * n * n, 4 * n * n)]
     return [
-        sweep(4 * n * own, 4 * n * own),
-        product(n, own, n),
+        sweep(5 * n * own, 3 * n * own),  # exchanged and centred
+        product(n, own, 1),
+        *symmetric_product(n, own),
         Kernel("inverse", n**3 / 3, 1.0 * n * n),
-        product(n, own, 3),
+        *repeat(solve, 1 + CORRECTIONS),
+        product(3, n, own),
     ]
 
 
@@ -180,8 +202,8 @@ class SpringCost:
         w = load.walkers
         kept = sweep(3 * w * net.parameters, w * net.parameters)
         return {
-            "gradient": [*gradient(net, w), kept],
-            "update": spring_update(net, load.total, load.devices),
+            "gradient": load.of_all([*gradient(net, w), *adapted(net, w), kept]),
+            "update": spring_update(net.parameters, load.total, load.devices),
         }
 
     def state_numbers(self, net: Network, config: OptimiseConfig) -> int:
@@ -192,11 +214,12 @@ class SpringCost:
     def step_numbers(self, net: Network, config: OptimiseConfig, load: Load) -> int:
         """The gradients of a device's walkers, and the matrix of all walkers."""
         del config
-        return 3 * load.walkers * net.parameters + 3 * load.total**2
+        return 3 * load.own * net.parameters + 3 * load.total**2
 
     def messages(self, net: Network, load: Load) -> list[int]:
-        """The gradients of a device's walkers, and the matrix of all walkers."""
-        return [load.walkers * net.parameters, load.total**2]
+        """The gradients of a device's walkers, the matrix, products with it, and three vectors."""
+        products = [2 * load.total] * (2 + CORRECTIONS)
+        return [load.own * net.parameters, load.total**2, *products, 2 * net.parameters]
 
 
 COSTS: Mapping[str, OptimiserCost] = {

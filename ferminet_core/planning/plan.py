@@ -6,11 +6,12 @@ compilation, which take minutes at most.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
+from ferminet_core.inputs.stage_table import of_groups, walkers_key
 from ferminet_core.planning import cost, network_sizes
 from ferminet_core.planning.kernels import Load, Work, flops, moved_numbers
 from ferminet_core.planning.machines import Layout, Machine, Rates, collective_seconds, seconds
@@ -19,12 +20,15 @@ from ferminet_core.planning.optimiser_costs import COSTS
 from ferminet_core.vmc.passes import ITEMSIZE, chunk_size
 
 PARTS = {
+    "joint_pretrain": cost.pretrain_parts,
+    "joint_optimise": cost.optimise_parts,
     "pretrain": cost.pretrain_parts,
     "optimise": cost.optimise_parts,
     "inference": cost.inference_parts,
 }
-# The stages of a group, each with the stage of a run that it costs as much as.
-JOINT = {"joint_pretrain": "pretrain", "joint_optimise": "optimise"}
+OF_GROUPS = tuple(entry.name for entry in of_groups())
+OF_RUNS = tuple(name for name in PARTS if name not in OF_GROUPS)
+OPTIMISATIONS = ("joint_optimise", "optimise")
 ONE = Layout(1, 1)
 # Factor of the wall time asked for: room for slower nodes, compilation and Hartree-Fock.
 MARGIN = 1.5
@@ -49,7 +53,7 @@ class Part(NamedTuple):
 
 
 class StagePlan(NamedTuple):
-    """A stage of one run.
+    """A stage of one run or group.
 
     iterations: or records; parts: of one of them
     step_seconds: of one of them with the messages between devices
@@ -71,10 +75,10 @@ class StagePlan(NamedTuple):
 
 
 class RunPlan(NamedTuple):
-    """One run: sizes, stages by name, bytes.
+    """One run or group: sizes, stages by name, bytes.
 
     checkpoint: of the optimisation at its beginning, and at its end with the series of all
-    iterations; samples: `inference.zarr.zip`; all before compression
+    iterations; samples: `inference.zarr.zip`, 0 of a group; all before compression
     """
 
     spec: RunSpec
@@ -88,42 +92,103 @@ class RunPlan(NamedTuple):
         """Seconds of its stages, one after the other."""
         return sum(stage.seconds for stage in self.stages.values())
 
+    @property
+    def walkers(self) -> int:
+        """Its walkers; of a group those of all geometries."""
+        geometries = len(self.spec.members) if isinstance(self.spec, GroupSpec) else 1
+        return geometries * _walkers(self.spec)
 
-def check_layout(runs: Sequence[RunSpec], layout: Layout) -> None:
-    """Check that the devices can share the walkers evenly.
+    @property
+    def moved(self) -> int:
+        """Its walkers in an update."""
+        return _together(self.spec) * _walkers(self.spec)
+
+    @property
+    def optimisation(self) -> StagePlan:
+        """Its optimisation, which a run of a group may leave to the group."""
+        return self.stages[_optimisation(self.spec)]
+
+
+def _optimisation(spec: RunSpec) -> str:
+    """The stage of a run or a group that optimises the energy."""
+    return "joint_optimise" if isinstance(spec, GroupSpec) else "optimise"
+
+
+def _walkers(spec: RunSpec) -> int:
+    """The walkers of a run, or of each geometry of a group."""
+    of_group = isinstance(spec, GroupSpec)
+    return spec.config.sharing.walkers if of_group else spec.config.mcmc.walkers
+
+
+def _optimised(specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The runs and groups whose optimisation has iterations."""
+    return [spec for spec in specs if spec.config.optimise.iterations > 0]
+
+
+def check_layout(specs: Iterable[RunSpec], layout: Layout) -> None:
+    """Check that the devices can share the walkers of all optimisations evenly.
 
     Raises:
         InputError: they cannot; `mesh.walker_mesh` would refuse them in the job.
     """
     n = layout.devices
-    for run in runs:
-        walkers = run.config.mcmc.walkers
+    for spec in _optimised(specs):
+        walkers = _walkers(spec)
         if walkers % n:
             raise InputError(
                 f"--nodes, --devices-per-node: found {layout.nodes} and {layout.per_node}, but "
-                f"{run.run_id} has mcmc.walkers {walkers}; allowed: multiples of {n} on {n} "
-                f"devices (try {walkers + -walkers % n})"
+                f"{spec.run_id} has {walkers_key(_optimisation(spec))} {walkers}; allowed: "
+                f"multiples of {n} on {n} devices (try {walkers + -walkers % n})"
             )
 
 
-def _load(run: RunSpec, machine: Machine, layout: Layout) -> Load:
-    walkers = run.config.mcmc.walkers // layout.devices
-    electrons = run.molecule.n_electrons
-    return Load(walkers, chunk_size(run.config, electrons, machine.platform), layout.devices)
+def network_of(spec: RunSpec) -> Network:
+    """The wavefunction of a run or a group; that of a group with as many heads as it can have."""
+    components = 0
+    if isinstance(spec, GroupSpec) and spec.config.sharing.heads:
+        nuclei = len(spec.molecule.symbols)
+        components = network_sizes.most_components(len(spec.members), nuclei)
+    return network_sizes.network(spec.config.network, spec.molecule, components)
+
+
+def load_of(spec: RunSpec, stage: str, platform: str, devices: int) -> Load:
+    """The load of each of the devices that a stage of a run or a group is on."""
+    members = len(spec.members) if isinstance(spec, GroupSpec) else 1
+    together = _together(spec) if stage == "joint_optimise" else members
+    return Load(
+        walkers=_walkers(spec) // devices,
+        chunk=chunk_size(spec.config, spec.molecule.n_electrons, platform),
+        devices=devices,
+        geometries=together,
+        resting=members - together,
+        at_once=platform != "cpu",
+    )
+
+
+def _together(spec: RunSpec) -> int:
+    """The geometries of a group in an update (`JointOptimise`); 1 for a run."""
+    if not isinstance(spec, GroupSpec):
+        return 1
+    sharing = spec.config.sharing
+    return min(max(1, sharing.rows // sharing.walkers), len(spec.members))
 
 
 def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
     """Bytes of each message between devices in an iteration of the optimisation."""
     itemsize = ITEMSIZE[run.config.runtime.precision]
-    common = [net.parameters, load.total, 2]  # gradient, local energies, acceptance
+    # Gradient, local energies, acceptance.
+    common = [net.parameters, load.total, 2 * load.geometries]
     own = COSTS[run.config.optimise.optimiser].messages(net, load)
     return [itemsize * n for n in (*common, *own)]
 
 
 def _iterations(run: RunSpec, stage: str) -> int:
     config = run.config
+    started = run.neighbour or run.group
     return {
-        "pretrain": 0 if run.neighbour or run.group else config.pretrain.max_iterations,
+        "joint_pretrain": config.pretrain.max_iterations,
+        "joint_optimise": config.optimise.iterations,
+        "pretrain": 0 if started else config.pretrain.max_iterations,
         "optimise": config.optimise.iterations,
         "inference": config.inference.samples + config.inference.max_equilibration,
     }[stage]
@@ -145,9 +210,9 @@ def _part_seconds(
 
 
 def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> StagePlan:
-    """The plan of a stage of a run on some devices."""
-    net = network_sizes.network(run.config.network, run.molecule)
-    load = _load(run, machine, layout)
+    """The plan of a stage of a run or a group on some devices."""
+    net = network_of(run)
+    load = load_of(run, stage, machine.platform, layout.devices)
     itemsize = ITEMSIZE[run.config.runtime.precision]
 
     def part(name: str, work: Work) -> Part:
@@ -155,12 +220,14 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
         return Part(flops(work), itemsize * moved_numbers(work), took)
 
     parts = {name: part(name, w) for name, w in PARTS[stage](net, run.config, load).items()}
-    optimises = stage == "optimise"
+    optimises = stage in OPTIMISATIONS
+    iterations = _iterations(run, stage)
     messages = _messages(run, net, load) if optimises else []
     messages_s = collective_seconds(machine, layout, messages)
     step = sum(p.seconds for p in parts.values()) + messages_s
-    before = part("burn-in", cost.burn_in(net, run.config, load)).seconds if optimises else 0.0
-    iterations = _iterations(run, stage)
+    before = 0.0
+    if optimises and iterations:
+        before = part("burn-in", cost.burn_in(net, run.config, load)).seconds
     return StagePlan(
         iterations=iterations,
         layout=layout,
@@ -173,66 +240,55 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
 
 
 def run_plan(run: RunSpec, machine: Machine, layout: Layout) -> RunPlan:
-    """The plan of a run: the optimisation on all devices, the other stages on one each."""
-    net = network_sizes.network(run.config.network, run.molecule)
+    """The plan of a run or a group.
+
+    The optimisation is on all devices if it has iterations, and the other stages are on one each.
+    """
+    net = network_of(run)
+    members = len(run.members) if isinstance(run, GroupSpec) else 0
+    optimisation = layout if run.config.optimise.iterations else ONE
     return RunPlan(
         spec=run,
         network=net,
         stages={
-            name: stage_plan(run, name, machine, layout if name == "optimise" else ONE)
-            for name in PARTS
+            name: stage_plan(run, name, machine, optimisation if name in OPTIMISATIONS else ONE)
+            for name in (OF_GROUPS if members else OF_RUNS)
         },
         checkpoint=(
-            cost.checkpoint_bytes(net, run.config, 0),
-            cost.checkpoint_bytes(net, run.config, run.config.optimise.iterations),
+            cost.checkpoint_bytes(net, run.config, 0, members),
+            cost.checkpoint_bytes(net, run.config, run.config.optimise.iterations, members),
         ),
-        samples=cost.sample_bytes(net, run.config),
+        samples=0 if members else cost.sample_bytes(net, run.config),
     )
 
 
-def group_plan(group: GroupSpec, machine: Machine) -> dict[str, StagePlan]:
-    """The plan of the stages of a group, by name, on one device.
-
-    An iteration costs as much as one of a run with the walkers of all members.
-    """
-    walkers = group.config.sharing.walkers * len(group.members)
-    mcmc = group.config.mcmc.model_copy(update={"walkers": walkers})
-    whole = group.model_copy(update={"config": group.config.model_copy(update={"mcmc": mcmc})})
-    return {name: stage_plan(whole, stage, machine, ONE) for name, stage in JOINT.items()}
-
-
 class ScanPlan(NamedTuple):
-    """All runs of a scan on one kind of device.
+    """All runs and groups of a scan on one kind of device.
 
     scaling: seconds of an iteration of the costliest optimisation, by number of nodes
-    groups: stages of the groups, by name, each on one device
     """
 
     machine: Machine
     layout: Layout
     runs: list[RunPlan]
+    groups: list[RunPlan]
     scaling: dict[int, float]
-    groups: dict[str, dict[str, StagePlan]]
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The names of all stages that are planned."""
-        return (*(JOINT if self.groups else ()), *PARTS)
-
-    def of(self, stage: str) -> list[StagePlan]:
-        """The plans of a stage, of all groups or of all runs."""
-        if stage in JOINT:
-            return [group[stage] for group in self.groups.values()]
-        return [run.stages[stage] for run in self.runs]
 
     @property
     def costliest(self) -> RunPlan:
-        """The run that takes the most time; the first of several."""
-        return max(self.runs, key=lambda run: run.seconds)
+        """The run or group with an optimisation that takes the most time; the first of several."""
+        return _costliest([*self.groups, *self.runs])
+
+    @property
+    def by_stage(self) -> dict[str, list[StagePlan]]:
+        """The plans of each stage, in the order of the stages."""
+        every = [*self.groups, *self.runs]
+        found = {name: [p.stages[name] for p in every if name in p.stages] for name in PARTS}
+        return {name: stages for name, stages in found.items() if stages}
 
     def node_hours(self, stage: str) -> float:
         """Node-hours of a stage of all runs; a stage on one device counts its share of a node."""
-        hours = sum(plan.device_hours for plan in self.of(stage))
+        hours = sum(found.device_hours for found in self.by_stage[stage])
         return hours / self.layout.per_node
 
     @property
@@ -245,22 +301,28 @@ class ScanPlan(NamedTuple):
         return sum(
             run.samples
             + run.spec.config.checkpoint.keep_finished * (run.samples + run.checkpoint[1])
-            for run in self.runs
+            for run in (*self.groups, *self.runs)
         )
 
 
-def _scaling(
-    runs: Sequence[RunSpec], machine: Machine, run: RunSpec, per_node: int
-) -> dict[int, float]:
-    """Seconds of an iteration of a run's optimisation on 1, 2, 4, ... nodes.
+def _costliest(plans: Sequence[RunPlan]) -> RunPlan:
+    """The plan of the most seconds, of those that optimise if there are any."""
+    optimised = [plan for plan in plans if plan.optimisation.iterations] or plans
+    return max(optimised, key=lambda plan: plan.seconds)
 
-    The series ends where the walkers of a run cannot be shared evenly, or where the devices wait
-    most of the time.
+
+def _scaling(
+    specs: Sequence[RunSpec], machine: Machine, spec: RunSpec, per_node: int
+) -> dict[int, float]:
+    """Seconds of an iteration of an optimisation on 1, 2, 4, ... nodes.
+
+    The series ends where the walkers of an optimisation cannot be shared evenly, or where the
+    devices wait most of the time.
     """
     found: dict[int, float] = {}
-    nodes = 1
-    while all(one.config.mcmc.walkers % (nodes * per_node) == 0 for one in runs):
-        found[nodes] = stage_plan(run, "optimise", machine, Layout(nodes, per_node)).step_seconds
+    nodes, stage = 1, _optimisation(spec)
+    while all(_walkers(one) % (nodes * per_node) == 0 for one in _optimised(specs) or specs):
+        found[nodes] = stage_plan(spec, stage, machine, Layout(nodes, per_node)).step_seconds
         if found[1] < WORTH_SHOWING * nodes * found[nodes]:
             break
         nodes *= 2
@@ -303,19 +365,17 @@ def scan_plan(
     Raises:
         InputError: the walkers cannot be shared by so many devices.
     """
-    check_layout(runs, Layout(nodes or 1, per_node))
+    specs = [*groups, *runs]
+    check_layout(specs, Layout(nodes or 1, per_node))
     first = Layout(1, per_node)
-    costliest = max(runs, key=lambda run: run_plan(run, machine, first).seconds)
-    scaling = _scaling(runs, machine, costliest, per_node)
+    costliest = _costliest([run_plan(spec, machine, first) for spec in specs]).spec
+    scaling = _scaling(specs, machine, costliest, per_node)
     chosen = nodes or suggested_nodes(scaling, costliest.config.optimise.iterations)
     layout = Layout(chosen, per_node)
-    return ScanPlan(
-        machine,
-        layout,
-        [run_plan(run, machine, layout) for run in runs],
-        scaling,
-        {group.run_id: group_plan(group, machine) for group in groups},
+    of_runs, of_groups = (
+        [run_plan(spec, machine, layout) for spec in some] for some in (runs, groups)
     )
+    return ScanPlan(machine, layout, of_runs, of_groups, scaling)
 
 
 # --- resources of a batch system ------------------------------------------------------------------
@@ -329,9 +389,9 @@ def _megabytes(size: float) -> int:
 def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
     """Resources of each stage, by the names of the profiles in `cluster_profiles/`."""
     found: dict[str, dict[str, int | str]] = {}
-    for name in plan.stages:
-        stages = plan.of(name)
-        ranks = plan.layout.per_node if name == "optimise" else 1
+    for name, stages in plan.by_stage.items():
+        layout = max((stage.layout for stage in stages), key=lambda layout: layout.devices)
+        ranks = layout.per_node
         minutes = MARGIN * max(stage.seconds for stage in stages) / 60
         arrays = max(stage.memory for stage in stages)
         if plan.machine.platform == "gpu":
@@ -342,8 +402,8 @@ def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
             # The series, its parts before they are joined, and the copy being written.
             memory += 3 * max(run.samples for run in plan.runs)
         nodes: dict[str, int | str] = {}
-        if name == "optimise":
-            nodes = {"nodes": plan.layout.nodes, "tasks": plan.layout.devices}
+        if name in OPTIMISATIONS:
+            nodes = {"nodes": layout.nodes, "tasks": layout.devices}
         found[name] = {
             **nodes,
             **wanted,
@@ -355,5 +415,5 @@ def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
 
 def tries(plan: ScanPlan, stage: str) -> int:
     """Number of jobs of the wall time in `resources` that the longest run of a stage takes."""
-    longest = max(found.seconds for found in plan.of(stage))
+    longest = max(found.seconds for found in plan.by_stage[stage])
     return math.ceil(longest / (60 * float(resources(plan)[stage]["runtime"])))

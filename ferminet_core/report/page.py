@@ -23,12 +23,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from plotly.offline import get_plotlyjs
 
+from ferminet_core.analysis.run_start import of_group
 from ferminet_core.analysis.summary import Summary
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import tables
 from ferminet_core.report.chart_data import done_of_total
 from ferminet_core.report.charts import Chart, Figure, Table, plus_minus
+from ferminet_core.report.group_charts import group_charts
 from ferminet_core.report.run_page import RunPage, read_charts, read_run
 from ferminet_core.report.scan_charts import correlation_chart, quantities_chart, scan_charts
 from ferminet_core.storage import files
@@ -137,7 +139,7 @@ def write_report(scan: Scan, summary: Summary, folder: Path) -> None:
         )
         for number, page in enumerate(pages)
     ]
-    text = _page(summary, pages, runs, (folder / "scan.csv").read_bytes())
+    text = _page(summary, pages, runs, folder)
     with files.atomic_file(folder / NAME) as file:
         file.write(text.encode(errors="replace"))
 
@@ -221,14 +223,16 @@ def _anchor(number: int) -> str:
     return f"run{number}"
 
 
-def _page(summary: Summary, pages: Sequence[RunPage], runs: Sequence[Run], csv: bytes) -> str:
+def _page(summary: Summary, pages: Sequence[RunPage], runs: Sequence[Run], folder: Path) -> str:
+    csv = (folder / "scan.csv").read_bytes()
     done, total = done_of_total(summary)
     state = f"{done} of {total} runs done" if done < total else f"all {total} runs done"
     sections = [
         _result(summary, pages),
-        Section("Energies", charts=_energy_charts(summary, pages)),
+        Section("Energies", text=_comparability(summary), charts=_energy_charts(summary, pages)),
         _quantities(summary),
         _zero_variance(summary, pages),
+        _shared(summary, folder),
         Section("Runs", text=_ELSEWHERE if runs and runs[0].source else "", runs=runs),
         Section("Settings and cost", tables=_settings_and_cost(summary, pages)),
     ]
@@ -349,6 +353,30 @@ def _quantities(summary: Summary) -> Section:
         charts=[chart] if chart else [],
         tables=[tables.quantities_table(summary)],
     )
+
+
+def _comparability(summary: Summary) -> str:
+    """A sentence on points that were not optimised in the same way; empty if all were."""
+    done = summary.table[summary.table["state"] == "done"]
+    counts = done["start"].value_counts(sort=False)
+    if len(counts) < 2 or not any(map(of_group, counts.index)):
+        return ""
+    found = ", ".join(f"{count} {start or 'unknown'}" for start, count in counts.items())
+    return (
+        f"The points have different starts ({found}), so what is left of their errors may differ "
+        "by more than among points with the same start."
+    )
+
+
+def _shared(summary: Summary, folder: Path) -> Section:
+    """The groups of a scan, each with its charts."""
+    table = tables.groups_table(summary)
+    charts = [
+        chart
+        for number, group in enumerate(summary.groups)
+        for chart in group_charts(group, folder, f"group{number}")
+    ]
+    return Section("Shared wavefunctions", charts=charts, tables=[table] if table else [])
 
 
 def _zero_variance(summary: Summary, runs: Sequence[RunPage]) -> Section:

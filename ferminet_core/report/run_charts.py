@@ -43,7 +43,7 @@ class Mark(NamedTuple):
     """An event after `step` iterations of a stage."""
 
     step: int
-    kind: str  # restart or rollback
+    kind: str  # restart, rollback or start
     text: str
 
 
@@ -89,7 +89,7 @@ def marks(
 # --- series over iterations -----------------------------------------------------------------------
 
 
-def _stepped(
+def stepped(
     name: str, bins: Binned, values: np.ndarray, colour: str, digits: int, shift: int = 0
 ) -> Figure:
     """A line through the values at the ends of bins, given by the first end and the distance."""
@@ -98,22 +98,23 @@ def _stepped(
     return trace | {"x0": int(bins.end[0]) - shift, "dx": bins.size}
 
 
-def _series(
+def series_traces(
     name: str, values: np.ndarray, colour: str, digits: int = 4
 ) -> tuple[list[Figure], Binned]:
     """The line of a series; where it is drawn in bins, with the range of each bin behind it."""
     bins = binned(values)
-    trace = _stepped(name, bins, bins.mean, colour, digits)
+    trace = stepped(name, bins, bins.mean, colour, digits)
     if bins.size == 1:
         return [trace], bins
     hidden = {"line": {"width": 0}, "showlegend": False, "hoverinfo": "skip", "legendgroup": name}
-    low = _stepped("", bins, bins.low, colour, digits) | hidden
-    high = _stepped("", bins, bins.high, colour, digits) | hidden
+    low = stepped("", bins, bins.low, colour, digits) | hidden
+    high = stepped("", bins, bins.high, colour, digits) | hidden
     fill = {"fill": "tonexty", "fillcolor": _FAINT}
     return [low, high | fill, trace | {"legendgroup": name}], bins
 
 
-def _bins_note(bins: Binned, what: str) -> str:
+def bins_note(bins: Binned, what: str) -> str:
+    """A sentence on the bins of a series; empty without any."""
     if bins.size == 1:
         return ""
     return f"Points are means of {bins.size} {what}, the band is their range."
@@ -129,9 +130,13 @@ def _level_traces(known: Levels, last: int) -> list[Figure]:
 
 
 def _mark_traces(found: Sequence[Mark]) -> list[Figure]:
-    """Vertical lines at restarts and rollbacks, on an axis of their own."""
+    """Vertical lines at restarts, rollbacks and starts, on an axis of their own."""
     traces = []
-    for kind, colour, dash in (("restart", INK, "dot"), ("rollback", _VERMILION, "dashdot")):
+    for kind, colour, dash in (
+        ("restart", INK, "dot"),
+        ("rollback", _VERMILION, "dashdot"),
+        ("start", _GREEN, "dash"),
+    ):
         mine = [mark for mark in found if mark.kind == kind]
         if mine:
             x = [step for mark in mine for step in (mark.step, mark.step, None)]
@@ -142,7 +147,7 @@ def _mark_traces(found: Sequence[Mark]) -> list[Figure]:
     return traces
 
 
-def _over_steps(
+def over_steps(
     data: list[Figure], y: Figure, found: Sequence[Mark] = (), x: str = "iteration"
 ) -> Figure:
     """A figure over iterations, with its marks."""
@@ -202,11 +207,11 @@ def optimisation_charts(
     for variable, (title, unit, kind) in OPTIMISATION_SERIES.items():
         if variable in dataset:
             values = dataset[variable].to_numpy()
-            traces, bins = _series(title, values, _BLUE)
+            traces, bins = series_traces(title, values, _BLUE)
             y = axis(unit, type=kind)
             text = f"{title}: {_change(values)}."
-            view = _over_steps(traces, y)
-            note = _bins_note(bins, "iterations")
+            view = over_steps(traces, y)
+            note = bins_note(bins, "iterations")
             charts.append(Chart(f"{name}-{variable}", title, text, [view], note=note))
     return charts
 
@@ -221,9 +226,9 @@ def _change(values: np.ndarray) -> str:
 def _energy_chart(name: str, energy: np.ndarray, known: Levels, found: Sequence[Mark]) -> Chart:
     n = energy.size
     window = max(1, n // _RUNNING_SHARE)
-    traces, bins = _series("energy", energy, _SKY, _DIGITS)
+    traces, bins = series_traces("energy", energy, _SKY, _DIGITS)
     mean = running_mean(energy, window)[bins.end - 1]
-    smooth = _stepped("running mean", bins, mean, _VERMILION, _DIGITS)
+    smooth = stepped("running mean", bins, mean, _VERMILION, _DIGITS)
     smooth["line"]["width"] = 2
     data = [*traces, *_level_traces(known, n), smooth]
     y = axis("energy (hartree)", **_energy_range(energy, known))
@@ -239,8 +244,8 @@ def _energy_chart(name: str, energy: np.ndarray, known: Levels, found: Sequence[
         name=f"{name}-energy",
         title="Energy over iterations",
         text=f"{text}.{_mark_text(found)}",
-        views=[_over_steps(data, y, found)],
-        note=f"The running mean is over {window} iterations. {_bins_note(bins, 'iterations')}",
+        views=[over_steps(data, y, found)],
+        note=f"The running mean is over {window} iterations. {bins_note(bins, 'iterations')}",
     )
 
 
@@ -334,7 +339,7 @@ def pretraining_charts(
     if "orbital_misfit" not in dataset or dataset.sizes["step"] == 0:
         return []
     misfit = dataset["orbital_misfit"].to_numpy()
-    traces, bins = _series("misfit", misfit, _BLUE)
+    traces, bins = series_traces("misfit", misfit, _BLUE)
     met = "met" if dataset.attrs["converged"] else "not met"
     text = f"Misfit {misfit[-1]:.3g} after {misfit.size} iterations; the criterion was {met}."
     if "scatter" in dataset.attrs:  # runs of earlier versions have none
@@ -343,8 +348,8 @@ def pretraining_charts(
         name=f"{name}-misfit",
         title="Misfit of the orbitals",
         text=f"{text}{_mark_text(found)}",
-        views=[_over_steps(traces, axis("relative misfit", type="log"), found)],
-        note=_bins_note(bins, "iterations"),
+        views=[over_steps(traces, axis("relative misfit", type="log"), found)],
+        note=bins_note(bins, "iterations"),
     )
     return [misfit_chart, *_readings_chart(name, dataset, known)]
 
@@ -366,7 +371,7 @@ def _readings_chart(name: str, dataset: xr.Dataset, known: Levels) -> list[Chart
             name=f"{name}-readings",
             title="Energy of the pretrained network",
             text=f"The last of {at.size} readings is {last} hartree.",
-            views=[_over_steps(data, axis("energy (hartree)"))],
+            views=[over_steps(data, axis("energy (hartree)"))],
             note="Measured whenever the criterion is checked, without walkers far outside of the "
             "molecule.",
         )
@@ -395,11 +400,11 @@ def _records_chart(
 ) -> Chart:
     attrs = dataset.attrs
     mean, error = float(attrs["energy_Eh"]), float(attrs["error_Eh"])
-    traces, bins = _series("records", series, _SKY, _DIGITS)
+    traces, bins = series_traces("records", series, _SKY, _DIGITS)
     before = dataset["equilibration_Eh"].to_numpy() if "equilibration_Eh" in dataset else series[:0]
     if before.size:
         old = binned(before)
-        traces.append(_stepped("equilibration", old, old.mean, HF_COLOUR, _DIGITS, before.size))
+        traces.append(stepped("equilibration", old, old.mean, HF_COLOUR, _DIGITS, before.size))
     middle = line("mean", [0, series.size], [mean, mean], _VERMILION, width=2)
     published = _level_traces(known._replace(hartree_fock=math.nan), series.size)
     text = (
@@ -412,9 +417,9 @@ def _records_chart(
         title="Energy over records",
         text=f"{text}{_mark_text(found)}",
         views=[
-            _over_steps([*traces, *published, middle], axis("energy (hartree)"), found, "record")
+            over_steps([*traces, *published, middle], axis("energy (hartree)"), found, "record")
         ],
-        note=f"Mean over walkers at each record. {_bins_note(bins, 'records')}",
+        note=f"Mean over walkers at each record. {bins_note(bins, 'records')}",
     )
 
 

@@ -1,7 +1,7 @@
 """The outcomes of a scan's runs, read from the files in their folders."""
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy as np
 import xarray as xr
 
 from ferminet_core.analysis import estimates, optimisation_rules
+from ferminet_core.analysis.group_summary import GroupOutcome
+from ferminet_core.analysis.run_start import RunStart, read_start
 from ferminet_core.analysis.summary import RunOutcome
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.basis_sets import basis_label, limit_name, plain
@@ -18,7 +20,9 @@ from ferminet_core.runner.status import CONVENTIONAL, STAGES, stage_state, stage
 from ferminet_core.storage import artefacts, files
 
 
-def run_outcome(run: RunSpec, folder: Path, recompute: bool = False) -> RunOutcome:
+def run_outcome(
+    run: RunSpec, folder: Path, recompute: bool = False, groups: Sequence[GroupOutcome] = ()
+) -> RunOutcome:
     """State and results of one run from the files in its folder.
 
     A damaged artefact makes its run failed, with the reason. A run is done also without its
@@ -29,27 +33,47 @@ def run_outcome(run: RunSpec, folder: Path, recompute: bool = False) -> RunOutco
         run: the run as the scan has it.
         folder: of the run.
         recompute: derive the figures of the inference from its series instead of reading them.
+        groups: of the scan. A member bears its part of their times, and one that was left out has
+            no wavefunction to go on with.
     """
     wrong = misfits(run, folder)
     found, reason = _conventional(run, folder, wrong.pop(CONVENTIONAL, ""))
-    outcome = _chain_outcome(folder, recompute, wrong)
-    return outcome._replace(conventional=found, conventional_reason=reason)
+    outcome = _chain_outcome(run, folder, recompute, wrong)
+    outcome = outcome._replace(conventional=found, conventional_reason=reason)
+    for group in groups:
+        outcome = _with_group(outcome, run.run_id, group)
+    return outcome
 
 
-def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> RunOutcome:
+def _with_group(outcome: RunOutcome, run_id: str, group: GroupOutcome) -> RunOutcome:
+    """The outcome of a run with its part of a group's times, and why the group left it out."""
+    wall_s, node_h = group.share(run_id)
+    if wall_s:
+        wall_s, node_h = (outcome.wall_s or 0.0) + wall_s, (outcome.node_h or 0.0) + node_h
+        outcome = outcome._replace(wall_s=wall_s, node_h=node_h)
+    if run_id in group.left_out and outcome.state not in ("done", "stale"):
+        outcome = outcome._replace(state="broken", reason=group.left_out[run_id])
+    return outcome
+
+
+def _chain_outcome(
+    run: RunSpec, folder: Path, recompute: bool, wrong: Mapping[str, str]
+) -> RunOutcome:
     """The outcome of the stages from the reference to the inference.
 
     Args:
+        run: as for `run_outcome`.
         folder: of the run.
         recompute: as for `run_outcome`.
         wrong: artefacts that are not the run's, by stage, with the reasons.
     """
-    records = _records(folder)
-    wall_s = sum(float(record["wall_s"]) for record in records) if records else None
-    node_h = sum(map(_node_seconds, records)) / 3600.0 if records else None
+    spent = records(folder, STAGES)
+    wall_s = sum(float(record["wall_s"]) for record in spent) if spent else None
+    node_h = sum(map(node_seconds, spent)) / 3600.0 if spent else None
     reference: dict[str, Any] = {}
     inference: dict[str, Any] = {}
     series: dict[str, np.ndarray] = {}
+    start: RunStart | None = None
     differences: list[str] = []
     try:
         if (path := folder / "reference.zarr.zip").exists() and "reference" not in wrong:
@@ -62,7 +86,7 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
                 inference, differences = _recomputed(folder, reference)
             else:
                 inference = artefacts.attributes(path)
-            series = _optimisation(folder / "optimise.zarr.zip")
+            series, start = _optimisation(folder / "optimise.zarr.zip", run)
     except ArtefactError as error:
         return RunOutcome("failed", str(error), reference=reference)
     state, reason = ("done", "") if inference else _unfinished_state(folder)
@@ -74,16 +98,21 @@ def _chain_outcome(folder: Path, recompute: bool, wrong: Mapping[str, str]) -> R
         wall_s=wall_s,
         node_h=node_h,
         optimisation=series,
+        start=start,
         differences=differences,
     )
 
 
-def _optimisation(path: Path) -> dict[str, np.ndarray]:
-    """The series that the verdict needs; empty if they are lost, since the energy still holds."""
+def _optimisation(path: Path, run: RunSpec) -> tuple[dict[str, np.ndarray], RunStart | None]:
+    """The series that the verdict needs, and what the run has started from.
+
+    Both are empty if they are lost, since the energy still holds.
+    """
     with contextlib.suppress(ArtefactError):
         ds = artefacts.load_present(path, optimisation_rules.SERIES)
-        return {str(name): values.to_numpy() for name, values in ds.items()}
-    return {}
+        series = {str(name): values.to_numpy() for name, values in ds.items()}
+        return series, read_start(ds.attrs, run.config.sharing.walkers)
+    return {}, None
 
 
 def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
@@ -95,7 +124,8 @@ def _recomputed(folder: Path, reference: dict[str, Any]) -> tuple[dict[str, Any]
     path = folder / "inference.zarr.zip"
     attributes = artefacts.load(path, only=()).attrs
     stored = artefacts.load(path, only=estimates.series_of(attributes))
-    optimise = artefacts.load(folder / "optimise.zarr.zip", only=("energy_Eh",))
+    # A run of a group that was not optimised at its geometry has no series.
+    optimise = artefacts.load_present(folder / "optimise.zarr.zip", ("energy_Eh",))
     try:
         derived = estimates.recompute(stored, optimise, reference)
     except (KeyError, ValueError) as error:
@@ -167,13 +197,13 @@ def _unfinished_state(folder: Path) -> tuple[str, str]:
     return "waiting", ""
 
 
-def _records(folder: Path) -> list[dict[str, Any]]:
-    """The provenance of the finished stages of the chain."""
-    found = [files.read_json(folder / f"{stage}.provenance.json") for stage in STAGES]
+def records(folder: Path, stages: Sequence[str]) -> list[dict[str, Any]]:
+    """The provenance of the finished ones of some stages of a run or a group."""
+    found = [files.read_json(folder / f"{stage}.provenance.json") for stage in stages]
     return [record for record in found if record and record.get("wall_s")]
 
 
-def _node_seconds(record: Mapping[str, Any]) -> float:
+def node_seconds(record: Mapping[str, Any]) -> float:
     """Seconds of whole nodes that a stage took.
 
     Provenance of earlier versions names the nodes of the ranks at most.

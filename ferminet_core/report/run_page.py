@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from ferminet_core.analysis.literature import PublishedEnergies
+from ferminet_core.analysis.run_start import RunStart, read_start
 from ferminet_core.errors import ArtefactError
 from ferminet_core.inputs.run_spec import RunSpec, flat_settings, parse_spec
 from ferminet_core.report import run_charts
@@ -103,16 +104,33 @@ def read_charts(
             page.name, ds, known, marks("inference", shift)
         )
     if ds := found.get("optimise"):
-        charts["Optimisation"] = run_charts.optimisation_charts(
-            page.name, ds, known, marks("optimise")
-        )
+        start = read_start(ds.attrs)
+        at = marks("optimise", -start.joint) + _own_start(start)
+        some = run_charts.optimisation_charts(page.name, ds, known, at)
         if page.line and page.line.chart:
-            charts["Optimisation"].append(page.line.chart)
+            some.append(page.line.chart)
+        charts[_optimisation_heading(start)] = some
     if ds := found.get("pretrain"):
         charts["Pretraining"] = run_charts.pretraining_charts(
             page.name, ds, known, marks("pretrain")
         )
     return {heading: some for heading, some in charts.items() if some}
+
+
+def _optimisation_heading(start: RunStart) -> str:
+    """The heading of the charts of an optimisation; those of a joint one are marked as such."""
+    if not start.joint:
+        return "Optimisation"
+    heading = f"Joint optimisation of group {start.group}"
+    return f"{heading}, then {start.own} iterations of its own" if start.own else heading
+
+
+def _own_start(start: RunStart) -> list[run_charts.Mark]:
+    """The place where the own iterations of a run of a group follow those of the joint ones."""
+    if not (start.joint and start.own):
+        return []
+    text = f"the iterations up to {start.joint} are those of group {start.group}"
+    return [run_charts.Mark(start.joint, "start", text)]
 
 
 def _artefacts(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from ferminet_core.analysis.group_summary import group_line
 from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_known
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
@@ -15,6 +16,7 @@ from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import page, plots
 from ferminet_core.report.chart_data import quantity_parameters
+from ferminet_core.report.group_outcomes import group_outcomes
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.report.tables import against_fragments, fitted_points
 from ferminet_core.storage import artefacts, files
@@ -47,10 +49,12 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
             for each of them.
     """
     folder = Path(results) / scan.name
+    groups = group_outcomes(folder)
     outcomes = {
-        run.run_id: run_outcome(run, folder / "runs" / run.run_id, recompute) for run in scan.runs
+        run.run_id: run_outcome(run, folder / "runs" / run.run_id, recompute, groups)
+        for run in scan.runs
     }
-    summary = summarise(scan, outcomes)
+    summary = summarise(scan, outcomes, groups)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(summary.table, folder / "scan.csv")
@@ -123,6 +127,7 @@ def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], fol
     traces = [
         Trace(geometry, variant, series["energy_Eh"], seconds)
         for run_id, geometry, variant in runs
+        if not (start := outcomes[run_id].start) or not start.group  # whose time was the group's
         if (series := outcomes[run_id].optimisation)
         and (seconds := _seconds_per_iteration(folder / "runs" / run_id)) is not None
     ]
@@ -171,6 +176,7 @@ def describe(summary: Summary) -> list[str]:
     wrong = [f"{run_id}: {text}" for run_id, text in verdicts.items() if text != "converged"]
     if verdicts:
         lines.append(f"{len(verdicts) - len(wrong)} of {len(verdicts)} finished runs converged")
+    lines += [group_line(name, facts) for name, facts in derived["groups"].items()]
     return [*lines, *wrong, *(f"warning: {warning}" for warning in summary.warnings)]
 
 

@@ -112,7 +112,11 @@ def fitted_points(curve: Mapping[str, Any]) -> str:
     text = (
         f"fitted to {len(curve['fitted'])} of {curve['n_points']} points, {low:g} to {high:g} bohr"
     )
-    for key, words in (("fitted_suspect", "suspect"), ("fitted_unconverged", "not converged")):
+    for key, words in (
+        ("fitted_suspect", "suspect"),
+        ("fitted_unconverged", "not converged"),
+        ("fitted_untrained", "not optimised at their geometry"),
+    ):
         if curve[key]:
             text += f", {len(curve[key])} of them {words}"
     if (scatter := curve["scatter"]) > 1:
@@ -197,6 +201,31 @@ def variance_table(pages: Sequence[RunPage], summary: Summary) -> Table | None:
     return Table("Estimates at zero variance", columns, rows) if rows else None
 
 
+def groups_table(summary: Summary) -> Table | None:
+    """The groups of a scan with the verdicts of their runs; None without any."""
+    rows: list[list[Cell]] = []
+    for group in summary.groups:
+        facts = summary.derived["groups"][group.name]
+        verdicts = [f"{count} {kind}" for kind, count in facts.get("verdicts", {}).items()]
+        remarks = [group.reason] if group.reason and group.iterations is None else []
+        remarks += [f"{run_id}: {reason}" for run_id, reason in group.left_out.items()]
+        rows.append(
+            [
+                group.name,
+                _cell(len(group.members), str),
+                group.state,
+                _cell(math.nan if group.iterations is None else group.iterations, "{:.0f}".format),
+                ", ".join(verdicts),
+                facts.get("worst", ""),
+                _cell(group.wall_s, units.format_duration),
+                "; ".join(remarks),
+            ]
+        )
+    columns = ["group", "geometries", "state", "iterations", "verdicts of its runs"]
+    columns += ["largest variance", "wall time", "remark"]
+    return Table("Groups", columns, rows) if rows else None
+
+
 # --- stages, settings and cost --------------------------------------------------------------------
 
 
@@ -279,7 +308,10 @@ def versions_table(pages: Sequence[RunPage]) -> Table | None:
 
 
 def cost_table(summary: Summary, pages: Sequence[RunPage]) -> Table | None:
-    """Wall time of the finished stages of each run, and node hours; None before the first."""
+    """Wall time of the finished stages of each run, and node hours; None before the first.
+
+    A run bears an equal part of its group's.
+    """
     rows: list[list[Cell]] = []
     by_run = summary.table.set_index("run_id")
     stages = list(dict.fromkeys(stage.stage for page in pages for stage in page.stages))
@@ -288,6 +320,9 @@ def cost_table(summary: Summary, pages: Sequence[RunPage]) -> Table | None:
             continue
         row = by_run.loc[page.run.run_id]
         times = [page.provenance.get(stage, {}).get("wall_s") for stage in stages]
+        if summary.groups:
+            share = sum(group.share(page.run.run_id)[0] for group in summary.groups)
+            times.insert(0, share or None)
         rows.append(
             [
                 page.run.run_id,
@@ -303,5 +338,6 @@ def cost_table(summary: Summary, pages: Sequence[RunPage]) -> Table | None:
         _cell(sums["wall_s"], units.format_duration),
         _cell(sums["node_h"], "{:.3g}".format),
     ]
-    rows.append(["all", *[Number("", "")] * len(stages), *total])
-    return Table("Cost", ["run", *stages, "wall time", "node hours"], rows)
+    columns = [*(["part of the group"] if summary.groups else []), *stages]
+    rows.append(["all", *[Number("", "")] * len(columns), *total])
+    return Table("Cost", ["run", *columns, "wall time", "node hours"], rows)

@@ -42,7 +42,7 @@ COLUMNS = [  # fixed: other tools read them
     *("run_id", "geometry", "variant", "R", "state", "energy_Eh", "error_Eh"),
     *("left_Eh", "left_error_Eh", "variance_Eh2"),
     *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
-    *("n_opt", "n_samples", "neighbour", "wall_s", "node_h", "verdict"),
+    *("n_opt", "n_samples", "neighbour", "start", "wall_s", "node_h", "verdict"),
     *("molecule", "total_charge", "spin_2S"),
 ]
 CURVE_AND_ATOM = """

@@ -13,6 +13,7 @@ from ferminet_core.analysis import estimates
 from ferminet_core.analysis.curve_outliers import Deviation
 from ferminet_core.analysis.energy_trend import energy_trend
 from ferminet_core.analysis.optimisation_rules import MOST_MORE
+from ferminet_core.analysis.run_start import RunStart, read_start
 from ferminet_core.analysis.verdict import Verdict, judge
 
 N_STEPS = 2000
@@ -442,3 +443,101 @@ def test_flags_of_an_inference_reach_its_verdict(
     found = judge(falling, attributes, {}, ACCURACY, untrusted, doubtful)
     assert words in found.text
     assert found.text.startswith("not converged" if trusted else "suspect")
+
+
+# --- runs of a group ------------------------------------------------------------------------------
+
+
+def of_group(energy: np.ndarray, own: int, took_part: bool = True, **changes: Any) -> Verdict:
+    """The verdict on a run of a group with so many iterations of its own at the end."""
+    n_joint = len(energy) - own if took_part else 0
+    start = RunStart(group="shared", took_part=took_part, joint=n_joint, own=own, walkers=64)
+    series = optimisation(energy) if len(energy) else {}
+    # The rate of the own iterations starts again.
+    steps = [np.arange(n) / (0.2 * n) for n in (n_joint, own) if n]
+    rate = 0.05 / (1.0 + np.concatenate([*steps, np.zeros(0)]))
+    series = series | ({"learning_rate": rate} if len(energy) else {})
+    return judge(series, inference(**changes), {}, ACCURACY, start=start)
+
+
+def test_a_geometry_that_nothing_was_optimised_at() -> None:
+    found = of_group(np.zeros(0), own=0, took_part=False)
+    assert found.text == "not optimised at this geometry: zero-shot from shared"
+    assert found.plain()["more_iterations"] == 0
+    noisy = of_group(np.zeros(0), own=0, took_part=False, error_Eh=2e-3)
+    words = "not optimised at this geometry: zero-shot from shared; 3000 more records are needed; "
+    assert noisy.text.startswith(words)
+    untrusted = of_group(np.zeros(0), own=0, took_part=False, pmove=0.01)
+    assert untrusted.text.startswith("suspect: 1 % of the inference's moves were accepted; zero-sh")
+
+
+def test_the_joint_series_are_judged_as_any() -> None:
+    assert of_group(LIMIT + noise(seed=2), own=0).text == "converged"
+    falling = of_group(LIMIT + decay(0.002, 300.0) + noise(seed=2), own=0)
+    assert falling.text.startswith("not converged: run ")
+
+
+def test_iterations_after_a_zero_shot_start_are_judged_alone() -> None:
+    energy = LIMIT + noise(400, seed=2)
+    assert of_group(energy, own=400, took_part=False).text == "converged"
+    few = of_group(energy[:10], own=10, took_part=False)
+    assert few.text == (
+        "not converged: run 90 more iterations; 10 iterations are too few to show a trend"
+    )
+
+
+@pytest.mark.parametrize("own", [10, 30, 400])
+def test_own_iterations_after_a_settled_joint_optimisation(own: int) -> None:
+    """Few of them cannot show a trend, but the energy is where the joint series have settled."""
+    assert of_group(LIMIT + noise(seed=2), own).text == "converged"
+
+
+def test_own_iterations_that_lower_the_energy_and_settle() -> None:
+    """The joint series lie 3 mEh higher, which the tail of all iterations would call suspect."""
+    energy = LIMIT + noise(seed=2)
+    energy[: N_STEPS - 600] += 3e-3
+    assert of_group(energy, own=600).text == "converged"
+
+
+def test_own_iterations_that_still_lower_the_energy() -> None:
+    energy = LIMIT + noise(seed=2)
+    energy[-200:] -= np.linspace(0.0, 5e-3, 200)
+    found = of_group(energy, own=200, energy_Eh=LIMIT - 5e-3)
+    assert found.text.startswith("not converged: run ")
+
+
+def test_a_rise_after_a_settled_joint_optimisation_is_suspect() -> None:
+    energy = LIMIT + noise(seed=2)
+    energy[-400:] += np.linspace(0.0, 1e-2, 400)
+    found = of_group(energy, own=400, energy_Eh=LIMIT + 1e-2)
+    assert "the energy rose" in found.text
+
+
+def test_lost_energies_count_by_the_walkers_of_the_joint_optimisation() -> None:
+    """A tenth of an energy an iteration is 1.6e-3 of 64 walkers, and 4e-4 of 256."""
+    lost = {"n_nonfinite": np.full(N_STEPS, 0.1)}
+    series = optimisation(LIMIT + noise(seed=2), **lost)
+    start = RunStart(group="shared", joint=N_STEPS, walkers=64)
+    assert "are not finite" in judge(series, inference(), {}, ACCURACY, start=start).text
+    assert judge(series, inference(), {}, ACCURACY).text == "converged"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "text"),
+    [
+        ({"n_iterations": 100}, "pretrained"),
+        ({"n_iterations": 100, "neighbour": "r_2"}, "neighbour"),
+        ({"group": "g", "n_joint_iterations": 80, "took_part": 1, "n_iterations": 80}, "joint"),
+        (
+            {"group": "g", "n_joint_iterations": 80, "took_part": 1, "n_iterations": 100},
+            "joint + 20 iterations",
+        ),
+        ({"group": "g", "n_joint_iterations": 0, "took_part": 0, "n_iterations": 0}, "zero-shot"),
+        (
+            {"group": "g", "n_joint_iterations": 0, "took_part": 0, "n_iterations": 20},
+            "zero-shot + 20 iterations",
+        ),
+    ],
+)
+def test_the_start_of_a_run_in_words(attributes: dict[str, Any], text: str) -> None:
+    assert read_start(attributes).text == text

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 import xarray as xr
@@ -18,7 +19,7 @@ from ferminet_core.cli import plan_tables
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan import Scan, load_scan
-from ferminet_core.planning import calibration, machines, plan
+from ferminet_core.planning import alternatives, calibration, machines, plan
 from ferminet_core.planning.kernels import Kernel
 from ferminet_core.planning.machines import GPUS, Layout, Machine, Rates
 from ferminet_core.stages.base import Series, Step
@@ -151,6 +152,100 @@ def test_a_stage_on_one_device_takes_its_share_of_the_node(tmp_path: Path) -> No
     assert four.node_hours("inference") == pytest.approx(one.node_hours("inference") / 4)
 
 
+SHARED = SYSTEM + "sharing: scan\noverrides: {optimise.iterations: 100, sharing.walkers: 32}\n"
+
+
+def planned(tmp_path: Path, text: str, machine: Machine = MACHINE) -> plan.ScanPlan:
+    found = scan(tmp_path, text)
+    return plan.scan_plan(found.runs, machine, per_node=1, nodes=1, groups=found.groups)
+
+
+def test_a_group_is_priced_once_and_its_runs_by_what_is_left(tmp_path: Path) -> None:
+    found = planned(tmp_path, SHARED)
+    (group,) = found.groups
+    assert list(found.by_stage) == [*plan.OF_GROUPS, *plan.OF_RUNS]
+    assert group.walkers == 3 * 32
+    assert group.optimisation.iterations == 100
+    assert found.node_hours("pretrain") == found.node_hours("optimise") == 0.0
+    assert found.node_hours("inference") > 0
+    assert found.costliest is group
+    independent = planned(tmp_path, SYSTEM + "overrides: {optimise.optimiser: spring}\n")
+    assert found.node_hours("inference") == pytest.approx(independent.node_hours("inference"))
+    # Walkers of three geometries, an eighth of those of a run each.
+    moves = [p.optimisation.parts["local energy"].flops for p in (group, independent.runs[0])]
+    assert moves[0] == pytest.approx(3 / 8 * moves[1], rel=0.05)
+
+
+def test_an_update_of_some_geometries_costs_what_they_cost(tmp_path: Path) -> None:
+    """Rows for two of three: the walkers of all are equilibrated and kept, two are moved."""
+    full, part = (
+        planned(tmp_path, text).groups[0]
+        for text in (SHARED, SHARED.replace("{optimise", "{sharing.rows: 95, optimise"))
+    )
+    assert (full.moved, part.moved) == (96, 64)
+    assert part.walkers == 96
+    for name in ("sampling", "local energy", "gradient"):
+        flops = [one.optimisation.parts[name].flops for one in (full, part)]
+        assert flops[1] == pytest.approx(2 / 3 * flops[0])
+    burnt = [
+        one.optimisation.seconds - one.optimisation.iterations * one.optimisation.step_seconds
+        for one in (full, part)
+    ]
+    assert burnt[0] == pytest.approx(burnt[1])
+    assert part.stages["joint_pretrain"] == full.stages["joint_pretrain"]._replace(
+        memory=part.stages["joint_pretrain"].memory
+    )
+
+
+def test_iterations_of_its_own_cost_a_run_of_a_group_what_they_cost_any(tmp_path: Path) -> None:
+    finished = planned(tmp_path, SHARED.replace("sharing: scan", "sharing: {finish: 20}"))
+    alone = planned(tmp_path, SYSTEM + "overrides: {optimise.optimiser: spring}\n").runs[0]
+    for run in finished.runs:
+        assert run.stages["pretrain"].seconds == 0.0
+        assert run.optimisation.iterations == 20
+        assert run.optimisation.step_seconds == pytest.approx(alone.optimisation.step_seconds)
+
+
+def test_a_gpu_starts_a_kernel_for_all_geometries(tmp_path: Path) -> None:
+    """Small kernels wait for their start, so three geometries take hardly longer than one."""
+    quick = GPUS["a100"]
+    (group,) = planned(tmp_path, SHARED, quick).groups
+    on_cpu = quick._replace(platform="cpu")
+    (one_by_one,) = planned(tmp_path, SHARED, on_cpu).groups
+    took = [g.optimisation.parts["sampling"].seconds for g in (group, one_by_one)]
+    assert took[1] > 2.5 * took[0]
+
+
+def test_the_other_ways_are_those_of_a_scan_that_does_not_share(tmp_path: Path) -> None:
+    shared = planned(tmp_path, SHARED)
+    more = "overrides: {optimise.optimiser: spring, optimise.iterations: 100}\n"
+    independent = planned(tmp_path, SYSTEM + more)
+    warm = planned(tmp_path, SYSTEM + more + "warm_start: neighbours\n")
+    found = {way.name: way for way in alternatives.ways(shared)}
+    for name, other in (
+        (alternatives.SHARED, shared),
+        (alternatives.INDEPENDENT, independent),
+        (alternatives.WARM, warm),
+    ):
+        stages = set(other.by_stage) - {"inference"}
+        seconds = 3600 * sum(map(other.node_hours, stages))
+        assert found[name].seconds == pytest.approx(seconds)
+    counts = [found[name].updates for name in found]
+    # Walkers of all geometries; of one in full and two with a fifth of the iterations.
+    assert counts == [3 * 32 * 100, 3 * 256 * 100, 256 * (100 + 20 + 20)]
+    assert alternatives.ways(independent) == []
+
+
+def test_walkers_of_a_group_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
+    found = scan(tmp_path, SHARED)
+    with pytest.raises(InputError, match=r"shared has sharing.walkers 32; allowed: multiples of 6"):
+        plan.scan_plan(found.runs, MACHINE, per_node=3, nodes=2, groups=found.groups)
+    # The runs, which take no iterations, set no condition.
+    text = SHARED.replace("sharing.walkers: 32", "sharing.walkers: 96")
+    system = scan(tmp_path, text)
+    plan.scan_plan(system.runs, MACHINE, per_node=3, nodes=2, groups=system.groups)
+
+
 def test_nodes_are_added_while_they_pay() -> None:
     day = 86400.0
     perfect = {n: 8.0 / n for n in (1, 2, 4, 8)}
@@ -229,6 +324,28 @@ def test_the_command_prints_totals(system: str, preset: str, parameters: int) ->
     assert whole == pytest.approx(sum(seconds) / 3600 / data["devices_per_node"])
 
 
+def test_the_command_compares_a_shared_scan_with_others(tmp_path: Path) -> None:
+    path = tmp_path / "h2.yaml"
+    path.write_text(SHARED)
+    text = run_plan(str(path), "--device", "a100")
+    data = json.loads(run_plan(str(path), "--device", "a100", "--json"))
+    assert "\ngroup shared of 3 geometries, the costliest: H2" in text
+    rows = [line.split()[0] for line in text.splitlines() if line]
+    assert rows.count("joint_optimise") == 4 + 1  # parts, and the stage
+    cheapest = min(data["ways"].values(), key=lambda way: way["seconds"])
+    (advice,) = [line for line in text.splitlines() if line.startswith("The cheapest is ")]
+    start = f"The cheapest is {cheapest['name']}: {cheapest['updates']:.3g} walker-updates and "
+    assert advice.startswith(f"{start}{cheapest['seconds']:.3g} processor seconds, against ")
+    stages = [
+        stage["seconds"] * stage["devices"]
+        for part in ("groups", "runs")
+        for one in data[part].values()
+        for stage in one["stages"].values()
+    ]
+    assert sum(data["node_hours"].values()) == pytest.approx(sum(stages) / 3600)
+    assert set(data["set-resources"]) == {*plan.OF_GROUPS, *plan.OF_RUNS}
+
+
 def test_what_does_not_fit_is_said() -> None:
     settings = {"mcmc.walkers": 2**22}
     run = load_scan(ROOT / "systems/n2.yaml", preset="paper", overrides=settings).runs[0]
@@ -287,19 +404,17 @@ def test_a_step_is_timed_as_many_times_as_it_is_made(monkeypatch: pytest.MonkeyP
     assert calibration._time(lambda x: x + 1.0, np.zeros(2), 8) == pytest.approx(1 / 8)
 
 
-def test_a_group_costs_as_much_as_a_run_with_the_walkers_of_all_members(tmp_path: Path) -> None:
-    text = SYSTEM + "sharing: scan\n"
-    shared = scan(tmp_path, text)
-    (group,) = shared.groups
-    found = plan.scan_plan(shared.runs, MACHINE, per_node=1, nodes=1, groups=shared.groups)
-    assert found.stages == ("joint_pretrain", "joint_optimise", *plan.PARTS)
-    many = {"mcmc.walkers": group.config.sharing.walkers * len(group.members)}
-    alone = scan(tmp_path, SYSTEM, **many, **{"optimise.optimiser": "spring"}).runs[0]
-    for name, stage in plan.JOINT.items():
-        expected = plan.stage_plan(alone, stage, MACHINE, plan.ONE)
-        assert found.of(name) == [expected]
-        assert found.node_hours(name) == expected.seconds / 3600
-    # The runs neither pretrain nor, unless they finish, optimise.
-    assert found.node_hours("pretrain") == 0
-    assert {run.stages["optimise"].iterations for run in found.runs} == {0}
-    assert set(plan.resources(found)) == set(found.stages)
+def test_the_stages_of_a_group_are_timed_as_those_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a second for an iteration, in place of minutes of compilation."""
+    monkeypatch.setattr(calibration, "_iteration_seconds", lambda stage, clock: 1.0)
+    monkeypatch.setattr(calibration, "_stages_of_run", lambda run: ())
+    settings = {"sharing.walkers": 8, "mcmc.walkers": 8, "runtime.precision": "float64"}
+    found = scan(tmp_path, SHARED.replace("small", "smoke"), **settings)
+    machine = calibration.stages_machine(found.runs[0], found.groups[0])
+    assert set(machine.rates) == set(plan.OF_GROUPS)
+    assert "on 3 geometries with" in machine.origin
+    layout = Layout(1, jax.device_count())
+    parts = plan.stage_plan(found.groups[0], "joint_optimise", machine, layout).parts
+    assert sum(part.seconds for part in parts.values()) == pytest.approx(1.0)

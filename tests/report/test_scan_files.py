@@ -104,6 +104,7 @@ def test_the_points_of_a_fit_are_named_with_their_verdicts_and_their_scatter() -
         "fitted_bohr": [1.0, 2.0],
         "fitted_suspect": [],
         "fitted_unconverged": [],
+        "fitted_untrained": [],
         "n_points": 9,
         "scatter": 1.0,
     }
