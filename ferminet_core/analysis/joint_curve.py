@@ -165,17 +165,9 @@ def step_table(curves: Iterable[JointCurve]) -> pd.DataFrame:
 def _table(found: xr.Dataset | None, name: str, columns: Mapping[str, Any]) -> pd.DataFrame:
     """The rows of one kind in a dataset."""
     if found is None or name not in found.sizes:
-        empty = {
-            column: np.zeros(0, object if kind is str else kind) for column, kind in columns.items()
-        }
-        return pd.DataFrame(empty)
-    values = {column: found[f"{name}.{column}"].to_numpy() for column in columns}
-    return pd.DataFrame(
-        {
-            c: x.astype(object) if columns[c] is str else x.astype(columns[c])
-            for c, x in values.items()
-        }
-    )
+        return _typed(pd.DataFrame(columns=list(columns)), columns)
+    made = pd.DataFrame({column: found[f"{name}.{column}"].to_numpy() for column in columns})
+    return _typed(made, columns)
 
 
 def _joined(
@@ -184,5 +176,9 @@ def _joined(
     """A table with one row more."""
     names: Sequence[str] = list(columns)
     rows = [*table[names].to_dict("records"), {name: row[name] for name in names}]
-    made = pd.DataFrame(rows, columns=names)
-    return made.astype({n: object if kind is str else kind for n, kind in columns.items()})
+    return _typed(pd.DataFrame(rows, columns=names), columns)
+
+
+def _typed(table: pd.DataFrame, columns: Mapping[str, Any]) -> pd.DataFrame:
+    """A table with the types of its columns, whatever pandas has made of them."""
+    return table.astype({n: object if kind is str else kind for n, kind in columns.items()})

@@ -55,6 +55,8 @@ _ISOTOPE_MASS = {
 
 MIN_POINTS = 5
 _DEGREES = range(3, 7)
+# With slopes, the polynomials and not the noise limit the frequency, and more can be determined.
+_DEGREES_WITH_DIFFERENCES = range(3, 11)
 _N_RESAMPLES = 300
 # A finer grid is thinned to so many points. The number of windows grows with its square, and a
 # polynomial that is a little off would win by the number of points that it does not leave out.
@@ -155,12 +157,12 @@ def fit_minimum(
 
     Polynomials of degree 3 to 6 in (R - R0) / R (Simons, Parr and Finlan 1973) are fitted,
     weighted by the errors, to every window of at least 5 neighbouring points around the lowest
-    one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
+    one; with differences to every window of at least 5 data, up to degree 10. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
     and Neil 2021); the spread between the fits is the model error. The statistical error comes
-    from refitting normally distributed resamples of the energies and differences. Where even the best fit leaves a
-    chi^2 per degree of freedom above 1, the points scatter by more than their errors, or lie too
-    far apart for the polynomials: the errors are multiplied by its root first. A grid of more than
-    40 points is thinned (`_thinned`).
+    from refitting normally distributed resamples of energies and differences. Where even the best
+    fit leaves a chi^2 per degree of freedom above 1, the points scatter by more than their errors,
+    or lie too far apart for the polynomials: the errors are multiplied by its root first. A grid of
+    more than 40 points is thinned (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.
@@ -188,10 +190,11 @@ def fit_minimum(
     resampled = differences._replace(value=_resampled(differences.value, differences.error, rng))
     n_data = n_points + differences.value.size
     fits: list[_WindowFit] = []
-    for window, degree in _windows(n_points, lowest):
+    for window in _windows(n_points, lowest):
         part = _Part(distance, samples, error, resampled).within(window)
-        fit = _fit_window(part, window, distance[lowest], degree, mass)
-        fits += [fit] if fit else []
+        for degree in part.degrees():
+            fit = _fit_window(part, window, distance[lowest], degree, mass)
+            fits += [fit] if fit else []
     if not fits:
         raise FitRefusedError("the errors are too large to locate a minimum between the points")
     scatter = _scatter(fits, n_data)
@@ -303,18 +306,18 @@ class _Part(NamedTuple):
         inside = self.differences.within(distance[0], distance[-1])
         return _Part(distance, self.samples[window], self.error[window], inside)
 
+    def degrees(self) -> list[int]:
+        """The polynomials that these data determine."""
+        n_differences = self.differences.start.size
+        degrees = _DEGREES_WITH_DIFFERENCES if n_differences else _DEGREES
+        n_data = self.distance.size + n_differences
+        return [degree for degree in degrees if n_data >= max(MIN_POINTS, degree + 1)]
 
-def _windows(n_points: int, lowest: int) -> list[tuple[slice, int]]:
-    """All windows with neighbours on both sides of the lowest point.
 
-    Each window comes with every degree that it can determine.
-    """
+def _windows(n_points: int, lowest: int) -> list[slice]:
+    """All windows with neighbours on both sides of the lowest point."""
     return [
-        (slice(first, last + 1), degree)
-        for first in range(lowest)
-        for last in range(lowest + 1, n_points)
-        for degree in _DEGREES
-        if last + 1 - first >= max(MIN_POINTS, degree + 1)
+        slice(first, last + 1) for first in range(lowest) for last in range(lowest + 1, n_points)
     ]
 
 

@@ -25,6 +25,7 @@ from ferminet_core.analysis.derived_quantities import (
     quantity_variables,
 )
 from ferminet_core.analysis.estimates import flags_of
+from ferminet_core.analysis.joint_curve import JointCurve
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.localisation import localisation_flags
 from ferminet_core.analysis.scan_dataset import energies_by_method, scan_dataset
@@ -71,14 +72,18 @@ class Summary(NamedTuple):
     quantities: pd.DataFrame  # the columns of quantities.csv
     published: list[PublishedEnergies]
     warnings: list[str]
+    joint: Sequence[JointCurve] = ()  # what was measured of shared wavefunctions
 
 
-def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
+def summarise(
+    scan: Scan, outcomes: Mapping[str, RunOutcome], joint: Sequence[JointCurve] = ()
+) -> Summary:
     """Table, dataset and derived quantities of the finished part of a scan.
 
     Args:
         scan: the runs and the literature to compare with.
         outcomes: by run_id; a run without one is waiting.
+        joint: what was measured of the groups' shared wavefunctions.
     """
     published, warnings = read_published(scan)
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
@@ -94,7 +99,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
     done = measured(table)
-    found = constants(curves, scan.runs, table, published)
+    found = constants(curves, scan.runs, table, published, joint)
     sums, lost = quantities(scan.quantities, Sources(scan.runs, done, published, found), parameters)
     warnings += lost
     derived: dict[str, Any] = {
@@ -129,6 +134,7 @@ def summarise(scan: Scan, outcomes: Mapping[str, RunOutcome]) -> Summary:
         quantities=sums,
         published=published,
         warnings=warnings,
+        joint=joint,
     )
 
 

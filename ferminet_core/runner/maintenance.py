@@ -16,6 +16,7 @@ from ferminet_core.inputs import stage_table
 from ferminet_core.inputs.group_files import GROUPS
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.inputs.spec_files import FROZEN_SCAN
+from ferminet_core.runner import curve
 from ferminet_core.runner.status import (
     STAGES,
     group_folders,
@@ -119,7 +120,9 @@ def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]
     if work.is_dir():  # otherwise no process works there, and a lease would make the folder
         reason = "run the command stop first"
         held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
-    candidates = (run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work)
+    candidates = [run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work]
+    if stage == curve.JOINT:  # what was measured of its wavefunction goes with it
+        candidates += [run / f"{curve.NAME}.zarr.zip", run / f"{curve.NAME}.work"]
     return [path for path in candidates if path.exists()]
 
 

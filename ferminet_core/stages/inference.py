@@ -32,7 +32,7 @@ from ferminet_core.parallel.mesh import (
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import Series, Step
 from ferminet_core.vmc import mcmc
-from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.vmc.hamiltonian import local_energy
 from ferminet_core.vmc.observables.evaluate import evaluate_all
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params

@@ -1,7 +1,7 @@
 """Correlated differences of a wavefunction whose energy is known in closed form.
 
-The hydrogen molecular ion with the sum of two 1s functions: independent samples of |psi|^2 come from
-rejection, and E(R) is that of the textbooks (Pauling 1928).
+The hydrogen molecular ion with the sum of two 1s functions: independent samples of |psi|^2 come
+from rejection, and E(R) is that of the textbooks (Pauling 1928).
 """
 
 import math
@@ -122,7 +122,10 @@ def test_the_bias_of_the_slope_is_of_second_order() -> None:
 
 def test_a_constant_factor_of_psi_changes_nothing() -> None:
     logs, energies = drawn(sample(2.0, 5000, np.random.default_rng(2)), 2.0, (1.9, 2.1))
-    found, shifted = difference(logs, energies), difference(logs + [300.0, -200.0], energies)
+    found, shifted = (
+        difference(logs, energies),
+        difference(logs + np.array([300.0, -200.0]), energies),
+    )
     np.testing.assert_allclose(shifted, found, rtol=1e-9)
 
 
