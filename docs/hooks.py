@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from ferminet_core.analysis import scan_table
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import ExitCode
-from ferminet_core.inputs import config, overrides, system_file
+from ferminet_core.inputs import config, overrides, system_keys
 
 ROOT = Path(__file__).parents[1]
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -29,16 +29,17 @@ _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 _EQUATION = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 # The mappings of a system file, by their place in it.
 _MODELS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("At the top", system_file.SystemFile),
-    ("`geometries`", system_file.Geometry),
-    ("`cases`", system_file.Case),
-    ("`variants`", system_file.Variant),
-    ("`warm_start`", system_file.WarmStart),
-    ("Ranges, in `parameters` and `grids`", system_file.ValueRange),
-    ("`{grid: ...}`, in `parameters`", system_file.NamedGrid),
-    ("`literature`", system_file.LiteratureSpec),
-    ("`quantities`", system_file.QuantitySpec),
-    ("`correlation`", system_file.CorrelationSpec),
+    ("At the top", system_keys.SystemFile),
+    ("`geometries`", system_keys.Geometry),
+    ("`cases`", system_keys.Case),
+    ("`variants`", system_keys.Variant),
+    ("`warm_start`", system_keys.WarmStart),
+    ("`sharing`", system_keys.Sharing),
+    ("Ranges, in `parameters` and `grids`", system_keys.ValueRange),
+    ("`{grid: ...}`, in `parameters`", system_keys.NamedGrid),
+    ("`literature`", system_keys.LiteratureSpec),
+    ("`quantities`", system_keys.QuantitySpec),
+    ("`correlation`", system_keys.CorrelationSpec),
 )
 
 

@@ -17,7 +17,7 @@ from ferminet_core.analysis.curves import state_of
 from ferminet_core.analysis.literature import PublishedEnergies, most_trusted
 from ferminet_core.analysis.potential_curve import FitRefusedError
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.system_file import CorrelationSpec, QuantitySpec
+from ferminet_core.inputs.system_keys import CorrelationSpec, QuantitySpec
 
 
 class Sources(NamedTuple):

@@ -20,7 +20,7 @@ from ferminet_core.analysis.curves import State, state_of
 from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.inputs.system_file import LiteratureSpec
+from ferminet_core.inputs.system_keys import LiteratureSpec
 from ferminet_core.inputs.text_files import read_text
 
 # Numbers in a table and in a grid that differ by less are the same.

@@ -89,7 +89,7 @@ def plan(
 
     scan = load_scan(system, preset=preset, overrides=overrides or ())
     machine = _machine(device, scan.runs[0])
-    found = scan_plan(scan.runs, machine, devices_per_node, nodes)
+    found = scan_plan(scan.runs, machine, devices_per_node, nodes, scan.groups)
     if as_json:
         plan_tables.print_plan_json(scan, found)
     else:

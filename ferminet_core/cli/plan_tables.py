@@ -14,10 +14,18 @@ from rich.table import Table
 
 from ferminet_core.cli.tables import console, formula
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.planning.plan import LONGEST, PARTS, RunPlan, ScanPlan, resources, tries
+from ferminet_core.inputs.stage_table import walkers_key
+from ferminet_core.planning.plan import (
+    LONGEST,
+    RunPlan,
+    ScanPlan,
+    StagePlan,
+    resources,
+    tries,
+)
 from ferminet_core.units import format_duration
 
-_UPPER = {"pretrain": "at most", "optimise": "", "inference": "at most"}
+_UPPER = dict.fromkeys(("joint_pretrain", "pretrain", "inference"), "at most")
 
 
 def _table(names: str, texts: int = 1) -> Table:
@@ -50,13 +58,13 @@ def _parts(run: RunPlan) -> Table:
 
 def _stages(plan: ScanPlan) -> Table:
     """Time and node-hours of each stage of all runs, and their sum."""
-    table = _table("stage||runs|iterations|s / iteration|devices|longest|node-hours", texts=2)
-    for name in PARTS:
-        stages = [run.stages[name] for run in plan.runs]
+    table = _table("stage||number|iterations|s / iteration|devices|longest|node-hours", texts=2)
+    for name in plan.stages:
+        stages = plan.of(name)
         longest = max(stages, key=lambda stage: stage.seconds)
         table.add_row(
             name,
-            _UPPER[name],
+            _UPPER.get(name, ""),
             str(sum(stage.iterations > 0 for stage in stages)),
             str(longest.iterations),
             f"{longest.step_seconds:.3g}",
@@ -64,7 +72,7 @@ def _stages(plan: ScanPlan) -> Table:
             format_duration(longest.seconds),
             f"{plan.node_hours(name):.3g}",
         )
-    whole = sum(plan.node_hours(name) for name in PARTS)
+    whole = sum(map(plan.node_hours, plan.stages))
     table.add_row("total", "", str(len(plan.runs)), "", "", "", "", f"{whole:.3g}")
     return table
 
@@ -88,12 +96,12 @@ def _scaling(plan: ScanPlan) -> Table:
 def _warnings(plan: ScanPlan) -> Iterator[str]:
     """Problems: too little memory, or stages that need several jobs."""
     capacity = plan.machine.capacity
-    for name in PARTS:
-        needed = max(run.stages[name].memory for run in plan.runs)
+    for name in plan.stages:
+        needed = max(stage.memory for stage in plan.of(name))
         if needed > capacity:
             yield (
                 f"warning: {name} needs {_size(needed)} on a device, which has {_size(capacity)}; "
-                "use more devices, or fewer mcmc.walkers"
+                f"use more devices, or fewer {walkers_key(name)}"
             )
         if (count := tries(plan, name)) > 1:
             yield (
@@ -117,8 +125,10 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
     run = plan.costliest
     spec, stage = run.spec, run.stages["optimise"]
     warm = sum(bool(one.spec.neighbour) for one in plan.runs)
+    shared = sum(bool(one.spec.group) for one in plan.runs)
     count = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
     starts = f", {warm} of them from a neighbour" if warm else ""
+    starts += f", {shared} of them from a group" if shared else ""
     print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}{starts}")
     print(f"{plan.machine.name}: {plan.machine.origin}")
     print(
@@ -147,8 +157,7 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
     print(resources_yaml(plan))
 
 
-def _stage_json(run: RunPlan, name: str) -> dict[str, Any]:
-    stage = run.stages[name]
+def _stage_json(stage: StagePlan) -> dict[str, Any]:
     return {
         "iterations": stage.iterations,
         "devices": stage.layout.devices,
@@ -171,14 +180,19 @@ def print_plan_json(scan: Scan, plan: ScanPlan) -> None:
         "runs": {
             run.spec.run_id: {
                 "neighbour": run.spec.neighbour,
+                "group": run.spec.group,
                 "parameters": run.network.parameters,
                 "checkpoint_bytes": run.checkpoint,
                 "samples_bytes": run.samples,
-                "stages": {name: _stage_json(run, name) for name in PARTS},
+                "stages": {name: _stage_json(stage) for name, stage in run.stages.items()},
             }
             for run in plan.runs
         },
-        "node_hours": {name: plan.node_hours(name) for name in PARTS},
+        "groups": {
+            name: {stage: _stage_json(found) for stage, found in stages.items()}
+            for name, stages in plan.groups.items()
+        },
+        "node_hours": {name: plan.node_hours(name) for name in plan.stages},
         "volume_bytes": plan.volume,
         "scaling_step_s": plan.scaling,
         "warnings": list(_warnings(plan)),

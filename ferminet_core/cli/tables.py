@@ -79,10 +79,11 @@ def formula(molecule: Molecule) -> str:
 
 
 def print_resolved(scan: Scan) -> None:
-    """Every setting of every run as YAML, one document per run."""
-    for run in scan.runs:
+    """Every setting of every run and group as YAML, one document for each."""
+    named = [("run_id", run) for run in scan.runs] + [("group", group) for group in scan.groups]
+    for key, run in named:
         document = {
-            "run_id": run.run_id,
+            key: run.run_id,
             "molecule": run.molecule.model_dump(mode="json"),
             "config": run.config.model_dump(mode="json"),
         }

@@ -459,6 +459,14 @@ class SharingConfig(Section):
         description="Number of walkers of each geometry in the joint stages.",
         json_schema_extra=_why(_WALKERS),
     )
+    rows: Whole = Field(
+        1024,
+        ge=2,
+        le=100_000,
+        description="Largest number of walkers of all geometries in an update. Where a group has "
+        "more, each update takes some of its geometries, and all have their turn.",
+        json_schema_extra=_why("SPRING factors a matrix of this size in each update"),
+    )
     heads: bool = Field(
         True,
         description="Whether biases, scales, envelopes and weights of determinants depend on the "

@@ -22,7 +22,8 @@ from ferminet_core.inputs.expressions import (
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule, Position, check_element
 from ferminet_core.inputs.origin import same_molecule
-from ferminet_core.inputs.system_file import (
+from ferminet_core.inputs.system_file import parse_system
+from ferminet_core.inputs.system_keys import (
     COLUMN_NAMES,
     IDENTIFIER,
     MAX_RUN_NAME,
@@ -33,7 +34,6 @@ from ferminet_core.inputs.system_file import (
     SystemFile,
     ValueRange,
     Values,
-    parse_system,
     variant_suffix,
 )
 from ferminet_core.inputs.xyz_files import Frame, read_frames

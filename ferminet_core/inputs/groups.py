@@ -13,7 +13,7 @@ from ferminet_core.inputs.messages import did_you_mean
 from ferminet_core.inputs.origin import request_part
 from ferminet_core.inputs.run_spec import GroupSpec, Member, RunSpec
 from ferminet_core.inputs.run_table import SHARED_OPTIMISER
-from ferminet_core.inputs.system_file import Sharing, SystemFile, sharing_of
+from ferminet_core.inputs.system_keys import Sharing, SystemFile, sharing_of
 from ferminet_core.inputs.warm_starts import central
 from ferminet_core.inputs.yaml_file import YamlFile
 

@@ -153,7 +153,8 @@ def _plain_part(spec: RunSpec, stage: str) -> dict[str, Any]:
 
     A stored request passed through JSON, where tuples became lists. So does this one.
     """
-    part = request_part(spec.request, not declared(stage).chain)
+    entry = declared(stage)
+    part = request_part(spec.request, not (entry.chain or entry.of_group))
     part.pop("molecule", None)
     plain: dict[str, Any] = json.loads(canonical_json(part))
     return plain

@@ -13,7 +13,7 @@ from ferminet_core.errors import InputError
 from ferminet_core.inputs.geometries import Point
 from ferminet_core.inputs.overrides import resolve
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.system_file import SystemFile, sharing_of, variant_suffix
+from ferminet_core.inputs.system_keys import SystemFile, sharing_of, variant_suffix
 
 # The optimiser that several geometries can share, which they have unless the file names another.
 SHARED_OPTIMISER = "spring"

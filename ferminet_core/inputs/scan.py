@@ -24,15 +24,14 @@ from ferminet_core.inputs.overrides import (
 )
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.inputs.run_table import run_table
-from ferminet_core.inputs.system_file import (
+from ferminet_core.inputs.system_file import check_quantities, parse_system
+from ferminet_core.inputs.system_keys import (
     MAX_SCAN_NAME,
     NAME,
     CorrelationSpec,
     LiteratureSpec,
     QuantitySpec,
     SystemFile,
-    check_quantities,
-    parse_system,
 )
 from ferminet_core.inputs.text_files import read_text
 from ferminet_core.inputs.warm_starts import with_neighbours

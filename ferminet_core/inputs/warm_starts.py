@@ -12,7 +12,7 @@ from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import did_you_mean
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.system_file import Start, SystemFile, WarmStart, variant_suffix
+from ferminet_core.inputs.system_keys import Start, SystemFile, WarmStart, variant_suffix
 from ferminet_core.inputs.yaml_file import YamlFile
 
 if TYPE_CHECKING:

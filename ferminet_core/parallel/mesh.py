@@ -19,8 +19,13 @@ REPLICATED = PartitionSpec()
 SPLIT = PartitionSpec(AXIS)
 
 
-def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
+def walker_mesh(n_walkers: int, groups: int = 1, setting: str = "mcmc.walkers") -> Mesh:
     """A mesh of all devices along the walkers' axis, for walkers in groups of equal size.
+
+    Args:
+        n_walkers: number of walkers.
+        groups: number of their groups.
+        setting: that gives their number, for the error line.
 
     Raises:
         InputError: `n_walkers` cannot be divided over the devices.
@@ -29,7 +34,7 @@ def walker_mesh(n_walkers: int, groups: int = 1) -> Mesh:
     unit = groups * len(devices)
     if n_walkers % unit:
         raise InputError(
-            f"mcmc.walkers: found {n_walkers}; allowed: multiples of {unit} on {len(devices)} "
+            f"{setting}: found {n_walkers}; allowed: multiples of {unit} on {len(devices)} "
             f"devices (try {n_walkers + -n_walkers % unit})"
         )
     return Mesh(devices, (AXIS,))

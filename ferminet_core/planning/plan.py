@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.planning import cost, network_sizes
 from ferminet_core.planning.kernels import Load, Work, flops, moved_numbers
 from ferminet_core.planning.machines import Layout, Machine, Rates, collective_seconds, seconds
@@ -23,6 +23,8 @@ PARTS = {
     "optimise": cost.optimise_parts,
     "inference": cost.inference_parts,
 }
+# The stages of a group, each with the stage of a run that it costs as much as.
+JOINT = {"joint_pretrain": "pretrain", "joint_optimise": "optimise"}
 ONE = Layout(1, 1)
 # Factor of the wall time asked for: room for slower nodes, compilation and Hartree-Fock.
 MARGIN = 1.5
@@ -121,7 +123,7 @@ def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
 def _iterations(run: RunSpec, stage: str) -> int:
     config = run.config
     return {
-        "pretrain": 0 if run.neighbour else config.pretrain.max_iterations,
+        "pretrain": 0 if run.neighbour or run.group else config.pretrain.max_iterations,
         "optimise": config.optimise.iterations,
         "inference": config.inference.samples + config.inference.max_equilibration,
     }[stage]
@@ -188,16 +190,40 @@ def run_plan(run: RunSpec, machine: Machine, layout: Layout) -> RunPlan:
     )
 
 
+def group_plan(group: GroupSpec, machine: Machine) -> dict[str, StagePlan]:
+    """The plan of the stages of a group, by name, on one device.
+
+    An iteration costs as much as one of a run with the walkers of all members.
+    """
+    walkers = group.config.sharing.walkers * len(group.members)
+    mcmc = group.config.mcmc.model_copy(update={"walkers": walkers})
+    whole = group.model_copy(update={"config": group.config.model_copy(update={"mcmc": mcmc})})
+    return {name: stage_plan(whole, stage, machine, ONE) for name, stage in JOINT.items()}
+
+
 class ScanPlan(NamedTuple):
     """All runs of a scan on one kind of device.
 
     scaling: seconds of an iteration of the costliest optimisation, by number of nodes
+    groups: stages of the groups, by name, each on one device
     """
 
     machine: Machine
     layout: Layout
     runs: list[RunPlan]
     scaling: dict[int, float]
+    groups: dict[str, dict[str, StagePlan]]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of all stages that are planned."""
+        return (*(JOINT if self.groups else ()), *PARTS)
+
+    def of(self, stage: str) -> list[StagePlan]:
+        """The plans of a stage, of all groups or of all runs."""
+        if stage in JOINT:
+            return [group[stage] for group in self.groups.values()]
+        return [run.stages[stage] for run in self.runs]
 
     @property
     def costliest(self) -> RunPlan:
@@ -206,7 +232,7 @@ class ScanPlan(NamedTuple):
 
     def node_hours(self, stage: str) -> float:
         """Node-hours of a stage of all runs; a stage on one device counts its share of a node."""
-        hours = sum(run.stages[stage].device_hours for run in self.runs)
+        hours = sum(plan.device_hours for plan in self.of(stage))
         return hours / self.layout.per_node
 
     @property
@@ -263,6 +289,7 @@ def scan_plan(
     machine: Machine,
     per_node: int,
     nodes: int | None = None,
+    groups: Sequence[GroupSpec] = (),
 ) -> ScanPlan:
     """The plan of a scan.
 
@@ -271,6 +298,7 @@ def scan_plan(
         machine: on whose devices they run
         per_node: devices of a node
         nodes: of each optimisation; those of `suggested_nodes` if None
+        groups: all of its groups
 
     Raises:
         InputError: the walkers cannot be shared by so many devices.
@@ -281,7 +309,13 @@ def scan_plan(
     scaling = _scaling(runs, machine, costliest, per_node)
     chosen = nodes or suggested_nodes(scaling, costliest.config.optimise.iterations)
     layout = Layout(chosen, per_node)
-    return ScanPlan(machine, layout, [run_plan(run, machine, layout) for run in runs], scaling)
+    return ScanPlan(
+        machine,
+        layout,
+        [run_plan(run, machine, layout) for run in runs],
+        scaling,
+        {group.run_id: group_plan(group, machine) for group in groups},
+    )
 
 
 # --- resources of a batch system ------------------------------------------------------------------
@@ -295,8 +329,8 @@ def _megabytes(size: float) -> int:
 def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
     """Resources of each stage, by the names of the profiles in `cluster_profiles/`."""
     found: dict[str, dict[str, int | str]] = {}
-    for name in PARTS:
-        stages = [run.stages[name] for run in plan.runs]
+    for name in plan.stages:
+        stages = plan.of(name)
         ranks = plan.layout.per_node if name == "optimise" else 1
         minutes = MARGIN * max(stage.seconds for stage in stages) / 60
         arrays = max(stage.memory for stage in stages)
@@ -321,5 +355,5 @@ def resources(plan: ScanPlan) -> dict[str, dict[str, int | str]]:
 
 def tries(plan: ScanPlan, stage: str) -> int:
     """Number of jobs of the wall time in `resources` that the longest run of a stage takes."""
-    longest = max(run.stages[stage].seconds for run in plan.runs)
+    longest = max(found.seconds for found in plan.of(stage))
     return math.ceil(longest / (60 * float(resources(plan)[stage]["runtime"])))

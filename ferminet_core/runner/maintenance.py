@@ -7,7 +7,7 @@ import json
 import shutil
 import tarfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +15,7 @@ from ferminet_core.errors import ArtefactError, InputError, describe
 from ferminet_core.inputs import stage_table
 from ferminet_core.inputs.group_files import GROUPS
 from ferminet_core.inputs.scan import Scan, load_scan
-from ferminet_core.inputs.spec_files import FROZEN_SCAN
+from ferminet_core.inputs.spec_files import FROZEN_SCAN, load_run
 from ferminet_core.runner import curve
 from ferminet_core.runner.status import (
     STAGES,
@@ -79,6 +79,10 @@ def request_stop(path: Path) -> list[str]:
 def reset(path: Path, stage: str) -> list[Path]:
     """Delete results, checkpoints and records of a stage, or of `all`, in a run, group or scan.
 
+    The artefacts of later stages are deleted as well, also those of the runs that start from a
+    group, or a workflow would take them for the results that it is asked for. Their work folders
+    stay: a later stage whose parents turn out the same puts its result in place again.
+
     Returns:
         The deleted files and folders.
 
@@ -100,12 +104,21 @@ def reset(path: Path, stage: str) -> list[Path]:
         folders = [f for f in folders if is_group(f) is stage_table.declared(stage).of_group]
     if not folders:
         raise InputError(f"{path}: has no stage {stage!r}")
+    whole = [
+        (folder, name)
+        for folder in folders
+        for name in (known if stage == "all" else (stage,))
+        if is_group(folder) is stage_table.declared(name).of_group
+    ]
+    wholly = set(whole)
+    later = dict.fromkeys(follows for folder, name in whole for follows in _later(folder, name))
     deleted = []
     with contextlib.ExitStack() as held:
-        for folder in folders:
-            names = tuple(n for n in known if is_group(folder) is stage_table.declared(n).of_group)
-            for name in names if stage == "all" else (stage,):
-                deleted += _held_files(folder, name, held)
+        for folder, name in whole:
+            deleted += _held_files(folder, name, held)
+        for folder, name in later:
+            if (folder, name) not in wholly:
+                deleted += _held_files(folder, name, held, ("zarr.zip",))
         for file in deleted:
             if file.is_dir():
                 shutil.rmtree(file)
@@ -114,16 +127,48 @@ def reset(path: Path, stage: str) -> list[Path]:
     return deleted
 
 
-def _held_files(run: Path, stage: str, held: contextlib.ExitStack) -> list[Path]:
-    """The files of a stage of a run, under a lease that lasts as long as `held` is open."""
-    work = run / f"{stage}.work"
-    if work.is_dir():  # otherwise no process works there, and a lease would make the folder
-        reason = "run the command stop first"
-        held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
-    candidates = [run / f"{stage}.zarr.zip", run / f"{stage}.provenance.json", work]
-    if stage == curve.JOINT:  # what was measured of its wavefunction goes with it
-        candidates += [run / f"{curve.NAME}.zarr.zip", run / f"{curve.NAME}.work"]
-    return [path for path in candidates if path.exists()]
+def _later(folder: Path, stage: str) -> list[tuple[Path, str]]:
+    """The stages that follow from one of a run or a group, with the folder of each."""
+    of_group = stage_table.declared(stage).of_group
+    names, found = {stage}, []
+    for entry in stage_table.STAGES:
+        if entry.of_group is of_group and names & set(entry.parents):
+            names.add(entry.name)
+            found.append((folder, entry.name))
+    for entry in stage_table.of_runs() if of_group else ():
+        if entry.group in names:
+            for run in _runs_of(folder):
+                found += [(run, entry.name), *_later(run, entry.name)]
+    return found
+
+
+def _runs_of(group: Path) -> list[Path]:
+    """The folders of the runs that start from the group with this folder."""
+    found = []
+    for run in run_folders(group.parents[1]):
+        with contextlib.suppress(InputError):
+            if load_run(group.parents[1], run.name).group == group.name:
+                found.append(run)
+    return found
+
+
+def _held_files(
+    run: Path,
+    stage: str,
+    held: contextlib.ExitStack,
+    endings: Sequence[str] = ("zarr.zip", "provenance.json", "work"),
+) -> list[Path]:
+    """The files of a stage of a run, under a lease that lasts as long as `held` is open.
+
+    What was measured of a group's wavefunction goes with it.
+    """
+    names = [stage, curve.NAME] if stage == curve.JOINT else [stage]
+    for name in names:
+        work = run / f"{name}.work"
+        if work.is_dir():  # otherwise no process works there, and a lease would make the folder
+            reason = "run the command stop first"
+            held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
+    return [path for n in names for e in endings if (path := run / f"{n}.{e}").exists()]
 
 
 def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:

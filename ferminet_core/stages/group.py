@@ -29,6 +29,26 @@ def over_geometries(function: Callable[[Any], Any], tree: Any) -> Any:
     return jax.vmap(function)(tree)
 
 
+def turns(key: jax.Array, step: jax.Array, geometries: int, count: int) -> jax.Array:
+    """The places (count,) of the geometries that take part in an update.
+
+    In ceil(geometries / count) updates each has its turn at least once, in random order. The order
+    follows from the step, so a stopped loop continues with the same one.
+
+    Args:
+        key: of the group
+        step: updates done, a scalar
+        geometries: their number
+        count: of those in an update
+    """
+    if count == geometries:
+        return jnp.arange(geometries)
+    updates = -(-geometries // count)
+    order = jax.random.permutation(jax.random.fold_in(key, step // updates), geometries)
+    places = step % updates * count + jnp.arange(count)
+    return order[places % geometries]
+
+
 def nuclei(spec: GroupSpec, dtype: Any) -> Nuclei:
     """Positions (geometry, nucleus, 3), bohr, and charges (geometry, nucleus) of the members."""
     positions = [member.molecule.positions for member in spec.members]

@@ -20,6 +20,7 @@ import numpy as np
 import xarray as xr
 from jax.sharding import PartitionSpec
 
+from ferminet_core.analysis.estimates import SPIN_TOLERANCE
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.parallel import collectives
@@ -39,7 +40,7 @@ SPLIT = PartitionSpec(None, AXIS)  # (geometry, walker, ...)
 
 
 class State(NamedTuple):
-    """All that the loop depends on besides the spec; as `optimise.State`, with an axis of geometries.
+    """All that the loop depends on besides the spec; `optimise.State` with an axis of geometries.
 
     params: {"shared", "heads"}, see `adaptation.start`
     walkers: electrons (geometry, walker, electron, 3); width, left_at: (geometry,)
@@ -67,11 +68,12 @@ class Inputs(NamedTuple):
 
 
 class _Geometry(NamedTuple):
-    """One geometry's part of inputs and state."""
+    """One geometry's part of inputs and state, or that of several."""
 
     inputs: Inputs
     walkers: mcmc.Walkers
     width: jax.Array
+    left_at: jax.Array
 
 
 class _Found(NamedTuple):
@@ -85,7 +87,7 @@ class _Found(NamedTuple):
 
 
 def _geometries(state: State, inputs: Inputs) -> _Geometry:
-    return _Geometry(inputs, state.walkers, state.width)
+    return _Geometry(inputs, state.walkers, state.width, state.left_at)
 
 
 class JointOptimise(Optimise):
@@ -102,14 +104,18 @@ class JointOptimise(Optimise):
         self.total = self.config.optimise.iterations
         self.spins = spec.molecule.electrons
         self.n_walkers = self.config.sharing.walkers
-        self.mesh = walker_mesh(self.n_walkers)
+        self.mesh = walker_mesh(self.n_walkers, setting="sharing.walkers")
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
         self.parities = datasets.stored_parities(pretrained)
         self.coordinates = group.stored_coordinates(pretrained)
+        # Of the order of the geometries, where an update takes some of them.
+        self.order_key = jax.random.key(spec.stage_seed(self.name))
+        most = max(1, self.config.sharing.rows // self.n_walkers)
+        self.n_together = min(most, len(spec.members))
         self.blocks = {}
-        mixed = pretrained["s2_excess"].to_numpy() > datasets.SPIN_TOLERANCE
+        mixed = pretrained["s2_excess"].to_numpy() > SPIN_TOLERANCE
         penalty = np.where(mixed, self.config.optimise.spin_penalty, 0.0)
         found = group.nuclei(spec, self.dtype)
         inputs = Inputs(
@@ -125,16 +131,19 @@ class JointOptimise(Optimise):
     def _iteration(self, state: State, inputs: Inputs) -> tuple[State, Stats]:
         """One update: sample and measure each geometry, then one update for all, and adapt."""
         config = self.config
+        every = _geometries(state, inputs)
+        chosen = group.turns(self.order_key, state.step, len(self.spec.members), self.n_together)
+        own: _Geometry = jax.tree.map(lambda x: x[chosen], every)
 
-        def sample(own: _Geometry) -> _Found:
-            return self._measure_geometry(state, own)
+        def sample(one: _Geometry) -> _Found:
+            return self._measure_geometry(state, one)
 
-        found: _Found = group.over_geometries(sample, _geometries(state, inputs))
+        found: _Found = group.over_geometries(sample, own)
 
-        takes_part = state.left_at < 0
+        takes_part = own.left_at < 0
         rows = jnp.where(takes_part[:, None, None], found.rows, 0.0)
         deviation = jnp.where(takes_part[:, None], found.deviation, 0.0)
-        weights = takes_part / jnp.sum(takes_part).astype(rows.dtype)
+        weights = takes_part / jnp.maximum(jnp.sum(takes_part), 1).astype(rows.dtype)
         rate = optimise.learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
         update = spring.natural_step(
             config.optimise, state.optimiser, state.params, rows, deviation, weights, rate
@@ -142,20 +151,27 @@ class JointOptimise(Optimise):
         params = adaptation.bounded(jax.tree.map(jnp.subtract, state.params, update.step))
 
         window_ends = (state.step + 1) % FROZEN_WINDOW == 0
-        accepted, frozen = mcmc.frozen(state.accepted + found.accepted, window_ends)
+        moved = state.accepted.at[chosen].add(found.accepted)
+        accepted, frozen = mcmc.frozen(moved, window_ends)
         pmove, frozen_share = collectives.mean(
             (jnp.mean(found.accepted, axis=1), jnp.mean(frozen, axis=1))
         )
-        width = mcmc.adapt_width(state.width, pmove, config.mcmc.target_acceptance)
+        width = mcmc.adapt_width(own.width, pmove, config.mcmc.target_acceptance)
         energy = found.energy
+        unknown = jnp.full(len(self.spec.members), jnp.nan, rows.dtype)
+
+        def measured(values: jax.Array) -> jax.Array:
+            """The numbers of those that took part, and NaN for the others."""
+            return unknown.at[chosen].set(values.astype(rows.dtype))
+
         stats = Stats(
-            energy_Eh=energy.energy,
-            error_Eh=energy.error,
-            variance_Eh2=energy.variance,
-            pmove=pmove,
+            energy_Eh=measured(energy.energy),
+            error_Eh=measured(energy.error),
+            variance_Eh2=measured(energy.variance),
+            pmove=measured(pmove),
             width=state.width,
-            n_nonfinite=energy.n_nonfinite,
-            n_outliers=energy.n_outliers,
+            n_nonfinite=measured(energy.n_nonfinite),
+            n_outliers=measured(energy.n_outliers),
             learning_rate=rate,
             gradient_norm=optimise.tree_norm(update.gradient),
             update_norm=optimise.tree_norm(update.step),
@@ -163,8 +179,12 @@ class JointOptimise(Optimise):
             damping=jnp.asarray(update.damping, rate.dtype),
             momentum_dropped=jnp.asarray(update.momentum_dropped, jnp.int32),
         )
+        walkers = jax.tree.map(lambda x, y: x.at[chosen].set(y), state.walkers, found.walkers)
         after = state._replace(
-            params=params, optimiser=update.state, walkers=found.walkers, width=width
+            params=params,
+            optimiser=update.state,
+            walkers=walkers,
+            width=state.width.at[chosen].set(width),
         )
         return after._replace(step=state.step + 1, accepted=accepted), stats
 
@@ -174,7 +194,8 @@ class JointOptimise(Optimise):
         params = adaptation.adapt(state.params, z)
         key = jax.random.fold_in(jax.random.fold_in(own.inputs.key, state.step), state.rollbacks)
         walkers, moved = self._kernel(params, own.inputs.nuclei)(key, own.walkers, own.width)
-        sample, energy = self._measure(params, walkers, own.inputs, key)
+        one = optimise.Inputs(own.inputs.nuclei, own.inputs.key, own.inputs.penalty)
+        sample, energy = self._measure(params, walkers, one, key)
 
         def log_psi(theta: Params, walker: jax.Array) -> jax.Array:
             return networks.apply(adaptation.adapt(theta, z), walker, positions, self.spins)[1]
@@ -195,7 +216,7 @@ class JointOptimise(Optimise):
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def initial(self) -> State:
+    def initial(self) -> Any:
         """The pretrained wavefunction and walkers with fresh optimiser statistics."""
         theta = group.stored_theta(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].to_numpy(), self.dtype)
@@ -215,8 +236,10 @@ class JointOptimise(Optimise):
 
     def _lossy(self, state: State, series: Series) -> np.ndarray:
         """Which geometries (geometry,) of those that take part lost most of their energies."""
-        most = np.max(series["n_nonfinite"], axis=0) > self.n_walkers // 2
-        return most & (np.asarray(state.left_at) < 0)
+        # NaN, where a geometry did not have its turn, compares false.
+        most = (series["n_nonfinite"] > self.n_walkers // 2).any(axis=0)
+        found: np.ndarray = most & (np.asarray(state.left_at) < 0)
+        return found
 
     def _accident(self, state: State, series: Series) -> str | None:
         """A reason to take a block back, which names the geometries."""
@@ -244,8 +267,9 @@ class JointOptimise(Optimise):
             raise BrokenRunError(f"{self.spec.run_id} {self.name}: {wrong}; no geometry is left")
         left_at = np.where(lost, int(state.step), state.left_at).astype(np.int32)
         names = [m.run_id for m, out in zip(self.spec.members, lost, strict=True) if out]
+        out = state._replace(left_at=jnp.asarray(left_at), rollbacks=jnp.asarray(0, jnp.int32))
         return (
-            self.place(state._replace(left_at=left_at, rollbacks=jnp.asarray(0, jnp.int32))),
+            self.place(out),
             f"without {', '.join(names)} from here on",
         )
 
@@ -258,9 +282,11 @@ class JointOptimise(Optimise):
         for g, member in enumerate(self.spec.members):
             own = {name: x[:, g] for name, x in series.items() if x.ndim == 2}
             notes += [f"{member.run_id}: {line}" for line in self._notes_on_walkers(own)]
-        variance = np.nanmean(series["variance_Eh2"], axis=0)
-        if ends == self.total and np.isfinite(variance).any():
-            worst = int(np.nanargmax(variance))
+        turns = np.isfinite(series["variance_Eh2"])
+        total = np.where(turns, series["variance_Eh2"], 0.0).sum(axis=0)
+        variance = total / np.maximum(turns.sum(axis=0), 1)
+        if ends == self.total:
+            worst = int(np.argmax(variance))
             run_id = self.spec.members[worst].run_id
             notes.append(f"largest variance: {variance[worst]:.2g} hartree^2, of {run_id}")
         return tuple(notes)
@@ -278,8 +304,8 @@ class JointOptimise(Optimise):
         return group.dataset(
             state.params,
             self.coordinates,
-            state.walkers.electrons,
-            state.width,
+            np.asarray(state.walkers.electrons),
+            np.asarray(state.width),
             series,
             {name: self.pretrained[name].to_numpy() for name in ("s2_excess", "e_hf")},
             n_iterations=int(state.step),

@@ -95,7 +95,7 @@ class JointPretrain(Pretrain):
         self.config = spec.config
         self.total = self.config.pretrain.max_iterations
         self.spins = spec.molecule.electrons
-        self.mesh = walker_mesh(self.config.sharing.walkers, groups=2)
+        self.mesh = walker_mesh(self.config.sharing.walkers, groups=2, setting="sharing.walkers")
         self.dtype = jnp.dtype(self.config.runtime.precision)
         self.nuclei = group.nuclei(spec, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
@@ -115,7 +115,7 @@ class JointPretrain(Pretrain):
             [names[central(spec)]],
         )
         self.datasets = [aligned[name] for name in names]
-        self.e_hf = np.asarray([ds.attrs["e_hf"] for ds in references])
+        self.energies = np.asarray([ds.attrs["e_hf"] for ds in references])
         found = [orbitals.Determinants.from_dataset(ds) for ds in self.datasets]
         determinants = jax.tree.map(lambda *x: jnp.asarray(np.stack(x), self.dtype), *found)
         z = self.coordinates(np.asarray(self.nuclei.positions, float))
@@ -129,7 +129,7 @@ class JointPretrain(Pretrain):
     ) -> _Geometry:
         many = len(self.spec.members)
         every = state._replace(
-            params=(),
+            params={},
             optimiser=(),
             step=jnp.broadcast_to(state.step, (many,)),
             met=jnp.broadcast_to(state.met, (many,)),
@@ -151,7 +151,7 @@ class JointPretrain(Pretrain):
                 determinants,
                 own.nuclei,
             )
-            return moved._replace(params=()), pmove, gradient, squares
+            return moved._replace(params={}), pmove, gradient, squares
 
         unused = jnp.zeros_like(nuclei.charges[:, 0])
         moved, pmove, gradients, squares = group.over_geometries(
@@ -220,7 +220,7 @@ class JointPretrain(Pretrain):
 
     def _e_hf(self) -> Any:
         """The energies of Hartree-Fock (geometry,) on every device."""
-        return place(self.mesh, jnp.asarray(self.e_hf, self.dtype), REPLICATED)
+        return place(self.mesh, jnp.asarray(self.energies, self.dtype), REPLICATED)
 
     def _assess(self, found: Any, misfits: np.ndarray, step: int) -> tuple[np.ndarray, bool]:
         """As for one run, (3, geometry); the criterion is met where every geometry meets it."""
@@ -232,13 +232,13 @@ class JointPretrain(Pretrain):
             for reading, misfit in zip(readings, misfits, strict=True)
         ]
         energies = np.asarray([_numbers(reading) for reading in readings]).T
-        energies[0] += self.e_hf
+        energies[0] += self.energies
         return energies, all(met)
 
     def _summary(self, series: Series) -> tuple[str, ...]:
         """The geometries that fit worst."""
         misfit = series["orbital_misfit"][-1]
-        excess = series["energy_Eh"][-1] - self.e_hf
+        excess = series["energy_Eh"][-1] - self.energies
         names = [member.run_id for member in self.spec.members]
         farthest, highest = names[int(np.argmax(misfit))], names[int(np.nanargmax(excess))]
         return (
@@ -259,9 +259,9 @@ class JointPretrain(Pretrain):
             state.params,
             self.coordinates,
             electrons,
-            state.widths[:, 1],
+            np.asarray(state.widths)[:, 1],
             series,
-            {"s2_excess": np.asarray(excess), "e_hf": self.e_hf},
+            {"s2_excess": np.asarray(excess), "e_hf": self.energies},
             n_iterations=int(state.step),
             converged=int(state.met),
             # Where geometries differ in their symmetry, none is asked of the wavefunction.

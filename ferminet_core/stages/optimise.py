@@ -243,7 +243,7 @@ class Optimise:
         )
         return state._replace(walkers=walkers, width=width)
 
-    def initial(self) -> State:
+    def initial(self) -> Any:
         """The pretrained network and walkers with fresh optimiser statistics."""
         params = datasets.params(self.pretrained, self.spec, self.dtype)
         electrons = jnp.asarray(self.pretrained["walkers"].values, self.dtype)
@@ -360,7 +360,8 @@ class Optimise:
             state.params,
             state.walkers.electrons,
             float(state.width),
-            both or series,
+            # Without iterations the series are there, and empty.
+            {name: np.empty(0) for name in Stats._fields} | (both or series),
             n_iterations=steps + int(state.step),
             n_rollbacks=int(state.rollbacks),
             pretrain_converged=int(attrs["converged"]),

@@ -122,9 +122,7 @@ def halves(electrons: jax.Array) -> tuple[mcmc.Walkers, mcmc.Walkers]:
     """Walkers (walker, electron, 3) of the two densities, all with numbers of their own."""
     first, second = jnp.split(electrons, 2)
     half = first.shape[0]
-    return mcmc.walkers(first), mcmc.Walkers(
-        second, jnp.arange(half, 2 * half, dtype=jnp.int32)
-    )
+    return mcmc.walkers(first), mcmc.Walkers(second, jnp.arange(half, 2 * half, dtype=jnp.int32))
 
 
 def _summary(series: Series, e_hf: float) -> str:

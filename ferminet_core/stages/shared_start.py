@@ -108,6 +108,8 @@ class SharedStart:
         )
 
     def _series(self) -> Series:
-        """The series of the joint optimisation at the run's geometry."""
+        """The series of the joint optimisation at the run's geometry, where it had its turn."""
         found = {name: self.joint[name].to_numpy() for name in Stats._fields}
-        return {name: x if x.ndim == 1 else x[:, self.source] for name, x in found.items()}
+        own = {name: x if x.ndim == 1 else x[:, self.source] for name, x in found.items()}
+        turns = np.isfinite(own["pmove"])
+        return {name: x[turns] for name, x in own.items()}

@@ -37,6 +37,7 @@ LENGTHS = (1.0, 2.0, 4.0, 8.0)
 # largest one. Smaller ones would amplify the rounding of positions.
 MOST_COMPONENTS = 4
 LEAST_SPREAD = 1e-3
+LEAST_FEATURE = 1e-9  # far above the rounding of a feature
 # log of the factor by which a head can change an exponent.
 _LOG_FACTOR = math.log(3.0)
 
@@ -79,8 +80,10 @@ def coordinates(positions: np.ndarray) -> Coordinates:
     centre = features.mean(axis=0)
     _, spread, axes = np.linalg.svd(features - centre, full_matrices=False)
     kept = spread[: min(MOST_COMPONENTS, len(positions) - 1)]
-    kept = kept[kept > LEAST_SPREAD * max(spread[0] if spread.size else 0.0, 1e-6)]
-    scale = math.sqrt(len(positions) / max(len(kept), 1))
+    kept = kept[kept > max(LEAST_SPREAD * np.max(spread, initial=0.0), LEAST_FEATURE)]
+    if not kept.size:
+        return Coordinates(centre, np.zeros((features.shape[1], 0)))
+    scale = math.sqrt(len(positions) / len(kept))
     # An eigenvector's sign is free: here its largest entry is positive.
     rows = axes[: len(kept)]
     signs = np.sign(rows[np.arange(len(kept)), np.argmax(np.abs(rows), axis=1)])

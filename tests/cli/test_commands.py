@@ -15,11 +15,12 @@ import pytest
 import typer
 import xarray as xr
 from helpers.stages import SYSTEM, Oscillator, command, failing, job_for, run
+from typer.testing import CliRunner
 
 from ferminet_core import units
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import ArtefactError, BrokenRunError, InputError
-from ferminet_core.inputs.run_spec import RunSpec, load_spec
+from ferminet_core.inputs.run_spec import GroupSpec, Member, RunSpec, load_spec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.parallel import jax_setup
@@ -323,6 +324,33 @@ def test_a_warm_start_needs_the_neighbour_that_its_spec_names(
     done = command("pretrain", path, *files_of_the_job, "--neighbour", tmp_path / "n.zarr.zip")
     assert done.returncode == 2
     assert "r_2.json asks for: computed with H1-H2 = 2 bohr, the file says 3.77945" in done.stderr
+
+
+def test_a_run_of_a_group_needs_what_its_spec_names(spec: RunSpec, tmp_path: Path) -> None:
+    scan, own = tmp_path / "h2", spec.model_copy(update={"group": "shared"})
+    members = [Member(run_id=r, parameters={}, molecule=spec.molecule) for r in ("r_1.4", "r_2")]
+    whole = GroupSpec(**{**dict(spec), "run_id": "shared"}, members=tuple(members))
+    other = whole.model_copy(update={"members": whole.members[:1]})
+    made = tmp_path / "joint.zarr.zip"
+    attributes = {"stage": "joint_optimise", "run_id": "shared", "spec": other.model_dump_json()}
+    artefacts.save(xr.Dataset(attrs=attributes), made)
+    (scan / "spec" / "groups").mkdir(parents=True)
+    run_file, group_file = scan / "spec" / "r_1.4.json", scan / "spec" / "groups" / "shared.json"
+    run_file.write_text(own.model_dump_json())
+    group_file.write_text(whole.model_dump_json())
+    job: list[str | Path] = ["--out", tmp_path / "o", "--work", tmp_path / "w"]
+    reference: list[str | Path] = ["--reference", tmp_path / "r"]
+    for words, wrong in (
+        (["pretrain", run_file, *reference], "--group: found None; the spec"),
+        (["pretrain", run_file, *reference], "needs joint_optimise of the group 'shared'"),
+        (["pretrain", run_file, *reference, "--group", made], "asks for: computed without r_2"),
+        (["pretrain", group_file, *reference], "is the spec of a group; pretrain needs that of a"),
+        (["joint_pretrain", run_file, *reference], "a run; joint_pretrain needs that of a group"),
+        (["joint_pretrain", group_file, *reference], "found 1 files; the group 'shared' has 2 mem"),
+    ):
+        done = CliRunner().invoke(app, list(map(str, [*words, *job])))
+        assert isinstance(done.exception, InputError)
+        assert wrong in str(done.exception)
 
 
 def test_every_command_has_help() -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from helpers.scans import make_scan
 
+from ferminet_core.inputs.group_files import group_spec
 from ferminet_core.inputs.run_spec import GroupSpec, load_spec
-from ferminet_core.inputs.spec_files import Changes, find_changes, group_spec, write_specs
+from ferminet_core.inputs.spec_files import Changes, find_changes, write_specs
 
 H2 = """units: bohr
 atoms: [H 0 0 -R/2, H 0 0 R/2]

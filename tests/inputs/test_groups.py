@@ -7,11 +7,12 @@ from helpers.scans import make_scan
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import OPTIMISER_DEFAULTS
+from ferminet_core.inputs.group_files import group_spec
 from ferminet_core.inputs.groups import MAX_MEMBERS
 from ferminet_core.inputs.overrides import presets
 from ferminet_core.inputs.run_spec import GroupSpec, load_spec, parse_spec
 from ferminet_core.inputs.scan import Scan
-from ferminet_core.inputs.spec_files import group_spec, write_specs
+from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.inputs.system_file import json_schema
 
 H2 = """units: bohr

@@ -285,3 +285,21 @@ def test_a_step_is_timed_as_many_times_as_it_is_made(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(calibration, "SECONDS", 2.0)
     # Each call takes one tick of this clock, and makes the step eight times.
     assert calibration._time(lambda x: x + 1.0, np.zeros(2), 8) == pytest.approx(1 / 8)
+
+
+def test_a_group_costs_as_much_as_a_run_with_the_walkers_of_all_members(tmp_path: Path) -> None:
+    text = SYSTEM + "sharing: scan\n"
+    shared = scan(tmp_path, text)
+    (group,) = shared.groups
+    found = plan.scan_plan(shared.runs, MACHINE, per_node=1, nodes=1, groups=shared.groups)
+    assert found.stages == ("joint_pretrain", "joint_optimise", *plan.PARTS)
+    many = {"mcmc.walkers": group.config.sharing.walkers * len(group.members)}
+    alone = scan(tmp_path, SYSTEM, **many, **{"optimise.optimiser": "spring"}).runs[0]
+    for name, stage in plan.JOINT.items():
+        expected = plan.stage_plan(alone, stage, MACHINE, plan.ONE)
+        assert found.of(name) == [expected]
+        assert found.node_hours(name) == expected.seconds / 3600
+    # The runs neither pretrain nor, unless they finish, optimise.
+    assert found.node_hours("pretrain") == 0
+    assert {run.stages["optimise"].iterations for run in found.runs} == {0}
+    assert set(plan.resources(found)) == set(found.stages)

@@ -24,7 +24,7 @@ from ferminet_core.cli.commands import app
 from ferminet_core.errors import ExitCode, InputError
 from ferminet_core.inputs import config
 from ferminet_core.inputs.scan import load_scan
-from ferminet_core.inputs.system_file import SystemFile
+from ferminet_core.inputs.system_keys import SystemFile
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 README = ROOT / "README.md"

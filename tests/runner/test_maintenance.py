@@ -158,6 +158,20 @@ def test_reset_forgets_one_stage_unless_somebody_works_on_it(tmp_path: Path) -> 
         maintenance.reset(tmp_path, "optimise")
 
 
+def test_reset_leaves_no_result_of_a_later_stage(tmp_path: Path) -> None:
+    """A workflow that found the inference would not ask for the optimisation behind it."""
+    job = in_results(tmp_path)
+    run(job, Oscillator())
+    later, work = (job.out.with_name(f"inference.{ending}") for ending in ("zarr.zip", "work"))
+    later.write_bytes(b"of the optimisation")
+    work.mkdir()
+    with Lease(work).acquire(lambda: "no", print), pytest.raises(LockedError, match="inference"):
+        maintenance.reset(job.out.parent, "optimise")
+    assert later in maintenance.reset(job.out.parent, "optimise")
+    assert [path.name for path in job.out.parent.iterdir()] == ["inference.work"]
+    assert maintenance.reset(job.out.parent, "inference") == [work]
+
+
 def test_reset_of_a_scan_forgets_a_stage_of_every_run_or_nothing(tmp_path: Path) -> None:
     job = in_results(tmp_path)
     run(job, Oscillator())

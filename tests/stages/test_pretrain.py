@@ -143,3 +143,5 @@ def test_muon_moves_weight_matrices_and_adam_the_rest() -> None:
 def test_walkers_must_divide_over_the_devices() -> None:
     with pytest.raises(InputError, match=r"mcmc.walkers: found 6; .* \(try 8\)"):
         walker_mesh(6, groups=2)
+    with pytest.raises(InputError, match=r"^sharing.walkers: found 6"):
+        walker_mesh(6, groups=2, setting="sharing.walkers")

@@ -341,7 +341,9 @@ OTHER_VALUES = {
 }
 
 
-@pytest.mark.parametrize("key", [key for key in KEYS if not key.startswith("inference.")])
+@pytest.mark.parametrize(
+    "key", [key for key in KEYS if not key.startswith(("inference.", "sharing."))]
+)
 def test_a_setting_that_may_not_change_is_refused_with_both_values(
     key: str, cut_off: Job, tmp_path: Path
 ) -> None:

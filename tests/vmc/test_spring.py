@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from ferminet_core.inputs.config import NetworkConfig, OptimiseConfig
 from ferminet_core.parallel.collectives import AXIS
@@ -174,3 +174,120 @@ def test_single_precision_solves_beside_large_eigenvalues(largest: float, error:
     double = o.astype(float)
     expected = double.T @ np.linalg.solve(double @ double.T + damping * np.eye(walkers), e)
     assert np.linalg.norm(found - expected) < error * np.linalg.norm(expected)
+
+
+# --- several geometries ---------------------------------------------------------------------------
+
+WEIGHTS = np.array([0.5, 0.2, 0.3])
+MANY = 8  # walkers of each
+
+
+@pytest.fixture(scope="module")
+def several(problem: tuple) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (geometry, walker, parameter) and deviations (geometry, walker) of three bonds."""
+    params = problem[0]
+    electrons = jax.random.normal(jax.random.key(7), (3, MANY, 3, 3))
+
+    def rows(bond: jax.Array, electrons: jax.Array) -> jax.Array:
+        positions = NUCLEI.positions * bond
+
+        def log(params: networks.Params, walker: jax.Array) -> jax.Array:
+            return networks.apply(params, walker, positions, SPINS)[1]
+
+        return spring.log_derivatives(log, params, electrons, MANY)
+
+    found = jax.jit(jax.vmap(rows))(jnp.asarray([0.8, 1.0, 1.4]), electrons)
+    deviation = np.random.default_rng(1).normal(size=(3, MANY))
+    return np.asarray(found), deviation - deviation.mean(axis=1, keepdims=True)
+
+
+def joint_step(
+    devices: int,
+    config: OptimiseConfig,
+    problem: tuple,
+    several: tuple,
+    order: tuple[int, ...] = (0, 1, 2),
+    weights: np.ndarray = WEIGHTS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """phi and the gradient, with the geometries in this order."""
+    mesh = Mesh(jax.devices()[:devices], (AXIS,))
+    params, before = problem[0], problem[3]
+    chosen = list(order)
+
+    def update(rows: jax.Array, deviation: jax.Array) -> tuple:
+        state = spring.State(before, jnp.zeros(spring.NORMS))
+        w = jnp.asarray(weights[chosen])
+        rate = jnp.asarray(0.1)
+        found = spring.natural_step(config, state, params, rows, deviation, w, rate)
+        return found.state.phi, ravel_pytree(found.gradient)[0]
+
+    split = PartitionSpec(None, AXIS)
+    call = per_device(update, mesh, (split, split), REPLICATED)
+    phi, gradient = call(several[0][chosen], several[1][chosen])
+    return np.asarray(phi), np.asarray(gradient)
+
+
+def dense_system(several: tuple, weights: np.ndarray = WEIGHTS) -> tuple[np.ndarray, np.ndarray]:
+    """O and e of all geometries."""
+    rows, deviation = several
+    root = np.sqrt(weights / MANY)
+    o = (rows - rows.mean(axis=1, keepdims=True)) * root[:, None, None]
+    return o.reshape(-1, rows.shape[-1]), (deviation * root[:, None]).ravel()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_the_joint_step_solves_the_least_squares_problem(
+    problem: tuple, several: tuple, devices: int, momentum: float
+) -> None:
+    """The solution in the space of parameters knows nothing of B: any multiple of it does."""
+    config = OptimiseConfig(optimiser="spring", momentum=momentum, norm_constraint=1e6)
+    phi, gradient = joint_step(devices, config, problem, several)
+    o, e = dense_system(several)
+    before = momentum * np.asarray(problem[3])
+    # O has rows of several hundred, whose squares would spoil the digits of normal equations.
+    root = np.sqrt(config.damping)
+    stacked = np.concatenate([o, root * np.eye(o.shape[1])])
+    expected = np.linalg.lstsq(stacked, np.concatenate([e, root * before]), rcond=None)[0]
+    # As for one geometry.
+    np.testing.assert_allclose(phi, expected, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(gradient, o.T @ e, rtol=1e-10, atol=1e-12)
+
+
+def test_the_joint_gradient_is_the_weighted_mean_of_the_single_ones(
+    problem: tuple, several: tuple
+) -> None:
+    config = OptimiseConfig(optimiser="spring")
+    _, gradient = joint_step(1, config, problem, several)
+    single = [
+        joint_step(1, config, problem, several, (g,), np.ones(3))[1] for g in range(len(WEIGHTS))
+    ]
+    # Sums of some ten terms in double precision.
+    np.testing.assert_allclose(gradient, WEIGHTS @ np.asarray(single), rtol=1e-11, atol=1e-13)
+
+
+def test_the_order_of_the_geometries_does_not_matter(problem: tuple, several: tuple) -> None:
+    config = OptimiseConfig(optimiser="spring", momentum=0.9)
+    phi, _ = joint_step(1, config, problem, several)
+    # As for the least-squares problem.
+    for order in ((2, 0, 1), (1, 0, 2)):
+        other, _ = joint_step(1, config, problem, several, order)
+        np.testing.assert_allclose(other, phi, rtol=1e-8, atol=1e-10)
+
+
+def test_a_geometry_without_weight_does_not_count(problem: tuple, several: tuple) -> None:
+    config = OptimiseConfig(optimiser="spring", momentum=0.9)
+    weights = np.array([0.5, 0.0, 0.5])
+    rows, deviation = several[0].copy(), several[1].copy()
+    rows[1], deviation[1] = 0.0, 0.0
+    with_it, _ = joint_step(2, config, problem, (rows, deviation), weights=weights)
+    without, _ = joint_step(1, config, problem, several, (0, 2), weights)
+    # As for the least-squares problem.
+    np.testing.assert_allclose(with_it, without, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("rows", [5, 64, 130, 300])
+def test_half_of_the_products_make_the_whole_matrix(rows: int) -> None:
+    a = np.random.default_rng(0).normal(size=(rows, 7))
+    # Sums of seven terms of order one in double precision.
+    np.testing.assert_allclose(spring.symmetric_product(jnp.asarray(a)), a @ a.T, atol=1e-13)
