@@ -20,6 +20,7 @@ from ferminet_core.analysis import optimisation_rules, summary
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.geometries import FACTORS, check_comment, frame_atoms, parse_atom
+from ferminet_core.inputs.group_curves import open_group
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import check_given, flatten, resolve
@@ -34,6 +35,8 @@ from ferminet_core.runner.origins import misfits
 from ferminet_core.storage import artefacts
 
 if TYPE_CHECKING:
+    from ferminet_core.analysis.joint_curve import JointCurve
+    from ferminet_core.runner.progress import Reading
     from ferminet_core.stages.base import Stage, Step
     from ferminet_core.stages.frozen import Wavefunction
 
@@ -324,6 +327,52 @@ class ScanResults:
         chosen: dict[str, Any] = {c: types[kinds.get(c, Kind.NUMBER)] for c in columns}
         empty = {c: [] if chosen[c] is str else [""] for c in columns}
         return pd.read_csv(path, dtype=chosen, keep_default_na=False, na_values=empty)
+
+    def curve(
+        self,
+        points: int | None = None,
+        at: Sequence[float] = (),
+        *,
+        slopes: bool = False,
+        differences: bool = False,
+        samples: int | None = None,
+        group: str | None = None,
+        progress: Callable[[Progress], None] | None = None,
+    ) -> "JointCurve":
+        """The shared wavefunction of the scan along its parameter, measured without training.
+
+        Results are kept in the folder of the scan. A call measures what is missing of what it asks
+        for, as `python -m ferminet_core curve` does; one that asks for nothing only reads.
+
+        Args:
+            points: Energies at so many values of the parameter, evenly over the trained range.
+            at: Energies at these values.
+            slopes: Slopes of the energy at all trained values.
+            differences: Energy differences between neighbouring trained values.
+            samples: Records of each measurement; those of the inference if None.
+            group: Name of the group; needed if the scan has several.
+            progress: Called after every block of records.
+
+        Returns:
+            All measurements: `points` and `steps` are tables, `neighbours()` the differences.
+
+        Raises:
+            InputError: The scan has no such group, it has not been optimised, or a value is outside
+                of its range.
+            LockedError: Another process measures this group.
+        """
+        from ferminet_core.runner import curve
+
+        source = open_group(self.folder, group)
+        request = curve.Request(points, tuple(at), slopes, differences, samples)
+        if request == curve.Request(samples=samples):
+            return curve.measured(source)[0]
+
+        def report(done: int, total: int, reading: "Reading") -> None:
+            if progress:
+                progress(Progress(curve.NAME, done, total, reading.energy, reading.error))
+
+        return curve.measure(source, request, report)
 
     def _check_summarised(self, path: Path) -> None:
         if not path.is_file():

@@ -10,9 +10,11 @@ import numpy as np
 import pandas as pd
 
 from ferminet_core.analysis.curves import Curve, formula
+from ferminet_core.analysis.joint_curve import SEGMENT, SLOPE, JointCurve
 from ferminet_core.analysis.literature import PublishedEnergies
 from ferminet_core.analysis.potential_curve import (
     CurveMinimum,
+    Differences,
     Estimate,
     FitRefusedError,
     fit_minimum,
@@ -44,6 +46,7 @@ def constants(
     runs: Sequence[RunSpec],
     table: pd.DataFrame,
     published: Sequence[PublishedEnergies],
+    joint: Sequence[JointCurve] = (),
 ) -> list[dict[str, Any]]:
     """The constants of each curve of a scan that has a finished run, as JSON values.
 
@@ -52,6 +55,7 @@ def constants(
         runs: of the scan.
         table: the scan table.
         published: energies to compare with, whose columns the table has.
+        joint: what was measured of shared wavefunctions along the curves.
     """
     by_id = {run.run_id: run for run in runs}
     found = []
@@ -71,6 +75,7 @@ def constants(
             "n_points": len(points),
         }
         facts |= _minimum(curve, points, by_id, _fragments(done, by_id))
+        facts |= _with_slopes(curve, points, by_id, joint)
         facts["non_parallelity"] = _non_parallelity(points, published)
         found.append(facts)
     return found
@@ -106,6 +111,41 @@ def _minimum(
         "fitted_unconverged": list(used["run_id"][used["verdict"].str.startswith("not converged")]),
         "fitted_untrained": list(used["run_id"][used["verdict"].str.startswith("not optimised")]),
         **_depth(minimum, symbols, curve.state.charge, fragments),
+    }
+
+
+def _with_slopes(
+    curve: Curve, points: pd.DataFrame, runs: Mapping[str, RunSpec], joint: Sequence[JointCurve]
+) -> dict[str, Any]:
+    """The constants once more, from energies with slopes and differences; empty without these."""
+    steps = [j.known_differences() for j in joint if not j.trained.keys().isdisjoint(curve.run_ids)]
+    known = pd.concat(steps, ignore_index=True) if steps else pd.DataFrame()
+    if known.empty or len(curve.state.symbols) != 2:
+        return {}
+    if any(runs[run_id].config.optimise.iterations for run_id in points["run_id"]):
+        reason = "runs have gone on from the shared wavefunction, which the slopes belong to"
+        return {"with_slopes": {"refused": reason}}
+    columns = ("start_bohr", "end_bohr", "difference_Eh", "error_Eh")
+    try:
+        minimum = fit_minimum(
+            np.array([shortest_bond(runs[run_id]) for run_id in points["run_id"]]),
+            points["energy_Eh"].to_numpy(),
+            points["error_Eh"].to_numpy(),
+            reduced_mass(*curve.state.symbols),
+            differences=Differences(*(known[name].to_numpy(float) for name in columns)),
+        )
+    except FitRefusedError as error:
+        return {"with_slopes": {"refused": str(error)}}
+    return {
+        "with_slopes": {
+            "r_e_bohr": _plain_estimate(minimum.bond_length),
+            "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
+            "minimum_Eh": _plain_estimate(minimum.energy),
+            "n_models": minimum.n_models,
+            "scatter": minimum.scatter,
+            "n_slopes": int((known["kind"] == SLOPE).sum()),
+            "n_differences": int((known["kind"] == SEGMENT).sum()),
+        }
     }
 
 

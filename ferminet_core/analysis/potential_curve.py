@@ -55,6 +55,8 @@ _ISOTOPE_MASS = {
 
 MIN_POINTS = 5
 _DEGREES = range(3, 7)
+# With slopes, the polynomials and not the noise limit the frequency, and more can be determined.
+_DEGREES_WITH_DIFFERENCES = range(3, 11)
 _N_RESAMPLES = 300
 # A finer grid is thinned to so many points. The number of windows grows with its square, and a
 # polynomial that is a little off would win by the number of points that it does not leave out.
@@ -99,6 +101,25 @@ class CurveMinimum(NamedTuple):
     scatter: float  # by how many of their errors the best fit misses the points; at least 1
 
 
+class Differences(NamedTuple):
+    """Differences of the energies of two bond lengths each, arrays (difference,).
+
+    Two near bond lengths give a slope, and a fit counts with the change between them, so that no
+    bias of the slope enters. They are independent of each other and of the energies.
+    """
+
+    start: np.ndarray  # bond lengths, bohr
+    end: np.ndarray
+    value: np.ndarray  # E(end) - E(start), hartree
+    error: np.ndarray
+
+    def within(self, low: float, high: float) -> "Differences":
+        """Those with their middle between two bond lengths."""
+        middle = (self.start + self.end) / 2
+        inside = (middle >= low) & (middle <= high)
+        return Differences(*(column[inside] for column in self))
+
+
 class NonParallelity(NamedTuple):
     """Largest minus smallest deviation of two curves; hartree."""
 
@@ -130,17 +151,18 @@ def fit_minimum(
     error: np.ndarray,
     mass: float,
     seed: int = 0,
+    differences: Differences | None = None,
 ) -> CurveMinimum:
     """Bond length, harmonic frequency and energy at the minimum of a diatomic's curve.
 
     Polynomials of degree 3 to 6 in (R - R0) / R (Simons, Parr and Finlan 1973) are fitted,
     weighted by the errors, to every window of at least 5 neighbouring points around the lowest
-    one. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
+    one; with differences to every window of at least 5 data, up to degree 10. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
     and Neil 2021); the spread between the fits is the model error. The statistical error comes
-    from refitting normally distributed resamples of the energies. Where even the best fit leaves a
-    chi^2 per degree of freedom above 1, the points scatter by more than their errors, or lie too
-    far apart for the polynomials: the errors are multiplied by its root first. A grid of more than
-    40 points is thinned (`_thinned`).
+    from refitting normally distributed resamples of energies and differences. Where even the best
+    fit leaves a chi^2 per degree of freedom above 1, the points scatter by more than their errors,
+    or lie too far apart for the polynomials: the errors are multiplied by its root first. A grid of
+    more than 40 points is thinned (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.
@@ -148,6 +170,7 @@ def fit_minimum(
         error: (points,) standard errors of the energies, hartree.
         mass: reduced mass, in electron masses.
         seed: of the resamples.
+        differences: of energies, fitted together with them; those of a window lie in it.
 
     Raises:
         FitRefusedError: fewer than 5 points, no minimum between them, or errors too large for one.
@@ -159,17 +182,23 @@ def fit_minimum(
     distance, energy, error = _thinned(distance, energy, error)
     lowest = _bracketed_minimum(distance, energy, error)
     n_points = distance.size
-    noise = np.random.default_rng(seed).standard_normal((n_points, _N_RESAMPLES))
-    # Column 0 holds the measured energies, the others the resamples.
-    samples = energy[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1)
+    rng = np.random.default_rng(seed)
+    samples = _resampled(energy, error, rng)
+    if differences is None:
+        differences = Differences(*np.zeros((4, 0)))
+    differences = differences._replace(error=np.maximum(differences.error, _LEAST_ERROR))
+    resampled = differences._replace(value=_resampled(differences.value, differences.error, rng))
+    n_data = n_points + differences.value.size
     fits: list[_WindowFit] = []
-    for window, degree in _windows(n_points, lowest):
-        fit = _fit_window(distance, samples, error, window, distance[lowest], degree, mass)
-        fits += [fit] if fit else []
+    for window in _windows(n_points, lowest):
+        part = _Part(distance, samples, error, resampled).within(window)
+        for degree in part.degrees():
+            fit = _fit_window(part, window, distance[lowest], degree, mass)
+            fits += [fit] if fit else []
     if not fits:
         raise FitRefusedError("the errors are too large to locate a minimum between the points")
-    scatter = _scatter(fits, n_points)
-    weights = _weights(fits, scatter, n_points)
+    scatter = _scatter(fits, n_data)
+    weights = _weights(fits, scatter, n_data)
     keep = weights > _LEAST_WEIGHT
     weights = weights[keep] / weights[keep].sum()
     values = np.array([fit.values for fit in fits])[keep]  # (models, quantity, measured, resamples)
@@ -184,22 +213,28 @@ def fit_minimum(
     return CurveMinimum(bond_length, frequency, minimum, len(kept), used, scatter)
 
 
-def _weights(fits: Sequence["_WindowFit"], scatter: float, n_points: int) -> np.ndarray:
+def _resampled(values: np.ndarray, error: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """(values, 1 + resamples): column 0 holds the measured values, the others the resamples."""
+    noise = rng.standard_normal((values.size, _N_RESAMPLES))
+    return np.asarray(values[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1))
+
+
+def _weights(fits: Sequence["_WindowFit"], scatter: float, n_data: int) -> np.ndarray:
     """exp(-AIC / 2) of each fit, relative to the best one."""
-    n_used = np.array([fit.window.stop - fit.window.start for fit in fits])
+    n_used = np.array([fit.n_used for fit in fits])
     n_parameters = np.array([fit.degree + 1 for fit in fits])
     chi_squared = np.array([fit.chi_squared for fit in fits]) / scatter**2
-    aic = chi_squared + 2 * n_parameters + 2 * (n_points - n_used)
+    aic = chi_squared + 2 * n_parameters + 2 * (n_data - n_used)
     return np.asarray(np.exp(-0.5 * (aic - aic.min())))
 
 
-def _scatter(fits: Sequence["_WindowFit"], n_points: int) -> float:
+def _scatter(fits: Sequence["_WindowFit"], n_data: int) -> float:
     """The root of the smallest chi^2 per degree of freedom, if it exceeds 1, else 1.
 
     A window that is too wide for its degree misfits without any scatter, so the best fit decides.
     """
-    freedom = np.array([fit.window.stop - fit.window.start - fit.degree - 1 for fit in fits])
-    least = min(max(_LEAST_FREEDOM, n_points // _FREEDOM_SHARE), int(freedom.max()))
+    freedom = np.array([fit.n_used - fit.degree - 1 for fit in fits])
+    least = min(max(_LEAST_FREEDOM, n_data // _FREEDOM_SHARE), int(freedom.max()))
     enough = freedom >= max(least, 1)
     if not enough.any():
         return 1.0
@@ -254,40 +289,58 @@ class _WindowFit(NamedTuple):
     chi_squared: float
     window: slice  # of the points
     degree: int
+    n_used: int  # energies and differences
 
 
-def _windows(n_points: int, lowest: int) -> list[tuple[slice, int]]:
-    """All windows with neighbours on both sides of the lowest point.
+class _Part(NamedTuple):
+    """Points of a curve in order, with energies and differences (value, 1 + resamples)."""
 
-    Each window comes with every degree that it can determine.
-    """
+    distance: np.ndarray
+    samples: np.ndarray
+    error: np.ndarray
+    differences: Differences
+
+    def within(self, window: slice) -> "_Part":
+        """The points of a window, and the differences between them."""
+        distance = self.distance[window]
+        inside = self.differences.within(distance[0], distance[-1])
+        return _Part(distance, self.samples[window], self.error[window], inside)
+
+    def degrees(self) -> list[int]:
+        """The polynomials that these data determine."""
+        n_differences = self.differences.start.size
+        degrees = _DEGREES_WITH_DIFFERENCES if n_differences else _DEGREES
+        n_data = self.distance.size + n_differences
+        return [degree for degree in degrees if n_data >= max(MIN_POINTS, degree + 1)]
+
+
+def _windows(n_points: int, lowest: int) -> list[slice]:
+    """All windows with neighbours on both sides of the lowest point."""
     return [
-        (slice(first, last + 1), degree)
-        for first in range(lowest)
-        for last in range(lowest + 1, n_points)
-        for degree in _DEGREES
-        if last + 1 - first >= max(MIN_POINTS, degree + 1)
+        slice(first, last + 1) for first in range(lowest) for last in range(lowest + 1, n_points)
     ]
 
 
 def _fit_window(
-    distance: np.ndarray,
-    samples: np.ndarray,
-    error: np.ndarray,
-    window: slice,
-    centre: float,
-    degree: int,
-    mass: float,
+    part: _Part, window: slice, centre: float, degree: int, mass: float
 ) -> _WindowFit | None:
     """Fit a polynomial to a window of all resamples; None where too many have no minimum inside."""
-    distance, samples, error = distance[window], samples[window], error[window]
-    x = (distance - centre) / distance
-    offset = samples[:, 0].min()  # total energies are large compared with the well
-    design = np.vander(x, degree + 1, increasing=True)
-    coefficients, *_ = np.linalg.lstsq(
-        design / error[:, None], (samples - offset) / error[:, None], rcond=None
+
+    def powers(distance: np.ndarray) -> np.ndarray:
+        return np.vander((distance - centre) / distance, degree + 1, increasing=True)
+
+    differences = part.differences
+    offset = part.samples[:, 0].min()  # total energies are large compared with the well
+    design = np.concatenate(
+        [powers(part.distance), powers(differences.end) - powers(differences.start)]
     )
-    residual = (samples[:, 0] - offset - design @ coefficients[:, 0]) / error
+    samples = np.concatenate([part.samples - offset, differences.value])
+    error = np.concatenate([part.error, differences.error])
+    coefficients, *_ = np.linalg.lstsq(
+        design / error[:, None], samples / error[:, None], rcond=None
+    )
+    residual = (samples[:, 0] - design @ coefficients[:, 0]) / error
+    x = (part.distance - centre) / part.distance
     stationary, curvature, energy = _polynomial_minimum(coefficients, x[0], x[-1])
     # x is monotonic in R, so both have their minimum at the same place, where
     # d2E/dR2 = d2E/dx2 (dx/dR)^2.
@@ -300,7 +353,7 @@ def _fit_window(
     # standard deviation meaningless.
     if not found[0] or found.mean() < 0.95:
         return None
-    return _WindowFit(values, float(residual @ residual), window, degree)
+    return _WindowFit(values, float(residual @ residual), window, degree, samples.shape[0])
 
 
 def _polynomial_minimum(

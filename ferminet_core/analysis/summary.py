@@ -26,6 +26,7 @@ from ferminet_core.analysis.derived_quantities import (
 )
 from ferminet_core.analysis.estimates import flags_of
 from ferminet_core.analysis.group_summary import GroupOutcome, group_facts
+from ferminet_core.analysis.joint_curve import JointCurve
 from ferminet_core.analysis.literature import PublishedEnergies, read_published
 from ferminet_core.analysis.localisation import localisation_flags
 from ferminet_core.analysis.run_start import RunStart
@@ -75,10 +76,14 @@ class Summary(NamedTuple):
     published: list[PublishedEnergies]
     warnings: list[str]
     groups: Sequence[GroupOutcome] = ()
+    joint: Sequence[JointCurve] = ()  # what was measured of shared wavefunctions
 
 
 def summarise(
-    scan: Scan, outcomes: Mapping[str, RunOutcome], groups: Sequence[GroupOutcome] = ()
+    scan: Scan,
+    outcomes: Mapping[str, RunOutcome],
+    groups: Sequence[GroupOutcome] = (),
+    joint: Sequence[JointCurve] = (),
 ) -> Summary:
     """Table, dataset and derived quantities of the finished part of a scan.
 
@@ -86,6 +91,7 @@ def summarise(
         scan: the runs and the literature to compare with.
         outcomes: by run_id; a run without one is waiting.
         groups: those whose wavefunctions runs of the scan share.
+        joint: what was measured of the groups' shared wavefunctions.
     """
     published, warnings = read_published(scan)
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
@@ -101,7 +107,7 @@ def summarise(
     rows = [_row(run, outcomes[run.run_id], verdicts, published) for run in scan.runs]
     table = scan_table.table(rows, columns)
     done = measured(table)
-    found = constants(curves, scan.runs, table, published)
+    found = constants(curves, scan.runs, table, published, joint)
     sums, lost = quantities(scan.quantities, Sources(scan.runs, done, published, found), parameters)
     warnings += lost
     derived: dict[str, Any] = {
@@ -142,6 +148,7 @@ def summarise(
         published=published,
         warnings=warnings,
         groups=groups,
+        joint=joint,
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ferminet_core.cli import stage_commands, tables
+from ferminet_core.cli import curve_command, stage_commands, tables
 from ferminet_core.cli.options import Overrides, Preset, ResultsFolder, SystemFile
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import did_you_mean
@@ -96,6 +96,7 @@ def plan(
 
 
 stage_commands.add_to(app)
+app.command()(curve_command.curve)
 
 
 @app.command()

@@ -21,6 +21,8 @@ from ferminet_core.inputs.expressions import (
 )
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule, Position, check_element
+from ferminet_core.inputs.origin import same_molecule
+from ferminet_core.inputs.system_file import parse_system
 from ferminet_core.inputs.system_keys import (
     COLUMN_NAMES,
     IDENTIFIER,
@@ -35,7 +37,7 @@ from ferminet_core.inputs.system_keys import (
     variant_suffix,
 )
 from ferminet_core.inputs.xyz_files import Frame, read_frames
-from ferminet_core.inputs.yaml_file import YamlFile
+from ferminet_core.inputs.yaml_file import YamlFile, read_yaml
 from ferminet_core.units import ANGSTROM_IN_BOHR
 
 MAX_RUNS = 10_000
@@ -153,6 +155,46 @@ def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
             found.append(_point(family, parameters, conditions, file.path))
     _check_lengths(found, max(map(len, variants)), file.path)
     return found
+
+
+def geometry_of(
+    path: Path, known: Sequence[tuple[Mapping[str, float], Molecule]]
+) -> Callable[[Mapping[str, float]], Molecule]:
+    """A molecule at any values of its parameters, as a system file gives it.
+
+    Args:
+        path: The system file.
+        known: Parameters and molecules that tell which of the file's geometries it is.
+
+    Returns:
+        A function from parameters to the molecule there. It raises `InputError` where a coordinate
+        has no value or the molecule is impossible.
+
+    Raises:
+        InputError: The file is wrong, or no geometry in it gives the known molecules.
+    """
+    file = read_yaml(path)
+    system = parse_system(file)
+    families = _families(system, file, "")
+    conditions = _conditions(system, file, families)
+
+    def found(family: _Family, parameters: Mapping[str, float]) -> Molecule:
+        values = {name: float(value_text(value)) for name, value in parameters.items()}
+        return _point(family, values, conditions, path).molecule
+
+    def gives(family: _Family, parameters: Mapping[str, float], molecule: Molecule) -> bool:
+        if {*family.values, *family.frame} != {*parameters}:
+            return False
+        return same_molecule(found(family, parameters), molecule)
+
+    for family in families:
+        if not family.frame and all(gives(family, *pair) for pair in known):
+            return partial(found, family)
+    parameters = ", ".join(f"{k} = {v:g}" for k, v in (known[0][0] if known else {}).items())
+    raise InputError(
+        f"{path}: gives other geometries than those that were computed (at {parameters}), or "
+        "frames of an XYZ file, which has none between them; take the edits back"
+    )
 
 
 def _check_lengths(found: Sequence[Point], variant: int, path: Path) -> None:

@@ -36,6 +36,10 @@ def _warm(run: RunSpec) -> bool:
     return run.neighbour != ""
 
 
+def _shared(run: RunSpec) -> bool:
+    return run.group != ""
+
+
 def _pretrained(run: RunSpec) -> bool:
     return not _warm(run)
 
@@ -99,6 +103,7 @@ USES: tuple[Use, ...] = (
     Use("start configurations drawn from the reference", ("Hough2006",), _pretrained),
     Use("warm starts: walkers that follow the nuclei", ("Umrigar1989",), _warm),
     Use("warm starts: the order of the runs", ("Prim1957",), _warm),
+    Use("slopes and differences of energies", ("Filippi2000",), _shared),
     Use("error bars by reblocking", ("Flyvbjerg1989", "Lee2011"), _always),
     Use("autocorrelation times", ("Sokal1997",), _always),
     Use("R-hat over walkers", ("Gelman2013",), _always),

@@ -60,6 +60,17 @@ class Points(NamedTuple):
     marker: str
 
 
+class JointPoints(NamedTuple):
+    """Energies of a shared wavefunction where it was not trained, in the order of the parameter.
+
+    label: in a legend; rows: with the columns value, energy_Eh and error_Eh
+    """
+
+    label: str
+    rows: pd.DataFrame
+    colour: str
+
+
 class StateRows(NamedTuple):
     """The runs of one state in the order of the parameter, finished or not, of all variants.
 
@@ -161,6 +172,22 @@ def curve_points(summary: Summary) -> list[Points]:
         if not rows.empty:
             groups.append(Points(f"FermiNet {curve.name}".strip(), rows, colour, marker))
     return groups
+
+
+def joint_points(summary: Summary) -> list[JointPoints]:
+    """The energies of shared wavefunctions between the points of each curve, if any."""
+    found = []
+    for index, curve in enumerate(summary.curves):
+        for joint in summary.joint:
+            if joint.parameter != summary.parameter or joint.trained.keys().isdisjoint(
+                curve.run_ids
+            ):
+                continue
+            rows = joint.points[~joint.points["value"].isin(list(joint.trained.values()))]
+            if not rows.empty:
+                name = f"joint wavefunction, not optimised there {curve.name}".strip()
+                found.append(JointPoints(name, rows, RUN_COLOURS[index % len(RUN_COLOURS)]))
+    return found
 
 
 def conventional(summary: Summary) -> list[ConventionalCurve]:

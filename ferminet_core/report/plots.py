@@ -33,6 +33,7 @@ from ferminet_core.report.chart_data import (
     curve_points,
     done_of_total,
     focus,
+    joint_points,
     panels,
     parameter_label,
     residual_limits,
@@ -176,6 +177,10 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
             if not y.empty:
                 label = _text(state.named(method.label))
                 axes.plot(x, y, label=label, **_style(method), alpha=state.opacity)
+    for joint in joint_points(summary):
+        columns = (joint.rows[name] for name in ("value", "energy_Eh", "error_Eh"))
+        style = {"color": joint.colour, "lw": 0.8, "ms": 3, "elinewidth": 0.8, "alpha": 0.7}
+        axes.errorbar(*columns, fmt=".-", label=_text(joint.label), **style)
     for points in curve_points(summary):
         axes.errorbar(
             points.rows[parameter],

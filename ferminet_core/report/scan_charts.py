@@ -27,6 +27,7 @@ from ferminet_core.report.chart_data import (
     conventional,
     curve_points,
     focus,
+    joint_points,
     panels,
     parameter_label,
     quantity_name,
@@ -104,6 +105,11 @@ def _curve_chart(summary: Summary) -> Chart:
             x, y = along(state.rows[parameter], method.values[state.rows.index])
             if not y.empty:
                 data.append(_conventional(method, x, y, state))
+    for joint in joint_points(summary):
+        places, values = (numbers(joint.rows[name]) for name in ("value", "energy_Eh"))
+        trace = line(label(joint.label), places, values, joint.colour, width=1)
+        style = {"mode": "lines+markers", "marker": {"size": 4}, "opacity": 0.7}
+        data.append(trace | style | {"error_y": error_bars(joint.rows["error_Eh"])})
     for points in curve_points(summary):
         places, values = (numbers(points.rows[name]) for name in (parameter, "energy_Eh"))
         style = {"symbol": _SYMBOLS[points.marker]}

@@ -3,14 +3,18 @@
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from ferminet_core.analysis.group_summary import group_line
+from ferminet_core.analysis.joint_curve import JointCurve, point_table, step_table
 from ferminet_core.analysis.optimiser_comparison import Trace, advantages, best_known
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
-from ferminet_core.errors import ArtefactError, RecomputeError
+from ferminet_core.errors import ArtefactError, InputError, RecomputeError
+from ferminet_core.inputs.group_curves import open_group
+from ferminet_core.inputs.group_files import group_specs
 from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
@@ -19,6 +23,7 @@ from ferminet_core.report.chart_data import quantity_parameters
 from ferminet_core.report.group_outcomes import group_outcomes
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.report.tables import against_fragments, fitted_points
+from ferminet_core.runner.curve import measured as measured_curve
 from ferminet_core.storage import artefacts, files
 
 # Stale runs that the terminal names, with what differs. An edit may concern all runs of a scan.
@@ -29,8 +34,9 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
     """Write the results of a scan, whether all of its runs are done or not.
 
     The files are scan.csv, scan.zarr.zip, summary.json, curve.svg, curve.png and report.html.
-    quantities.csv is added where the system file declares quantities, and convergence.svg and .csv
-    where geometries have several variants. A run that is not done keeps its row, with its state.
+    quantities.csv is added where the system file declares quantities, convergence.svg and .csv
+    where geometries have several variants, and curve_points.csv and curve_slopes.csv where a shared
+    wavefunction was measured along its curve. A run that is not done keeps its row, with its state.
     Tables come first. A picture or page that cannot be drawn costs neither these nor the others: it
     says so itself, in a warning and in its place.
 
@@ -54,12 +60,20 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
         run.run_id: run_outcome(run, folder / "runs" / run.run_id, recompute, groups)
         for run in scan.runs
     }
-    summary = summarise(scan, outcomes, groups)
+    joint, unused = _joint_curves(folder)
+    summary = summarise(scan, outcomes, groups, joint)
+    summary.warnings.extend(unused)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(summary.table, folder / "scan.csv")
         if scan.quantities:
             _write_csv(summary.quantities, folder / "quantities.csv")
+        for name, found in (("points", point_table(joint)), ("slopes", step_table(joint))):
+            path = folder / f"curve_{name}.csv"
+            if found.empty:
+                path.unlink(missing_ok=True)
+            else:
+                _write_csv(found, path)
         files.write_json(folder / "summary.json", summary.derived)
         artefacts.save(summary.dataset, folder / "scan.zarr.zip")
         failures = list(_draw(scan, summary, outcomes, folder))
@@ -75,6 +89,20 @@ def write_summary(scan: Scan, results: Path, recompute: bool = False) -> list[st
         count = summary.derived["states"].get("done", 0)
         lines.append(f"recomputed: the stored figures of {count} runs follow from their series")
     return lines
+
+
+def _joint_curves(folder: Path) -> tuple[list[JointCurve], list[str]]:
+    """What was measured of the groups of a scan, and a warning for each file that is not used."""
+    found, warnings = [], []
+    for path in group_specs(folder):
+        try:
+            source = open_group(folder, path.stem)
+        except InputError:  # no curve over one parameter
+            continue
+        measurements, reason = measured_curve(source)
+        found.append(measurements)
+        warnings += [reason] if reason else []
+    return found, warnings
 
 
 def _draw(
@@ -194,6 +222,7 @@ def _constants(summary: Summary) -> list[str]:
                 f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1 "
                 f"({fitted_points(curve)})"
             )
+        lines += _constants_with_slopes(of, curve.get("with_slopes", {}))
         if depth := curve.get("D_e_Eh"):
             lines.append(
                 f"D_e{of} = {depth['value']:.5f} +- {depth['error']:.5f} hartree "
@@ -207,6 +236,19 @@ def _constants(summary: Summary) -> list[str]:
                 f"({MILLI * npe['expected_from_noise_Eh']:.2f} expected from noise alone)"
             )
     return [*lines, *errors]
+
+
+def _constants_with_slopes(of: str, found: Mapping[str, Any]) -> Iterator[str]:
+    """The constants of a curve from energies with slopes and differences."""
+    if "refused" in found:
+        yield f"no r_e with slopes{of}: {found['refused']}"
+    elif found:
+        r_e, omega = found["r_e_bohr"], found["omega_e_inverse_cm"]
+        yield (
+            f"with slopes{of}: r_e = {r_e['value']:.4f} +- {r_e['error']:.4f} bohr, "
+            f"omega_e = {omega['value']:.0f} +- {omega['error']:.0f} cm^-1 "
+            f"({found['n_slopes']} slopes, {found['n_differences']} differences)"
+        )
 
 
 def _quantities(summary: Summary) -> Iterator[str]:

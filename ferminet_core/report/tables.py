@@ -95,6 +95,7 @@ def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
             elif key == "D_e_Eh":
                 remark += f"; {against_fragments(curve)}"
             yield quantity, plus_minus(found["value"], found["error"]), unit, remark
+    yield from _with_slopes(curve.get("with_slopes", {}))
     if "D_e_refused" in curve:
         yield "depth Dₑ", "", "", f"not available: {curve['D_e_refused']}"
     for name, found in curve["non_parallelity"].items():
@@ -104,6 +105,27 @@ def _constants(curve: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
         )
         value = plus_minus(MILLI * found["value_Eh"], MILLI * found["error_Eh"])
         yield f"non-parallelity against {name}", value, "mEh", remark
+
+
+def _with_slopes(found: Mapping[str, Any]) -> Iterable[tuple[str, str, str, str]]:
+    """The rows of the constants that slopes and differences determine as well."""
+    if "refused" in found:
+        yield "bond length rₑ, with slopes", "", "", f"not available: {found['refused']}"
+        return
+    for key, quantity, unit in (
+        ("r_e_bohr", "bond length rₑ, with slopes", "bohr"),
+        ("omega_e_inverse_cm", "harmonic frequency ωₑ, with slopes", "cm⁻¹"),
+        ("minimum_Eh", "energy at the minimum, with slopes", "hartree"),
+    ):
+        if key in found:
+            value, noise, model = (
+                found[key][name] for name in ("value", "error_statistical", "error_model")
+            )
+            remark = (
+                f"error from noise: {rounded(noise)}, from the choice of fit: {rounded(model)}; "
+                f"{found['n_slopes']} slopes, {found['n_differences']} differences of energies"
+            )
+            yield quantity, plus_minus(value, found[key]["error"]), unit, remark
 
 
 def fitted_points(curve: Mapping[str, Any]) -> str:

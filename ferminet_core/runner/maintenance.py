@@ -16,6 +16,7 @@ from ferminet_core.inputs import stage_table
 from ferminet_core.inputs.group_files import GROUPS
 from ferminet_core.inputs.scan import Scan, load_scan
 from ferminet_core.inputs.spec_files import FROZEN_SCAN, load_run
+from ferminet_core.runner import curve
 from ferminet_core.runner.status import (
     STAGES,
     group_folders,
@@ -157,12 +158,17 @@ def _held_files(
     held: contextlib.ExitStack,
     endings: Sequence[str] = ("zarr.zip", "provenance.json", "work"),
 ) -> list[Path]:
-    """The files of a stage of a run, under a lease that lasts as long as `held` is open."""
-    work = run / f"{stage}.work"
-    if work.is_dir():  # otherwise no process works there, and a lease would make the folder
-        reason = "run the command stop first"
-        held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
-    return [path for e in endings if (path := run / f"{stage}.{e}").exists()]
+    """The files of a stage of a run, under a lease that lasts as long as `held` is open.
+
+    What was measured of a group's wavefunction goes with it.
+    """
+    names = [stage, curve.NAME] if stage == curve.JOINT else [stage]
+    for name in names:
+        work = run / f"{name}.work"
+        if work.is_dir():  # otherwise no process works there, and a lease would make the folder
+            reason = "run the command stop first"
+            held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
+    return [path for n in names for e in endings if (path := run / f"{n}.{e}").exists()]
 
 
 def archive(scan: Path, out: Path, tell: Callable[[str], None]) -> Path:

@@ -32,7 +32,7 @@ from ferminet_core.parallel.mesh import (
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import Series, Step
 from ferminet_core.vmc import mcmc
-from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
+from ferminet_core.vmc.hamiltonian import local_energy
 from ferminet_core.vmc.observables.evaluate import evaluate_all
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params
@@ -124,11 +124,15 @@ class Inference:
         self.spins = spec.molecule.electrons
         self.mesh = walker_mesh(self.config.mcmc.walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
-        self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
+        self.nuclei: Any = datasets.nuclei(spec.molecule, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.optimised, self.reference = optimised, reference
-        self.params = place(self.mesh, datasets.params(optimised, spec, self.dtype), REPLICATED)
+        self.params: Any = place(
+            self.mesh, datasets.params(optimised, spec, self.dtype), REPLICATED
+        )
+        # One call, compiled. Inferences of other geometries with the same settings may share it.
+        self.executable: Any = None
 
     # --- per device -------------------------------------------------------------------------------
 
@@ -138,7 +142,7 @@ class Inference:
         walkers: mcmc.Walkers,
         width: jax.Array,
         call: jax.Array,
-        nuclei: Nuclei,
+        nuclei: Any,
         key: jax.Array,
     ) -> tuple[mcmc.Walkers, Records]:
         """`RECORDS_PER_CALL` local energies of every walker, `inference.thin` moves apart."""
@@ -275,18 +279,21 @@ class Inference:
 
     def _compile(self, state: State) -> Any:
         """One call, compiled ahead; a request to stop is heard between calls."""
-        call = per_device(
-            self._record,
-            self.mesh,
-            (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
-            (SPLIT, RECORD_SPECS),
-        )
-        fixed = np.int32(0), *self._fixed()
-        return compiled(call, self.params, state.walkers, state.width, *fixed)
+        if self.executable is None:
+            call = per_device(
+                self._record,
+                self.mesh,
+                (REPLICATED, SPLIT, REPLICATED, REPLICATED, REPLICATED, REPLICATED),
+                (SPLIT, RECORD_SPECS),
+            )
+            fixed = np.int32(0), *self._fixed()
+            self.executable = compiled(call, self.params, state.walkers, state.width, *fixed)
+        return self.executable
 
-    def _fixed(self) -> tuple[Nuclei, jax.Array]:
+    def _fixed(self) -> tuple[Any, jax.Array]:
         """Nuclei and key on every device."""
-        return place(self.mesh, (self.nuclei, self.key), REPLICATED)
+        found: tuple[Any, jax.Array] = place(self.mesh, (self.nuclei, self.key), REPLICATED)
+        return found
 
     def result(self, state: State, series: dict[str, np.ndarray]) -> xr.Dataset:
         """The raw series, with the figures derived from them as attributes."""

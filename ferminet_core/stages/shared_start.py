@@ -2,7 +2,7 @@
 
 The parameters are the group's at the nuclei of the spec. The walkers are those of the same geometry
 if it took part in the joint optimisation. Otherwise they are those of the nearest geometry, and
-follow the nuclei by the space-warp transformation (`warm_start.space_warp`).
+follow the nuclei by the space-warp transformation (`vmc.space_warp`).
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,8 @@ from ferminet_core.parallel.mesh import fetch, place, walker_mesh
 from ferminet_core.stages import datasets, group
 from ferminet_core.stages.base import Series, Step
 from ferminet_core.stages.optimise import Stats
-from ferminet_core.stages.warm_start import SPECS, State, space_warp
+from ferminet_core.stages.warm_start import SPECS, State
+from ferminet_core.vmc.space_warp import space_warp
 from ferminet_core.wavefunction import adaptation
 
 

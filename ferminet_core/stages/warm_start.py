@@ -1,12 +1,8 @@
 """Warm start: the wavefunction of a neighbouring geometry instead of pretraining.
 
 The parameters are the neighbour's. The nuclei are those of the spec. The walkers follow them by the
-space-warp transformation (Umrigar 1989, doi:10.1002/qua.560360827): an electron moves with the
-nuclei near it,
-
-    r' = r + sum_a w_a(r) (R'_a - R_a),    w_a = |r - R_a|^-4 / sum_b |r - R_b|^-4,
-
-and the optimisation equilibrates the walkers before it uses them.
+space-warp transformation (`vmc.space_warp`): an electron moves with the nuclei near it. The
+optimisation equilibrates the walkers before it uses them.
 """
 
 from collections.abc import Iterator
@@ -21,9 +17,8 @@ from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, fetch, place, walker_mesh
 from ferminet_core.stages import datasets
 from ferminet_core.stages.base import Series, Step
+from ferminet_core.vmc.space_warp import space_warp
 from ferminet_core.wavefunction.networks import Params
-
-_POWER = 4
 
 
 class State(NamedTuple):
@@ -34,26 +29,6 @@ class State(NamedTuple):
 
 
 SPECS = State._make((REPLICATED, SPLIT))
-
-
-def space_warp(electrons: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Electrons that follow the nuclei.
-
-    Args:
-        electrons: (..., 3), bohr.
-        before: (nucleus, 3), old positions of the nuclei, bohr.
-        after: (nucleus, 3), new positions of the nuclei, bohr.
-
-    Returns:
-        (..., 3), bohr.
-    """
-    distances = np.linalg.norm(electrons[..., None, :] - before, axis=-1)
-    # Relative to the nearest nucleus, whose distance may be zero.
-    nearest = np.min(distances, axis=-1, keepdims=True)
-    ratio = np.divide(nearest, distances, out=np.ones_like(distances), where=distances > 0)
-    weights = ratio**_POWER
-    weights /= np.sum(weights, axis=-1, keepdims=True)
-    return electrons + weights @ (after - before)
 
 
 class WarmStart:

@@ -153,6 +153,7 @@ def test_every_entry_is_reached(tmp_path: Path) -> None:
     ):
         found |= set(cited(runs_of(tmp_path, H2, **settings)))
     found |= set(cited(runs_of(tmp_path, H2 + "warm_start: neighbours\n")))
+    found |= set(cited(runs_of(tmp_path, H2 + "sharing: scan\n")))
     for symbol, spin, basis in (
         ("He", 0, "cc-pvdz"),
         ("Be", 0, "cc-pvdz"),

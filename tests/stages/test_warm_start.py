@@ -12,7 +12,7 @@ from ferminet_core.inputs.run_spec import load_spec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.inputs.warm_starts import central, generations, spanning_tree
-from ferminet_core.stages.warm_start import space_warp
+from ferminet_core.vmc.space_warp import space_warp
 
 SYSTEM = """
 name: warm

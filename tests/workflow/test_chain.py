@@ -21,9 +21,9 @@ from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import load_run, write_specs
 from ferminet_core.report.run_outcomes import run_outcome
 from ferminet_core.runner import status
-from ferminet_core.stages.warm_start import space_warp
 from ferminet_core.storage import artefacts
 from ferminet_core.storage.checkpoints import steps_in
+from ferminet_core.vmc.space_warp import space_warp
 
 SYSTEM = """
 name: tiny

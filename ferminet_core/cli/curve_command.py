@@ -1,0 +1,85 @@
+"""The command that measures the wavefunction of a whole scan between and at its geometries."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ferminet_core.cli.options import Cores, GpuCount, WallTime
+from ferminet_core.inputs.group_curves import open_group
+from ferminet_core.parallel import distributed
+
+
+def curve(
+    scan: Annotated[Path, typer.Argument(help="Folder of a scan with a shared wavefunction.")],
+    group: Annotated[
+        str | None, typer.Option(help="Name of the group. Needed if the scan has several.")
+    ] = None,
+    points: Annotated[
+        int | None,
+        typer.Option(help="Energies at so many values of the parameter, evenly over its range."),
+    ] = None,
+    at: Annotated[
+        list[float] | None,
+        typer.Option(metavar="VALUE", help="Energy at this value. May be repeated."),
+    ] = None,
+    slopes: Annotated[
+        bool, typer.Option("--slopes", help="Slopes of the energy at all trained geometries.")
+    ] = False,
+    differences: Annotated[
+        bool,
+        typer.Option("--differences", help="Energy differences of neighbouring geometries."),
+    ] = False,
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Records of each measurement. Default: those of the inference."),
+    ] = None,
+    devices: Cores = None,
+    gpus: GpuCount = 0,
+    wall_time: WallTime = None,
+) -> None:
+    """Measure the shared wavefunction of a scan at any geometry in its range, without training.
+
+    Without options it measures 25 energies. Results are kept; a second call measures what is
+    missing. The command summary shows them.
+    """
+    from ferminet_core.parallel.jax_setup import (
+        available_cores,
+        check_platform,
+        configure_jax,
+        prepare_process,
+        usable_devices,
+    )
+    from ferminet_core.runner.stopping import Stop, parse_wall_time, seconds_left
+
+    limit = seconds_left() if wall_time is None else parse_wall_time(wall_time)
+    if not (at or slopes or differences or points is not None):
+        points = 25
+    with Stop(limit) as stop:
+        distributed.start(1)
+        source = open_group(scan, group)
+        config = source.spec.config
+        wanted = devices or available_cores()
+        prepare_process(usable_devices(wanted, max(1, config.mcmc.walkers // 2)))
+        from ferminet_core.runner import curve as runner
+        from ferminet_core.runner.progress import Reading, StageProgress, say
+
+        request = runner.Request(points, tuple(at or ()), slopes, differences, samples)
+        runner.check(source, request)
+        if gpus:
+            from ferminet_core.parallel.gpus import claim
+
+            claim(gpus, stop.due, say)
+        configure_jax(config.runtime.precision)
+        if idle := check_platform(gpus):
+            say(idle.lstrip("; "))
+        with StageProgress(runner.NAME, source.spec.run_id, 0) as progress:
+
+            def report(done: int, total: int, reading: Reading) -> None:
+                stop.block_done()
+                progress.update(done, total, reading)
+
+            found = runner.measure(source, request, report, stop.due)
+    for line in runner.describe(found):
+        typer.echo(line)
+    typer.echo(f"written: {runner.path_of(source)}; the command summary draws it")
