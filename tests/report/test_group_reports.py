@@ -1,6 +1,7 @@
 """What is reported on geometries that share a wavefunction."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def shared_scan(here: Path, left_out: str = "") -> tuple[Scan, Path]:
         place = folder / "runs" / run.run_id
         if run.run_id == left_out:
             continue
-        attributes = {"group": "shared", "n_joint_iterations": 400, "took_part": 1}
+        attributes: dict[str, Any] = {"group": "shared", "n_joint_iterations": 400, "took_part": 1}
         if run.run_id == "r_2.2":
             attributes |= {"n_joint_iterations": 400 - OWN}
         if run.run_id == "r_3":
@@ -203,7 +204,7 @@ def test_points_with_one_start_need_no_sentence(tmp_path: Path) -> None:
     scan = make_scan(tmp_path, text)
     write_specs(scan, tmp_path / "results")
     folder = tmp_path / "results" / scan.name
+    attributes: dict[str, Any] = {"group": "shared", "n_joint_iterations": 400, "took_part": 1}
     for run in scan.runs:
-        attributes = {"group": "shared", "n_joint_iterations": 400, "took_part": 1}
         save_finished_run(run, folder / "runs" / run.run_id, **attributes)
     assert page._comparability(summary_of(scan, folder)) == ""
