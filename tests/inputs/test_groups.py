@@ -11,6 +11,7 @@ from ferminet_core.inputs.group_files import group_spec
 from ferminet_core.inputs.groups import MAX_MEMBERS
 from ferminet_core.inputs.overrides import presets
 from ferminet_core.inputs.run_spec import GroupSpec, load_spec, parse_spec
+from ferminet_core.inputs.run_table import SHARED_DEFAULTS
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.spec_files import write_specs
 from ferminet_core.inputs.system_file import json_schema
@@ -80,6 +81,15 @@ def test_each_state_is_a_group_and_an_atom_runs_alone(tmp_path: Path) -> None:
     assert atom.config.optimise.optimiser == "spring"
 
 
+def test_a_run_that_shares_with_no_other_one_may_have_any_optimiser(tmp_path: Path) -> None:
+    kfac = "spin: 1, overrides: {optimise.optimiser: kfac}}\nparameters"
+    scan = make_scan(tmp_path, STATES.replace("spin: 1}\nparameters", kfac))
+    (atom,) = (run for run in scan.runs if run.run_id == "h")
+    optimise = atom.config.optimise
+    expected = OPTIMISER_DEFAULTS["kfac"]
+    assert {name: getattr(optimise, name) for name in expected} == expected
+
+
 def test_other_settings_are_another_group(tmp_path: Path) -> None:
     text = H2.replace("[3.0, 1.4, 2.0]", "[1.0, 1.4, 5.0, 6.0]") + "sharing: scan\n"
     longer = "cases: [{where: R > 4, overrides: {optimise.iterations: 50}}]\n"
@@ -108,7 +118,7 @@ def test_spring_has_its_own_rate_whatever_the_preset_says(
     monkeypatch.setitem(presets()["smoke"], "optimise.learning_rate", 0.3)
     assert make_scan(tmp_path, H2).runs[0].config.optimise.learning_rate == 0.3
     shared = make_scan(tmp_path, H2 + "sharing: scan\n").groups[0].config.optimise
-    assert shared.learning_rate == OPTIMISER_DEFAULTS["spring"]["learning_rate"]
+    assert shared.learning_rate == SHARED_DEFAULTS["optimise.learning_rate"]
     given = H2 + "sharing: scan\noverrides: {optimise.learning_rate: 0.02}\n"
     assert make_scan(tmp_path, given).groups[0].config.optimise.learning_rate == 0.02
 
