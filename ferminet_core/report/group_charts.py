@@ -106,7 +106,7 @@ def _mean_energy(group: GroupOutcome, energy: np.ndarray, name: str) -> Chart:
         title=f"Mean energy above its last value, group {group.name}",
         text=(
             f"Mean over {len(kept)} geometries, {n_steps} iterations. Halfway it lay "
-            f"{halfway:.3g} mEh above the last value."
+            f"{abs(halfway):.3g} mEh {'above' if halfway > 0 else 'below'} the last value."
         ),
         views=[over_steps([trace], axis("mEh", type="log"))],
         note=f"A running mean over {window} iterations; the last value is that of the last ones.",

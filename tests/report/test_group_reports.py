@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from helpers.finished_scan import (
     GROUP_ITERATIONS,
@@ -150,6 +151,8 @@ def test_charts_of_a_group(summary: Summary, shared: tuple[Scan, Path]) -> None:
     (group,) = summary.groups
     charts = {c.name: c for c in group_charts.group_charts(group, shared[1], "g")}
     assert list(charts) == ["g-misfit", "g-energy", "g-variance", "g-update"]
+    for chart in charts.values():
+        go.Figure(chart.views[0])  # refuses what plotly does not know
     for name in ("g-misfit", "g-variance"):
         data = charts[name].views[0]["data"]
         # The worst is drawn last, above the faint others.
