@@ -61,8 +61,7 @@ def _facts(group: GroupOutcome, table: pd.DataFrame, started: Mapping[str, str])
         return found
     kinds = Counter(text.partition(":")[0] for text in runs["verdict"])
     found["verdicts"] = dict(kinds.most_common())
-    worst = runs.loc[runs["variance_Eh2"].idxmax()] if runs["variance_Eh2"].notna().any() else None
-    if worst is not None:
+    for _, worst in runs.dropna(subset="variance_Eh2").nlargest(1, "variance_Eh2").iterrows():
         found["worst"] = str(worst["run_id"])
         found["worst_variance_Eh2"] = float(worst["variance_Eh2"])
         if worst["left_Eh"] == worst["left_Eh"]:

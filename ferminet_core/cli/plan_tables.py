@@ -111,6 +111,13 @@ def _warnings(plan: ScanPlan) -> Iterator[str]:
             )
 
 
+def _shown(plan: ScanPlan) -> list[RunPlan]:
+    """The costliest run or group, and the costliest of the other kind if there is one."""
+    first = plan.costliest
+    others = plan.groups if first in plan.runs else plan.runs
+    return [first, *([max(others, key=lambda one: one.seconds)] if others else [])]
+
+
 def _introduced(run: RunPlan, plan: ScanPlan) -> str:
     """A line with the sizes of a run or a group, above its parts."""
     spec = run.spec
@@ -160,7 +167,7 @@ def resources_yaml(plan: ScanPlan) -> str:
 def print_plan(scan: Scan, plan: ScanPlan) -> None:
     """Print the plan as tables."""
     run = plan.costliest
-    spec, stage = run.spec, run.optimisation
+    spec = run.spec
     count = "1 run" if len(plan.runs) == 1 else f"{len(plan.runs)} runs"
     starts = ""
     for kind in ("neighbour", "group"):
@@ -168,13 +175,15 @@ def print_plan(scan: Scan, plan: ScanPlan) -> None:
             starts += f", {started} of them from a {kind}"
     print(f"{scan.path}: scan {scan.name!r}, preset {scan.preset!r}, {count}{starts}")
     print(f"{plan.machine.name}: {plan.machine.origin}")
-    for one in [run] if run in plan.runs else [run, max(plan.runs, key=lambda one: one.seconds)]:
+    for one in _shown(plan):
         print(f"\n{_introduced(one, plan)}")
         console().print(_parts(one))
     every = "runs and groups" if plan.groups else "runs"
     print(f"\nAll {every} (pretraining and equilibration at their largest number of iterations):")
     console().print(_stages(plan))
-    needed, capacity = _size(stage.memory), _size(plan.machine.capacity)
+    optimisations = [s for name in OPTIMISATIONS for s in plan.by_stage.get(name, [])]
+    needed = _size(max(stage.memory for stage in optimisations))
+    capacity = _size(plan.machine.capacity)
     print(f"\nmemory per device in the optimisation: {needed} of {capacity}")
     keep = spec.config.checkpoint.keep
     print(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.system_file import WarmStart
+from ferminet_core.inputs.system_keys import WarmStart
 from ferminet_core.planning.machines import Layout, Machine
 from ferminet_core.planning.plan import RunPlan, ScanPlan, run_plan
 

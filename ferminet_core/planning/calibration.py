@@ -269,7 +269,8 @@ def stages_machine(run: RunSpec, group: GroupSpec | None = None) -> Machine:
         origin += f", and on {len(group.members)} geometries with {shared} walkers each"
     reached = {}
     for spec, stage in stages:
-        parts = PARTS[stage.name](network_of(spec), config, load_of(spec, stage.name, platform, devices))
+        load = load_of(spec, stage.name, platform, devices)
+        parts = PARTS[stage.name](network_of(spec), config, load)
         parts.pop("criterion", None)
         flops = sum(kernels.flops(work) for work in parts.values())
         reached[stage.name] = flops / _iteration_seconds(stage, clock)

@@ -92,20 +92,21 @@ def _optimisation(group: GroupOutcome, found: xr.Dataset, name: str) -> list[Cha
 
 def _mean_energy(group: GroupOutcome, energy: np.ndarray, name: str) -> Chart:
     """The mean over the geometries that took part to the end, above its last value."""
-    kept = [member not in group.left_out for member in group.members]
-    mean = np.mean(energy[:, kept], axis=1)
-    window = max(1, mean.size // _RUNNING_SHARE)
-    smooth = running_mean(mean, window)
+    kept = [g for g, member in enumerate(group.members) if member not in group.left_out]
+    n_steps = len(energy)
+    window = max(1, n_steps // _RUNNING_SHARE)
+    # Of each geometry first: in an update some of them may rest.
+    smooth = np.mean([running_mean(energy[:, g], window) for g in kept], axis=0)
     bins = binned(smooth)
     above = MILLI * (smooth[bins.end - 1] - smooth[-1])
     trace = stepped("mean energy", bins, np.where(above > 0, above, np.nan), _VERMILION, 4)
-    halfway = MILLI * (smooth[mean.size // 2] - smooth[-1])
+    halfway = MILLI * (smooth[n_steps // 2] - smooth[-1])
     return Chart(
         name=f"{name}-energy",
         title=f"Mean energy above its last value, group {group.name}",
         text=(
-            f"Mean over {sum(kept)} geometries, {mean.size} iterations. Halfway it lay "
-            f"{halfway:.3g} mEh above the last value."
+            f"Mean over {len(kept)} geometries, {n_steps} iterations. Halfway it lay "
+            f"{abs(halfway):.3g} mEh {'above' if halfway > 0 else 'below'} the last value."
         ),
         views=[over_steps([trace], axis("mEh", type="log"))],
         note=f"A running mean over {window} iterations; the last value is that of the last ones.",
@@ -122,8 +123,10 @@ def _lines(members: Sequence[str], values: np.ndarray) -> tuple[list[Figure], st
     Returns:
         The traces, the name of the worst geometry, and its value over the last tenth.
     """
-    late = np.nanmean(values[-max(1, len(values) // 10) :], axis=0)
-    worst = int(np.nanargmax(late))
+    end = values[-max(1, len(values) // 10) :]
+    known = np.isfinite(end)
+    late = np.where(known, end, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    worst = int(np.argmax(late))
     most = max(20, min(MAX_POINTS, _POINTS // len(members)))
     data = []
     for place in [*(g for g in range(len(members)) if g != worst), worst]:

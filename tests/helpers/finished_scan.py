@@ -1,13 +1,15 @@
 """A finished scan of H2 with small artefacts and series of known form, to test its page."""
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from ferminet_core.analysis.statistics import summarise_energy
-from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.report import scan_files
 from ferminet_core.runner.work_files import append_event
@@ -24,6 +26,7 @@ preset: smoke
 N_WALKERS = 16
 RESTART, ROLLBACK = 100, 180  # iterations of the optimisation
 N_EQUILIBRATION = 50
+GROUP_ITERATIONS, GROUP_SECONDS = 300, 600.0
 
 
 def finished_scan_with_page(here: Path) -> Path:
@@ -46,9 +49,17 @@ def save_finished_scan(
 
 
 def save_finished_run(
-    run: RunSpec, folder: Path, seed: int = 0, iterations: int = 400, records: int = 200
+    run: RunSpec,
+    folder: Path,
+    seed: int = 0,
+    iterations: int = 400,
+    records: int = 200,
+    **optimised: Any,
 ) -> None:
-    """Artefacts, provenance and events of a run with one restart and one rollback."""
+    """Artefacts, provenance and events of a run with one restart and one rollback.
+
+    `optimised` are further attributes of the optimisation.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     energy = float(morse(math.dist(*run.molecule.positions)))
@@ -56,7 +67,9 @@ def save_finished_run(
     stages = {
         "reference": xr.Dataset(attrs={"e_hf": energy + 0.04, "method": "rhf"}),
         "pretrain": _pretraining(rng, energy, iterations),
-        "optimise": _optimisation(rng, energy, iterations),
+        "optimise": _optimisation(rng, energy, iterations).assign_attrs(
+            {"n_iterations": iterations, **optimised}
+        ),
         "inference": _inference(rng, run, energy, records),
     }
     history = [{"step": RESTART, "code_hash": "", "changes": {"optimise.iterations": [200, 400]}}]
@@ -68,6 +81,41 @@ def save_finished_run(
         files.write_json(folder / f"{stage}.provenance.json", {**facts, **more})
     text = f"the update is not finite: back to step {ROLLBACK}, learning rate times 0.5"
     append_event(folder / "optimise.work", "note", stage="optimise", text=text)
+
+
+def save_finished_group(group: GroupSpec, folder: Path, left_out: str = "") -> None:
+    """Artefacts and provenance of a group, without parameters and walkers.
+
+    The last geometry has the largest misfit and variance. `left_out` names a member that the
+    optimisation went on without.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, n, many = np.random.default_rng(3), GROUP_ITERATIONS, len(group.members)
+    level = np.linspace(1.0, 2.0, many) * np.exp(-np.arange(n) / 80.0)[:, None]
+    both = ("step", "geometry")
+    noise = 1e-4 * rng.standard_normal((n, many))
+    energy = -1.0 - 0.01 * np.arange(many) + 0.1 * level + noise
+    # In each update one of the geometries rests.
+    energy[np.arange(n), np.arange(n) % many] = np.nan
+    reasons = {left_out: "left out of the joint optimisation at step 7"} if left_out else {}
+    stages = {
+        "joint_pretrain": xr.Dataset(
+            {"orbital_misfit": (both, level + 0.01)}, attrs={"converged": 1, "n_iterations": n}
+        ),
+        "joint_optimise": xr.Dataset(
+            {
+                "energy_Eh": (both, energy),
+                "variance_Eh2": (both, np.where(np.isnan(energy), np.nan, 0.1 * level + 1e-3)),
+                "update_norm": ("step", np.exp(-np.arange(n) / 200.0)),
+            },
+            attrs={"n_iterations": n, "left_out": json.dumps(reasons)},
+        ),
+    }
+    for stage, ds in stages.items():
+        ds = ds.assign_attrs({"stage": stage, "run_id": group.run_id})
+        artefacts.save(ds, folder / f"{stage}.zarr.zip")
+        facts = provenance.provenance(stage, "2026-01-01T00:00:00+00:00", GROUP_SECONDS)
+        files.write_json(folder / f"{stage}.provenance.json", facts)
 
 
 def _pretraining(rng: np.random.Generator, energy: float, n: int) -> xr.Dataset:
