@@ -56,7 +56,7 @@ _ISOTOPE_MASS = {
 MIN_POINTS = 5
 _DEGREES = range(3, 7)
 # With slopes, the polynomials and not the noise limit the frequency, and more can be determined.
-_DEGREES_WITH_DIFFERENCES = range(3, 11)
+_DEGREES_WITH_DIFFERENCES = range(3, 9)
 _N_RESAMPLES = 300
 # A finer grid is thinned to so many points. The number of windows grows with its square, and a
 # polynomial that is a little off would win by the number of points that it does not leave out.
@@ -157,12 +157,13 @@ def fit_minimum(
 
     Polynomials of degree 3 to 6 in (R - R0) / R (Simons, Parr and Finlan 1973) are fitted,
     weighted by the errors, to every window of at least 5 neighbouring points around the lowest
-    one; with differences to every window of at least 5 data, up to degree 10. Each fit weighs exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 points left out (Jay
-    and Neil 2021); the spread between the fits is the model error. The statistical error comes
-    from refitting normally distributed resamples of energies and differences. Where even the best
-    fit leaves a chi^2 per degree of freedom above 1, the points scatter by more than their errors,
-    or lie too far apart for the polynomials: the errors are multiplied by its root first. A grid of
-    more than 40 points is thinned (`_thinned`).
+    one; with differences to every window of at least 5 data, up to degree 8. Each fit weighs
+    exp(-AIC / 2) with AIC = chi^2 + 2 parameters + 2 data left out (Jay and Neil 2021); the spread
+    between the fits is the model error. The statistical error comes from refitting normally
+    distributed resamples of energies and differences. Where even the best fit leaves a chi^2 per
+    degree of freedom above 1, the points scatter by more than their errors, or lie too far apart
+    for the polynomials: the errors are multiplied by its root first. A grid of more than 40 points
+    is thinned (`_thinned`).
 
     Args:
         distance: (points,) bond lengths, bohr, all different.

@@ -163,10 +163,10 @@ def _held_files(
     What was measured of a group's wavefunction goes with it.
     """
     names = [stage, curve.NAME] if stage == curve.JOINT else [stage]
+    reason = "run the command stop first"
     for name in names:
         work = run / f"{name}.work"
         if work.is_dir():  # otherwise no process works there, and a lease would make the folder
-            reason = "run the command stop first"
             held.enter_context(Lease(work).acquire(lambda: reason, lambda line: None))
     return [path for n in names for e in endings if (path := run / f"{n}.{e}").exists()]
 

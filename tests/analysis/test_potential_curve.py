@@ -181,7 +181,7 @@ def slopes(error: float, seed: int) -> Differences:
 
 
 def test_slopes_make_the_errors_smaller_and_honest() -> None:
-    n_series, error = 20, 2e-4
+    n_series, error = 12, 2e-4
     alone, both = [], []
     for seed in range(n_series):
         energy = morse(GRID) + error * np.random.default_rng(seed).standard_normal(GRID.size)
@@ -191,8 +191,8 @@ def test_slopes_make_the_errors_smaller_and_honest() -> None:
     for quantity, truth in (("bond_length", BOND), ("frequency", FREQUENCY)):
         found: list[Estimate] = [getattr(fit, quantity) for fit in both]
         pulls = np.array([(each.value - truth) / each.error for each in found])
-        # rms 1 for honest errors, with a scatter of 16 % over 20, and three of it.
-        assert 0.3 < np.sqrt(np.mean(pulls**2)) < 1.5, quantity
+        # rms 1 for honest errors, with a scatter of 20 % over 12, and three of it.
+        assert 0.3 < np.sqrt(np.mean(pulls**2)) < 1.6, quantity
         before: list[Estimate] = [getattr(fit, quantity) for fit in alone]
         ratio = np.median([b.error / a.error for a, b in zip(before, found, strict=True)])
         assert ratio < 0.8, quantity
