@@ -5,7 +5,7 @@ differences of the energies of two near geometries from the same walkers: one ac
 geometry, which gives the slope there, and segments that lead from each to the next.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -174,8 +174,8 @@ def _joined(
     table: pd.DataFrame, row: Mapping[str, Any], columns: Mapping[str, Any]
 ) -> pd.DataFrame:
     """A table with one row more."""
-    names: Sequence[str] = list(columns)
-    rows = [*table[names].to_dict("records"), {name: row[name] for name in names}]
+    names = list(columns)
+    rows: list[Any] = [*table[names].to_dict("records"), {name: row[name] for name in names}]
     return _typed(pd.DataFrame(rows, columns=names), columns)
 
 

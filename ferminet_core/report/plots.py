@@ -48,6 +48,7 @@ _PUBLISHED_LINES = ("-", "--", "-.", ":")
 # Marker and line of the basis sets of conventional methods.
 _BASIS_STYLES = (("+", ":"), ("x", "-."), ("1", "--"), ("2", "-"))
 _POINTS: dict[str, Any] = {"ms": 5, "capsize": 2, "zorder": 5}  # computed energies, on top
+_JOINT: dict[str, Any] = {"lw": 0.8, "ms": 3, "elinewidth": 0.8, "alpha": 0.7}
 _STYLE: dict[Any, Any] = {
     "text.parse_math": False,  # titles and labels are no TeX: a "$" is a dollar
     "font.size": 10,
@@ -178,9 +179,15 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
                 label = _text(state.named(method.label))
                 axes.plot(x, y, label=label, **_style(method), alpha=state.opacity)
     for joint in joint_points(summary):
-        columns = (joint.rows[name] for name in ("value", "energy_Eh", "error_Eh"))
-        style = {"color": joint.colour, "lw": 0.8, "ms": 3, "elinewidth": 0.8, "alpha": 0.7}
-        axes.errorbar(*columns, fmt=".-", label=_text(joint.label), **style)
+        axes.errorbar(
+            joint.rows["value"],
+            joint.rows["energy_Eh"],
+            joint.rows["error_Eh"],
+            fmt=".-",
+            color=joint.colour,
+            label=_text(joint.label),
+            **_JOINT,
+        )
     for points in curve_points(summary):
         axes.errorbar(
             points.rows[parameter],

@@ -35,7 +35,6 @@ from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import local_energy
 from ferminet_core.vmc.observables.evaluate import evaluate_all
 from ferminet_core.wavefunction import networks
-from ferminet_core.wavefunction.networks import Params
 
 WINDOW = 50  # records in each of the two windows that the equilibration compares
 EQUILIBRIUM_SIGMAS = 2.0  # largest difference of the windows' energies, in standard errors
@@ -138,7 +137,7 @@ class Inference:
 
     def _record(
         self,
-        params: Params,
+        params: Any,
         walkers: mcmc.Walkers,
         width: jax.Array,
         call: jax.Array,

@@ -14,6 +14,7 @@ from ferminet_core.analysis.correlated_differences import Difference, LowOverlap
 from ferminet_core.errors import InputError, LockedError, ResumeError
 from ferminet_core.inputs.group_curves import Source, open_group
 from ferminet_core.inputs.spec_files import freeze, write_specs
+from ferminet_core.interface import Progress, open_results
 from ferminet_core.report import scan_files
 from ferminet_core.runner import curve, maintenance
 from ferminet_core.runner.curve import Request
@@ -261,3 +262,15 @@ def test_an_unfinished_or_stale_group_is_refused(tmp_path: Path) -> None:
     write_specs(make_scan(tmp_path, H2 + "overrides: {network.layers: 1}"), tmp_path)
     with pytest.raises(InputError, match="joint_optimise is stale"):
         curve.measure(open_group(scan), request(at=(1.5,)))
+
+
+def test_python_gets_the_same(source: Source, measured: list[tuple[float, ...]]) -> None:
+    results = open_results(source.scan)
+    seen: list[Progress] = []
+    assert results.curve().points.empty
+    found = results.curve(at=(1.5,), samples=SAMPLES, progress=seen.append)
+    assert measured == [(1.5,)]
+    assert found.points["energy_Eh"].item() == morse(1.5)
+    assert (seen[-1].stage, seen[-1].step, seen[-1].total) == ("curve", 20, 20)
+    assert results.curve().points.equals(found.points)
+    assert measured == [(1.5,)]

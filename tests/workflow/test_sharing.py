@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -156,3 +157,40 @@ def test_a_killed_training_continues_to_the_same_bits(tiny: Workflow, tmp_path: 
     assert "continues from step" in done.stderr
     whole = tiny.results / "tiny" / "groups" / "shared" / "joint_optimise.zarr.zip"
     assert artefacts.digest(out) == artefacts.digest(whole)
+
+
+@pytest.mark.slow
+def test_its_curve_is_measured_by_a_command(tiny: Workflow) -> None:
+    scan = tiny.results / "tiny"
+    command = [
+        sys.executable,
+        "-m",
+        "ferminet_core",
+        "curve",
+        str(scan),
+        "--at",
+        "2",
+        "--at",
+        "2.5",
+    ]
+    done = subprocess.run(
+        [*command, "--slopes"], capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    energies = re.findall(r"^R = \S+: E = (\S+) \+- (\S+) Eh$", done.stdout, re.MULTILINE)
+    assert len(energies) == 2
+    # At 2 bohr, which was not trained, the run has the same wavefunction and other walkers.
+    table = pd.read_csv(scan / "scan.csv").set_index("run_id")
+    energy, error = map(float, energies[0])
+    apart = abs(energy - table["energy_Eh"]["r_2"])
+    assert apart < 5 * (error**2 + table["error_Eh"]["r_2"] ** 2) ** 0.5
+    assert len(re.findall(r"^dE/dR at R = ", done.stdout, re.MULTILINE)) == 2
+    again = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert again.stdout == done.stdout
+    beyond = subprocess.run(
+        [*command, "--at", "3.5"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert beyond.returncode == 2
+    assert beyond.stderr.splitlines()[-1].startswith(
+        "error: --at: found R = 3.5; allowed: 1.4 to 3"
+    )
