@@ -119,7 +119,7 @@ def summary_of(scan: Scan, *joint: JointCurve) -> Summary:
         run.run_id: RunOutcome("done", inference=inference_attributes(morse(run.parameters["R"])))
         for run in scan.runs
     }
-    return summarise(scan, outcomes, joint)
+    return summarise(scan, outcomes, joint=joint)
 
 
 def test_a_summary_fits_with_and_without_slopes(tmp_path: Path) -> None:

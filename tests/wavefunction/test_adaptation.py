@@ -40,7 +40,6 @@ def theta_of(components: int, size: float, **network: Any) -> networks.Params:
 def test_heads_of_zero_change_no_bit(components: int, envelope: str, bias: bool) -> None:
     theta = theta_of(components, 0.0, envelope=envelope, bias=bias)
     found = adaptation.adapt(theta, jnp.linspace(-2.0, 1.5, components))
-    assert jax.tree.structure(found) == jax.tree.structure(theta["shared"])
     jax.tree.map(np.testing.assert_array_equal, found, theta["shared"])
 
 

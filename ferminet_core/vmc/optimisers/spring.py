@@ -50,8 +50,8 @@ from ferminet_core.vmc.optimisers.protocol import Sample, Update, bounded
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params, Spins
 
-# Of the residual, relative. Rounding of products with O leaves 2e-5 in single precision (LiH); phi is
-# then known to some 1e-4, far better than its noise.
+# Of the residual, relative. In single precision, rounding of products with O leaves 2e-5 (LiH). phi
+# is known to some 1e-4 then, far better than its noise.
 TOLERANCE = 1e-4
 # With the largest eigenvalue at 1e7 and 1e8 times the damping, the errors of phi are then 1e-4 and
 # 5 % (11 % and 65 % without).
