@@ -183,7 +183,7 @@ def _draw_energies(axes: Axes, summary: Summary) -> None:
             joint.rows["value"],
             joint.rows["energy_Eh"],
             joint.rows["error_Eh"],
-            fmt=".-",
+            fmt=".-" if len(joint.rows) >= DENSE else ".",  # a line between few points has kinks
             color=joint.colour,
             label=_text(joint.label),
             **_JOINT,

@@ -108,7 +108,9 @@ def _curve_chart(summary: Summary) -> Chart:
     for joint in joint_points(summary):
         places, values = (numbers(joint.rows[name]) for name in ("value", "energy_Eh"))
         trace = line(label(joint.label), places, values, joint.colour, width=1)
-        style = {"mode": "lines+markers", "marker": {"size": 4}, "opacity": 0.7}
+        # A line between few points has kinks.
+        mode = "lines+markers" if len(joint.rows) >= DENSE else "markers"
+        style = {"mode": mode, "marker": {"size": 4, "color": joint.colour}, "opacity": 0.7}
         data.append(trace | style | {"error_y": error_bars(joint.rows["error_Eh"])})
     for points in curve_points(summary):
         places, values = (numbers(points.rows[name]) for name in (parameter, "energy_Eh"))

@@ -14,6 +14,7 @@ from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.stages import group
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.joint_curve import SLOPE_SHIFT, CurveStages
+from ferminet_core.stages.optimise import Stats
 from ferminet_core.wavefunction import adaptation, networks
 
 SAMPLES = 400
@@ -29,9 +30,9 @@ def joint_of(spec: GroupSpec) -> xr.Dataset:
     rng = np.random.default_rng(0)
     heads = jax.tree.map(lambda x: x + 0.05 * rng.normal(size=x.shape), theta["heads"])
     electrons = rng.normal(size=(len(spec.members), spec.config.sharing.walkers, 2, 3))
-    found = group.dataset(
-        {**theta, "heads": heads}, coordinates, electrons, np.full(len(spec.members), 0.5), {}, {}
-    )
+    widths = np.full(len(spec.members), 0.5)
+    series = {name: np.zeros((1, len(spec.members))) for name in Stats._fields}
+    found = group.dataset({**theta, "heads": heads}, coordinates, electrons, widths, series, {})
     attrs = {"n_rollbacks": 0, "pretrain_converged": 1, "spec": spec.model_dump_json()}
     return found.assign_attrs(stage="joint_optimise", **attrs)
 
