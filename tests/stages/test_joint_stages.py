@@ -14,7 +14,7 @@ from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.stages import datasets, group, parameters
-from ferminet_core.stages.base import Series
+from ferminet_core.stages.base import Recorder, Series
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.joint_optimise import JointOptimise, State
 from ferminet_core.stages.joint_pretrain import JointPretrain, of_equal_length
@@ -322,7 +322,7 @@ def test_an_update_of_some_geometries_leaves_the_others(
     spec = spec.model_copy(update={"config": some})
     stage = JointOptimise(spec, pretrained)
     before = np.asarray(stage.initial().walkers.electrons)
-    state, series = stage.initial(), []
+    state, recorder = stage.initial(), Recorder()
     for step in stage.steps(state):
         turns = np.isfinite(step.stats["energy_Eh"][0])
         assert turns.sum() == 2
@@ -331,12 +331,12 @@ def test_an_update_of_some_geometries_leaves_the_others(
             moved = (after != before).any(axis=(1, 2, 3))
             np.testing.assert_array_equal(moved, turns)
         before = after
-        series.append(step.stats["energy_Eh"][0])
+        recorder.add(step.stats)
         state = step.state
+    found = stage.result(state, recorder.series())
     # Two updates are a round: each geometry once at least.
-    assert np.isfinite(series[:2]).any(axis=0).all()
-    found = stage.result(state, {**step.stats, "energy_Eh": np.asarray(series)})
-    assert found.sizes["geometry"] == 3
+    assert np.isfinite(found["energy_Eh"][:2]).any("step").all()
+    assert dict(found["energy_Eh"].sizes) == {"step": 4, "geometry": 3}
 
 
 def test_a_run_has_the_series_of_its_turns(
