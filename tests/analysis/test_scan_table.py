@@ -10,6 +10,7 @@ from helpers.paths import ROOT
 from helpers.scans import inference_attributes, make_scan, morse, write_literature
 from pandas.api.types import is_string_dtype
 
+from ferminet_core.analysis.run_start import RunStart
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.scan_columns import COLUMNS, Kind
@@ -23,7 +24,8 @@ def summary(tmp_path: Path) -> Summary:
     run = scan.runs[0]
     attributes = inference_attributes(morse(run.parameters["R"]), neighbour="r_1.4")
     reference = {"e_hf": -1.0, "method": "rhf"}
-    return summarise(scan, {run.run_id: RunOutcome("done", "", attributes, reference, 60.0, 0.02)})
+    outcome = RunOutcome("done", "", attributes, reference, 60.0, 0.02, start=RunStart("r_1.4"))
+    return summarise(scan, {run.run_id: outcome})
 
 
 def test_columns_written_are_those_declared(summary: Summary) -> None:

@@ -86,7 +86,8 @@ def scan_in(folder: Path, text: str = H2) -> Path:
 def train(scan: Path, number: int = 0) -> None:
     """A joint optimisation's artefact, without a network."""
     source = open_group(scan)
-    attrs = {"stage": "joint_optimise", "spec": source.spec.model_dump_json(), "number": number}
+    spec = source.spec.model_dump_json()
+    attrs = {"stage": "joint_optimise", "spec": spec, "number": number, "n_iterations": 10}
     path = scan / "groups" / source.spec.run_id / "joint_optimise.zarr.zip"
     path.parent.mkdir(parents=True, exist_ok=True)
     artefacts.save(xr.Dataset(attrs=attrs), path)
