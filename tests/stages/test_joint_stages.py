@@ -335,7 +335,7 @@ def test_an_update_of_some_geometries_leaves_the_others(
         state = step.state
     found = stage.result(state, recorder.series())
     # Two updates are a round: each geometry once at least.
-    assert np.isfinite(found["energy_Eh"][:2]).to_numpy().any(axis=0).all()
+    assert np.isfinite(found["energy_Eh"].to_numpy()[:2]).any(axis=0).all()
     assert dict(found["energy_Eh"].sizes) == {"step": 4, "geometry": 3}
 
 
