@@ -5,49 +5,34 @@ if it took part in the joint optimisation. Otherwise they are those of the neare
 follow the nuclei by the space-warp transformation (`vmc.space_warp`).
 """
 
-from collections.abc import Iterator
-
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from ferminet_core.errors import BrokenRunError, InputError
+from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
-from ferminet_core.parallel.mesh import fetch, place, walker_mesh
+from ferminet_core.parallel.mesh import fetch
 from ferminet_core.stages import datasets, group
-from ferminet_core.stages.base import Series, Step
+from ferminet_core.stages.base import Series
 from ferminet_core.stages.optimise import Stats
-from ferminet_core.stages.warm_start import SPECS, State
+from ferminet_core.stages.warm_start import State, TakenStart
 from ferminet_core.vmc.space_warp import space_warp
 from ferminet_core.wavefunction import adaptation
 
 
-class SharedStart:
-    """The start of one run from its group; a `base.Stage` without steps.
+class SharedStart(TakenStart):
+    """The start of one run from its group.
 
-    Its result has the form of the pretraining's. Its series are those of the joint optimisation at
-    the run's geometry; a geometry that took no part in it has none.
+    Its series are those of the joint optimisation at the run's geometry; a geometry that took no
+    part in it has none.
     """
 
-    name = "pretrain"
-    total = 0
-
     def __init__(self, spec: RunSpec, reference: xr.Dataset, joint: xr.Dataset) -> None:
-        self.spec, self.joint = spec, joint
-        # As in pretraining: a single determinant is only one of the two of a broken reference.
-        self.reference = reference.isel(determinant=slice(0, spec.config.network.determinants))
+        self.joint = joint
         self.group = GroupSpec.model_validate_json(str(joint.attrs["spec"]))
-        found, wanted = self.group.molecule, spec.molecule
-        if (found.symbols, found.electrons) != (wanted.symbols, wanted.electrons):
-            raise InputError(
-                f"{spec.run_id}: its group {self.group.run_id!r} is of another molecule than the "
-                "spec's; a shared wavefunction needs the same nuclei and electrons"
-            )
+        super().__init__(spec, reference, self.group, "group")
         if reason := group.left_out(joint).get(spec.run_id):
             raise BrokenRunError(f"{spec.run_id} {self.name}: {reason}")
-        self.mesh = walker_mesh(spec.config.mcmc.walkers)
-        self.dtype = jnp.dtype(spec.config.runtime.precision)
-        self.chunk = datasets.chunk_size(spec.config, wanted.electrons)
         self.source = self._source()
 
     def _source(self) -> int:
@@ -79,15 +64,6 @@ class SharedStart:
         # Copies part within the moves by which the next stage equilibrates its walkers.
         electrons = np.resize(warped, (self.spec.config.mcmc.walkers, *warped.shape[1:]))
         return self.place(State(params, jnp.asarray(electrons, self.dtype)))
-
-    def place(self, state: State) -> State:
-        """Walkers split over the devices, the network on each of them."""
-        placed: State = place(self.mesh, state, SPECS)
-        return placed
-
-    def steps(self, state: State) -> Iterator[Step]:
-        """None."""
-        return iter(())
 
     def result(self, state: State, series: Series) -> xr.Dataset:
         """As a pretraining of no iterations, with the series of the joint optimisation."""

@@ -31,8 +31,8 @@ class State(NamedTuple):
 SPECS = State._make((REPLICATED, SPLIT))
 
 
-class WarmStart:
-    """The start of one run from a neighbour's optimised network; a `base.Stage` without steps.
+class TakenStart:
+    """The start of one run from the wavefunction of another result; a `base.Stage` without steps.
 
     Its result has the form of the pretraining's.
     """
@@ -40,27 +40,30 @@ class WarmStart:
     name = "pretrain"
     total = 0
 
-    def __init__(self, spec: RunSpec, reference: xr.Dataset, neighbour: xr.Dataset) -> None:
-        self.spec, self.neighbour = spec, neighbour
+    def __init__(self, spec: RunSpec, reference: xr.Dataset, origin: RunSpec, what: str) -> None:
+        """Check that the wavefunction suits the run.
+
+        Args:
+            spec: The run.
+            reference: Its Hartree-Fock solution.
+            origin: What the wavefunction was optimised for.
+            what: Words for `origin` in an error line.
+
+        Raises:
+            InputError: The origin has other nuclei or electrons.
+        """
+        self.spec = spec
         # As in pretraining: a single determinant is only one of the two of a broken reference.
         self.reference = reference.isel(determinant=slice(0, spec.config.network.determinants))
-        self.origin = RunSpec.model_validate_json(str(neighbour.attrs["spec"]))
-        found, wanted = self.origin.molecule, spec.molecule
+        found, wanted = origin.molecule, spec.molecule
         if (found.symbols, found.electrons) != (wanted.symbols, wanted.electrons):
             raise InputError(
-                f"{spec.run_id}: its neighbour {self.origin.run_id!r} is another molecule than the "
-                "spec's; a warm start needs the same nuclei and electrons"
+                f"{spec.run_id}: its {what} {origin.run_id!r} is of another molecule than the "
+                "spec's; a start from it needs the same nuclei and electrons"
             )
         self.mesh = walker_mesh(spec.config.mcmc.walkers)
         self.dtype = jnp.dtype(spec.config.runtime.precision)
         self.chunk = datasets.chunk_size(spec.config, wanted.electrons)
-
-    def initial(self) -> State:
-        """The neighbour's network, and its walkers about the spec's nuclei."""
-        params = datasets.params(self.neighbour, self.spec, self.dtype)
-        before, after = (np.asarray(s.molecule.positions) for s in (self.origin, self.spec))
-        electrons = space_warp(self.neighbour["walkers"].to_numpy().astype(float), before, after)
-        return self.place(State(params, jnp.asarray(electrons, self.dtype)))
 
     def place(self, state: State) -> State:
         """Walkers split over the devices, the network on each of them."""
@@ -70,6 +73,22 @@ class WarmStart:
     def steps(self, state: State) -> Iterator[Step]:
         """None."""
         return iter(())
+
+
+class WarmStart(TakenStart):
+    """The start of one run from a neighbour's optimised network."""
+
+    def __init__(self, spec: RunSpec, reference: xr.Dataset, neighbour: xr.Dataset) -> None:
+        self.neighbour = neighbour
+        self.origin = RunSpec.model_validate_json(str(neighbour.attrs["spec"]))
+        super().__init__(spec, reference, self.origin, "neighbour")
+
+    def initial(self) -> State:
+        """The neighbour's network, and its walkers about the spec's nuclei."""
+        params = datasets.params(self.neighbour, self.spec, self.dtype)
+        before, after = (np.asarray(s.molecule.positions) for s in (self.origin, self.spec))
+        electrons = space_warp(self.neighbour["walkers"].to_numpy().astype(float), before, after)
+        return self.place(State(params, jnp.asarray(electrons, self.dtype)))
 
     def result(self, state: State, series: Series) -> xr.Dataset:
         """As a pretraining of no iterations; `neighbour` names the run it comes from."""

@@ -28,7 +28,7 @@ BONDS = (1.0, 1.4, 3.0)  # the last with two determinants
 
 def on_devices(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
     mesh = Mesh(jax.devices()[:devices], (AXIS,))
-    for module in ("optimise", "joint_optimise", "pretrain", "joint_pretrain", "shared_start"):
+    for module in ("optimise", "joint_optimise", "pretrain", "joint_pretrain", "warm_start"):
         monkeypatch.setattr(
             f"ferminet_core.stages.{module}.walker_mesh", lambda *walkers, **groups: mesh
         )
