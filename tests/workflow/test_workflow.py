@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from helpers.paths import ROOT
-from helpers.workflow import STAGES, SYSTEM, Workflow, all_stages
+from helpers.workflow import JOINT, STAGES, SYSTEM, Workflow, all_stages
+
+from ferminet_core.inputs.scan import load_scan
 
 
 @pytest.fixture
@@ -61,7 +63,8 @@ def test_every_system_of_the_project_is_valid(tmp_path: Path, path: Path) -> Non
     workflow = Workflow(tmp_path)
     workflow.system = path
     jobs = workflow.jobs()
-    assert jobs == all_stages(jobs["reference"])
+    groups = len(load_scan(path).groups)
+    assert jobs == all_stages(jobs["reference"]) | dict.fromkeys(JOINT if groups else (), groups)
 
 
 def test_edits_that_recompute_nothing(finished: Workflow) -> None:
