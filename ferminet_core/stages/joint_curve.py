@@ -49,7 +49,7 @@ class CurveStages:
         self._molecule_at = molecule_at
         inference = spec.config.inference.model_copy(update={"samples": samples})
         self._config = spec.config.model_copy(update={"inference": inference})
-        self._executables: dict[type, Any] = {}
+        self._earlier: dict[type, Any] = {}
 
     def molecule(self, value: float) -> Molecule:
         """The molecule at a value of the parameter."""
@@ -82,9 +82,12 @@ class CurveStages:
         return self._with_code(Correlated(run, optimised, self._end(start), self._end(end)))
 
     def _with_code(self, stage: Any) -> Any:
-        """A stage with the compiled code of the first one of its kind."""
-        first = self._executables.setdefault(type(stage), stage)
-        stage.executable = first.executable
+        """A stage with the compiled code of an earlier one of its kind, if one has run."""
+        earlier = self._earlier.get(type(stage))
+        if earlier is not None and earlier.executable is not None:
+            stage.executable = earlier.executable
+        else:
+            self._earlier[type(stage)] = stage
         return stage
 
     def _end(self, value: float) -> End:
