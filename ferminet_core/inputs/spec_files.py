@@ -212,7 +212,7 @@ def _stored_text(path: Path) -> str | None:
     """The text of a file that this module writes; None if it is missing or no text.
 
     Raises:
-        OSError: It cannot be read. What it holds is then unknown, and must not be written anew.
+        OSError: The file cannot be read. Its content is unknown, so it must not be overwritten.
     """
     try:
         return read_text(path, MAX_SCAN_BYTES)

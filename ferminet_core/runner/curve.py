@@ -67,7 +67,7 @@ def path_of(source: Source) -> Path:
 def measured(source: Source) -> tuple[JointCurve, str]:
     """What has been measured of a group's present wavefunction, and why a file is not used.
 
-    The reason is empty if there is no file, or if it is used.
+    The reason is empty if the file is used, and if there is none.
     """
     empty = JointCurve.of(source.spec, source.parameter)
     path, joint = path_of(source), group_artefact(source.scan, source.spec.run_id, JOINT)
@@ -162,7 +162,7 @@ def _values(source: Source, request: Request) -> list[float]:
 
 
 def _system_file(scan: Path) -> Path:
-    """The system file of a scan; in an unpacked archive it lies in the scan's folder."""
+    """The system file of a scan. An unpacked archive has it in the scan's folder."""
     path = load_scan(scan / FROZEN_SCAN).path
     packed = scan / "system" / path.name
     return packed if packed.is_file() else path

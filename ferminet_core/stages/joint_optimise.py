@@ -4,8 +4,8 @@
 
 Each geometry has walkers of its own, which sample its own density and never mix with others. Local
 energies are clipped and centred within each geometry. SPRING takes one step for the parameters that
-all of them share (module `spring`). A step costs about as much as those of all geometries apart,
-but each geometry learns from the walkers of all others.
+all of them share (module `spring`), so each geometry learns from the walkers of all others. The
+matrix of the step grows as the square of the number of all walkers.
 
 A geometry that keeps losing its local energies is left out: its weight becomes zero, and the others
 go on.
