@@ -41,10 +41,10 @@ def test_dense_exact_curve_gives_the_morse_parameters() -> None:
 
 def test_a_thousand_points_give_one_good_fit() -> None:
     """All windows of a fine grid would take hours, and favour wide ones that fit badly."""
-    fits = [noisy_fit(2e-4, seed, np.linspace(0.8, 8.0, 1000)) for seed in range(8)]
+    fits = [noisy_fit(2e-4, seed, np.linspace(0.8, 8.0, 1000)) for seed in range(4)]
     pulls = np.array([(fit.bond_length.value - BOND) / fit.bond_length.error for fit in fits])
-    # rms 1 for honest errors, with a scatter of 25 % over 8, and three of it.
-    assert np.sqrt(np.mean(pulls**2)) < 1.75
+    # rms 1 for honest errors, with a scatter of 35 % over 4, and three of it.
+    assert np.sqrt(np.mean(pulls**2)) < 2.06
     assert np.median([fit.bond_length.error for fit in fits]) < noisy_fit(2e-4, 0).bond_length.error
 
 

@@ -20,7 +20,7 @@ def settings(**sections: Any) -> Config:
     """Settings that a test can afford, in double precision; `sections` change some of them."""
     plain: dict[str, Any] = {
         "network": {
-            "layers": 2,
+            "layers": 1,
             "one_electron_width": 8,
             "two_electron_width": 4,
             "determinants": 2,

@@ -96,6 +96,14 @@ def test_what_a_login_node_loads_is_light(path: Path) -> None:
         assert not found & HEAVY
 
 
+def test_kfac_jax_loads_only_where_a_run_uses_it() -> None:
+    """It takes as long to import as JAX does."""
+    kfac = "ferminet_core.vmc.optimisers.kfac"
+    for path in modules():
+        at_start = imported_names(path, at_start_only=True)
+        assert not [name for name in at_start if within(name, (kfac,))], path
+
+
 @pytest.mark.parametrize("path", sorted((PACKAGE / "analysis").glob("*.py")), ids=module_name)
 def test_analysis_loads_arrays_and_tables_alone(path: Path) -> None:
     found = {name.split(".")[0] for name in imported_names(path)}

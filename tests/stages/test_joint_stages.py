@@ -278,7 +278,7 @@ def test_a_joint_pretraining_fits_every_geometry(monkeypatch: pytest.MonkeyPatch
     """Down to the criterion of single runs, with the orbitals of both spin patterns at 3 bohr."""
     on_devices(monkeypatch, 1)
     config = settings(
-        network={"one_electron_width": 16},
+        network={"layers": 2, "one_electron_width": 16},
         pretrain={"max_iterations": 800, "check_every": 100},
         runtime={"block": 100},
     )

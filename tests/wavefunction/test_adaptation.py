@@ -59,7 +59,7 @@ def test_every_head_acts() -> None:
 
 def test_the_local_energy_is_that_of_the_adapted_wavefunction() -> None:
     """Against the Hessian of psi by automatic differentiation."""
-    theta = theta_of(2, 0.1)
+    theta = theta_of(2, 0.1, layers=1)
     params = adaptation.adapt(theta, jnp.asarray([0.7, -1.2]))
     at = Nuclei(jnp.asarray(nuclei(2.0)), jnp.asarray([2.0, 1.0]))
     electrons = jax.random.normal(jax.random.key(5), (4, 3, 3))

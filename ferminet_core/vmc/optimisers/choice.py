@@ -1,18 +1,17 @@
 """The optimiser that the settings ask for."""
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 
 from ferminet_core.inputs.config import OptimiseConfig
-from ferminet_core.vmc.optimisers.adam import Adam
-from ferminet_core.vmc.optimisers.kfac import Kfac
 from ferminet_core.vmc.optimisers.protocol import Optimiser
-from ferminet_core.vmc.optimisers.spring import Spring
 from ferminet_core.wavefunction.networks import Spins
 
-OPTIMISERS: Mapping[str, Callable[[OptimiseConfig, Spins, int], Optimiser]] = {
-    "kfac": Kfac,
-    "adam": Adam,
-    "spring": Spring,
+# By module and class: kfac-jax takes as long to import as JAX, and most processes need it not.
+OPTIMISERS: Mapping[str, tuple[str, str]] = {
+    "kfac": ("ferminet_core.vmc.optimisers.kfac", "Kfac"),
+    "adam": ("ferminet_core.vmc.optimisers.adam", "Adam"),
+    "spring": ("ferminet_core.vmc.optimisers.spring", "Spring"),
 }
 
 
@@ -24,4 +23,6 @@ def make_optimiser(config: OptimiseConfig, spins: Spins, chunk: int) -> Optimise
         spins: (n_up, n_down)
         chunk: walkers per pass
     """
-    return OPTIMISERS[config.optimiser](config, spins, chunk)
+    module, name = OPTIMISERS[config.optimiser]
+    optimiser: Optimiser = getattr(importlib.import_module(module), name)(config, spins, chunk)
+    return optimiser
