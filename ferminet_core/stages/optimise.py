@@ -110,16 +110,17 @@ def learning_rate(
     return rate * ROLLBACK_FACTOR**rollbacks
 
 
-def accident(series: Series, n_walkers: int) -> str | None:
-    """A reason to take a block of iterations back, or None: numbers that are not finite."""
-    bad = np.flatnonzero(~np.isfinite(series["update_norm"]))
-    if bad.size:
-        return "the update is not finite"
-    # Single local energies may overflow, as on a node. A wavefunction that has lost most of them
-    # does not recover.
-    if (lost := int(series["n_nonfinite"].max())) > n_walkers // 2:
-        return f"{lost} of {n_walkers} local energies are not finite"
-    return None
+class Accident(NamedTuple):
+    """Why a block of iterations is taken back: numbers that are not finite.
+
+    lost: of a group, the places of the geometries that lost most of their local energies
+    """
+
+    reason: str
+    lost: tuple[int, ...] = ()
+
+
+BROKEN_UPDATE = Accident("the update is not finite")
 
 
 def tree_norm(tree: Any) -> jax.Array:
@@ -283,19 +284,25 @@ class Optimise:
             after, stats = block(state, self.inputs, np.int32(count))
             series: Series = {name: np.asarray(x)[:count] for name, x in stats._asdict().items()}
             length.took(count, time.monotonic() - began)
-            if wrong := self._accident(state, series):
-                state, note = self._roll_back(state, wrong)
-                yield Step(done, state, {}, (f"{wrong}: back to step {done}, {note}",))
+            if accident := self._accident(state, series):
+                state, note = self._roll_back(state, accident)
+                yield Step(done, state, {}, (f"{accident.reason}: back to step {done}, {note}",))
                 continue
             state = after
             yield Step(done + count, state, series, self._notes(series, done))
 
-    def _accident(self, state: Any, series: Series) -> str | None:
-        """`accident` in a block that began with this state."""
+    def _accident(self, state: Any, series: Series) -> Accident | None:
+        """The accident, if any, in a block that began with this state."""
         del state
-        return accident(series, self.n_walkers)
+        if not np.isfinite(series["update_norm"]).all():
+            return BROKEN_UPDATE
+        # Single local energies may overflow, as on a node. A wavefunction that has lost most of
+        # them does not recover.
+        if (lost := int(series["n_nonfinite"].max())) > self.n_walkers // 2:
+            return Accident(f"{lost} of {self.n_walkers} local energies are not finite")
+        return None
 
-    def _roll_back(self, state: Any, wrong: str) -> tuple[Any, str]:
+    def _roll_back(self, state: Any, accident: Accident) -> tuple[Any, str]:
         """The state before a block with an accident, with one rollback more, and its effect.
 
         Raises:
@@ -308,8 +315,8 @@ class Optimise:
         config = self.config.optimise
         rate = float(learning_rate(config, state.delay, state.step, state.rollbacks))
         raise BrokenRunError(
-            f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
-            f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
+            f"{self.spec.run_id} optimise: after step {int(state.step)} {accident.reason}, and "
+            f"{allowed} rollbacks down to a learning rate of {rate:.3g} did not help (width "
             f"{np.max(state.width):.3g}); try a smaller optimise.learning_rate or a larger "
             "optimise.damping"
         )

@@ -208,6 +208,23 @@ def test_a_group_without_any_energies_fails(
         optimised(spec.model_copy(update={"config": config}), pretrained)
 
 
+def test_an_update_that_is_not_finite_is_taken_back(
+    spec: GroupSpec, pretrained: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    """With half the rate; when the rollbacks are used up, no geometry is to blame."""
+    stage = JointOptimise(spec, pretrained)
+    state = stage.initial()
+    series = {"update_norm": np.array([0.1, np.nan]), "n_nonfinite": np.zeros((2, 3))}
+    accident = stage._accident(state, series)
+    assert accident is not None
+    after, note = stage._roll_back(state, accident)
+    assert (int(after.rollbacks), note) == (1, "learning rate times 0.5")
+    allowed = spec.config.optimise.max_rollbacks
+    used_up = state._replace(rollbacks=jnp.asarray(allowed, jnp.int32))
+    with pytest.raises(BrokenRunError, match="the update is not finite, and 5 rollbacks"):
+        stage._roll_back(used_up, accident)
+
+
 # --- start of a run -------------------------------------------------------------------------------
 
 
