@@ -170,7 +170,8 @@ class Sharing(Section):
         0,
         ge=0,
         le=MAX_COUNT,
-        description="Iterations that each geometry then takes of its own.",
+        description="Iterations that each geometry then takes of its own. Their learning rate "
+        "goes on from that of the group.",
     )
 
 

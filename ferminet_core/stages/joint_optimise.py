@@ -54,6 +54,7 @@ class State(NamedTuple):
     step: jax.Array
     accepted: jax.Array
     rollbacks: jax.Array
+    first_rate: jax.Array
     delay: jax.Array
     left_at: jax.Array
 
@@ -144,7 +145,7 @@ class JointOptimise(Optimise):
         rows = jnp.where(takes_part[:, None, None], found.rows, 0.0)
         deviation = jnp.where(takes_part[:, None], found.deviation, 0.0)
         weights = takes_part / jnp.maximum(jnp.sum(takes_part), 1).astype(rows.dtype)
-        rate = optimise.learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
+        rate = optimise.learning_rate(config.optimise, state)
         update = spring.natural_step(
             config.optimise, state.optimiser, state.params, rows, deviation, weights, rate
         )
@@ -229,7 +230,7 @@ class JointOptimise(Optimise):
             step=zero,
             accepted=jnp.zeros(electrons.shape[:2], electrons.dtype),
             rollbacks=zero,
-            delay=jnp.asarray(self.config.optimise.planned_delay(), self.dtype),
+            **optimise.schedule(self.config.optimise, {}, self.dtype),
             left_at=jnp.full(len(self.spec.members), -1, jnp.int32),
         )
         return self.place(state)
@@ -309,5 +310,6 @@ class JointOptimise(Optimise):
             n_rollbacks=int(state.rollbacks),
             pretrain_converged=int(attrs["converged"]),
             left_out=json.dumps(reasons),
+            **optimise.continued_schedule(self.config.optimise, state),
             **{name: str(x) for name, x in attrs.items() if name == "parities"},
         )
