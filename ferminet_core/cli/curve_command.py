@@ -47,7 +47,8 @@ def curve(
     """Measure the shared wavefunction of a scan at any geometry in its range, without training.
 
     Without options it measures 25 energies. Results are kept; a second call measures what is
-    missing. The command summary shows them.
+    missing. The command summary shows them. With slopes or differences it fits the bond length and
+    the frequency of a diatomic a second time, to the energies of the runs together with these.
     """
     from ferminet_core.runner.stopping import Stop, parse_wall_time, seconds_left
 
