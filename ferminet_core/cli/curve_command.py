@@ -10,8 +10,7 @@ from ferminet_core.inputs.group_curves import Source, open_group
 from ferminet_core.parallel import distributed
 
 if TYPE_CHECKING:
-    import xarray as xr
-
+    from ferminet_core.analysis.joint_curve import JointCurve
     from ferminet_core.runner.curve import Request
     from ferminet_core.runner.stopping import Stop
 
@@ -92,7 +91,7 @@ def _claim(source: Source, gpus: int, stop: "Stop") -> None:
         say(idle.lstrip("; "))
 
 
-def _measured(source: Source, request: "Request", stop: "Stop") -> "xr.Dataset":
+def _measured(source: Source, request: "Request", stop: "Stop") -> "JointCurve":
     """Measure what is missing, and show the progress."""
     from ferminet_core.runner import curve as runner
     from ferminet_core.runner.progress import Reading, StageProgress
