@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import UNCHANGEABLE, Resume, resume_rules
+from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.groups import free_name, group_request
 from ferminet_core.inputs.origin import nuclei_differences, same_molecule
 from ferminet_core.inputs.run_spec import (
@@ -17,6 +17,7 @@ from ferminet_core.inputs.run_spec import (
     load_spec,
 )
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.setting_fields import UNCHANGEABLE, Resume
 from ferminet_core.inputs.stage_table import of_groups
 
 # Folder of the groups' results in that of a scan, and of their specs in `spec`.
