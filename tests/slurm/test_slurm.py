@@ -3,6 +3,7 @@
 Each fault ends, without repair by hand, in the same bytes as one uninterrupted process.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -52,19 +53,28 @@ def undisturbed(slurm: None, tmp_path_factory: pytest.TempPathFactory, cache: Pa
 
 @pytest.fixture
 def scan(undisturbed: Scan, tmp_path: Path, cache: Path) -> Iterator[Scan]:
-    """A scan whose optimisation is still to be done; its jobs are gone after the test."""
+    """A scan whose optimisation is still to be done."""
     scan = Scan(tmp_path, cache)
     undisturbed.copy_results(scan)
     for stage in ("optimise", "inference"):
         shutil.rmtree(scan.run / f"{stage}.work")
         for path in scan.run.glob(f"{stage}.*"):
             path.unlink()
-    yield scan
-    if scan.process is not None and scan.process.poll() is None:
-        scan.process.kill()
-        scan.process.wait()
-    cluster.call("scancel", "--full", "--partition=main")
-    cluster.until(cluster.idle, "end of the test's jobs")
+    with ended(scan):
+        yield scan
+
+
+@contextlib.contextmanager
+def ended(scan: Scan) -> Iterator[None]:
+    """Its Snakemake and its jobs are gone after the test."""
+    try:
+        yield
+    finally:
+        if scan.process is not None and scan.process.poll() is None:
+            scan.process.kill()
+            scan.process.wait()
+        cluster.call("scancel", "--full", "--partition=main")
+        cluster.until(cluster.idle, "end of the test's jobs")
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -243,10 +253,11 @@ def test_a_node_lost_while_geometries_are_trained_together(
     whole.copy_results(scan)
     shutil.rmtree(scan.run)
     pretrained = scan.run / "joint_pretrain.zarr.zip"
-    scan.start(str(pretrained))
-    assert scan.finish() == 0, scan.log[-3000:]
-    assert artefacts.digest(pretrained) == artefacts.digest(whole.run / pretrained.name)
-    lose_a_node(scan, whole)
+    with ended(scan):
+        scan.start(str(pretrained))
+        assert scan.finish() == 0, scan.log[-3000:]
+        assert artefacts.digest(pretrained) == artefacts.digest(whole.run / pretrained.name)
+        lose_a_node(scan, whole)
     for stage in ("joint_pretrain", "joint_optimise"):
         assert [rank["node"] for rank in provenance(scan, stage)["ranks"]] == ["n1", "n2"]
 
