@@ -103,18 +103,47 @@ def test_a_group_of_one_optimises_as_a_run_alone(quick: pytest.MonkeyPatch) -> N
 # --- layouts --------------------------------------------------------------------------------------
 
 
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All geometries in one call, as on a GPU."""
+    monkeypatch.setattr(group, "over_geometries", lambda function, tree: jax.vmap(function)(tree))
+
+
 @pytest.mark.slow
-def test_one_and_two_devices_take_the_same_joint_steps(
+def test_devices_and_geometries_at_once_take_the_same_joint_steps(
     spec: GroupSpec, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    for devices in (1, 2):
-        on_devices(monkeypatch, devices)
-        found.append(optimised(spec, pretrained)[0])
-    pairs = zip(*(jax.tree.leaves(state.params) for state in found), strict=True)
-    for one, two in pairs:
-        # As for a single run.
-        np.testing.assert_allclose(one, two, rtol=0, atol=1e-11)
+    on_devices(monkeypatch, 1)
+    one, series = optimised(spec, pretrained)
+    on_devices(monkeypatch, 2)
+    two, _ = optimised(spec, pretrained)
+    on_devices(monkeypatch, 1)
+    at_once(monkeypatch)
+    together, others = optimised(spec, pretrained)
+    for other in (two, together):
+        pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True)
+        for mine, theirs in pairs:
+            # As for a single run.
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-11)
+    # The walkers as well: no move is accepted in one form and refused in the other.
+    np.testing.assert_allclose(
+        one.walkers.electrons, together.walkers.electrons, rtol=0, atol=1e-11
+    )
+    np.testing.assert_allclose(series["energy_Eh"], others["energy_Eh"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_geometries_at_once_are_pretrained_alike(
+    spec: GroupSpec, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_devices(monkeypatch, 1)
+    at_once(monkeypatch)
+    together = pretrained_group(spec)
+    for name in pretrained.data_vars:
+        # Rounding in double precision of twenty updates; walkers are stored in single precision.
+        exact = pretrained[name].dtype == np.float64
+        np.testing.assert_allclose(
+            together[name], pretrained[name], rtol=0, atol=1e-9 if exact else 1e-6, err_msg=name
+        )
 
 
 def test_the_order_of_the_members_does_not_matter(
