@@ -42,7 +42,7 @@ class Elimination(NamedTuple):
     sign: jax.Array
 
 
-def _parity(order: jax.Array) -> jax.Array:
+def parity(order: jax.Array) -> jax.Array:
     """Sign of the permutations order (..., n), from the number of inversions."""
     n = order.shape[-1]
     inverted = (order[..., :, None] > order[..., None, :]) & (
@@ -141,7 +141,7 @@ def invert(a: jax.Array) -> Inverse:
     scales = jnp.log(rows[:, 0]) + jnp.log(columns[0])
     log = jnp.sum(jnp.log(jnp.abs(pivots)) + scales, axis=0)
     negative = jnp.sum(pivots < 0, axis=0) % 2
-    sign = _parity(order.T) * (1.0 - 2.0 * negative)
+    sign = parity(order.T) * (1.0 - 2.0 * negative)
     bound = 3.0 * jnp.finfo(a.dtype).eps ** 0.5
     good = (jnp.min(jnp.abs(pivots), axis=0) > bound) & jnp.isfinite(log)
     batch = a.shape[:-2]
@@ -220,7 +220,7 @@ def eliminate(a: jax.Array) -> Elimination:
 
     carry, (rows, columns, pivots) = jax.lax.scan(step, (a, eye, eye, free, free), None, length=n)
     rows, columns = jnp.moveaxis(rows, 0, -2), jnp.moveaxis(columns, 0, -2)
-    sign = _parity(jnp.argmax(rows, axis=-1)) * _parity(jnp.argmax(columns, axis=-1))
+    sign = parity(jnp.argmax(rows, axis=-1)) * parity(jnp.argmax(columns, axis=-1))
     left = rows.astype(a.dtype) @ carry[1]
     right = carry[2] @ jnp.swapaxes(columns.astype(a.dtype), -2, -1)
     return Elimination(left, right, jnp.moveaxis(pivots, 0, -1), sign.astype(a.dtype))
