@@ -214,11 +214,17 @@ def last_checkpoint(work: Path) -> int | None:
     return max(steps, default=None)
 
 
+def resumes(work: Path) -> list[int]:
+    """Steps that the resumes continued from, by the record of events."""
+    path = work / "events.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    found = [json.loads(line) for line in lines]
+    return [int(event["step"]) for event in found if event["event"] == "resume"]
+
+
 def resumed_from(work: Path) -> int | None:
-    """Step that the last resume continued from, by the record of events."""
-    events = [json.loads(line) for line in (work / "events.jsonl").read_text().splitlines()]
-    steps = [int(event["step"]) for event in events if event["event"] == "resume"]
-    return steps[-1] if steps else None
+    """Step that the last resume continued from."""
+    return next(reversed(resumes(work)), None)
 
 
 def landed(run: Path, stage: str) -> str:

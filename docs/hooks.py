@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from ferminet_core.analysis import scan_table
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import ExitCode
-from ferminet_core.inputs import config, overrides, system_keys
+from ferminet_core.inputs import config, overrides, setting_fields, system_keys
 
 ROOT = Path(__file__).parents[1]
 _MARK = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
@@ -127,7 +127,7 @@ def settings() -> Iterator[str]:
     rules, presets = config.resume_rules(), overrides.presets()
     reasons = config.bound_reasons()
     for name, value in config.Config():
-        if not isinstance(value, config.Section):
+        if not isinstance(value, setting_fields.Section):
             description = definitions["properties"][name]["description"]
             yield f"`{name}` (default {_code(value)}): {description} At most {reasons[name]}."
             yield ""
@@ -144,7 +144,7 @@ def settings() -> Iterator[str]:
             description = _text(str(details.description))
             if key in reasons:
                 description += f" Bounds: {reasons[key]}."
-            if rules[key] not in config.UNCHANGEABLE:
+            if rules[key] not in setting_fields.UNCHANGEABLE:
                 description += f" A resume may change it: {rules[key].value}."
             default = ", ".join([_code(getattr(value, field)), *others])
             rows.append([f"`{key}`", default, _allowed(schema), description])
@@ -177,7 +177,9 @@ def keys() -> Iterator[str]:
 def resume() -> Iterator[str]:
     """The settings that a resume may change."""
     rules = config.resume_rules().items()
-    rows = [[f"`{key}`", rule.value] for key, rule in rules if rule not in config.UNCHANGEABLE]
+    rows = [
+        [f"`{key}`", rule.value] for key, rule in rules if rule not in setting_fields.UNCHANGEABLE
+    ]
     yield from _table(["setting", "a resume may change it"], rows)
 
 

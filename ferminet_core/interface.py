@@ -18,8 +18,8 @@ import xarray as xr
 
 from ferminet_core.analysis import optimisation_rules, summary
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.atoms import FACTORS, check_comment, frame_atoms, parse_atom
 from ferminet_core.inputs.config import Config
-from ferminet_core.inputs.geometries import FACTORS, check_comment, frame_atoms, parse_atom
 from ferminet_core.inputs.group_curves import open_group
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule

@@ -100,17 +100,23 @@ def _minimum(
         return {"refused": str(error)}
     used = points[np.isin(distances, minimum.used)]
     return {
-        "r_e_bohr": _plain_estimate(minimum.bond_length),
-        "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
-        "minimum_Eh": _plain_estimate(minimum.energy),
-        "n_models": minimum.n_models,
-        "scatter": minimum.scatter,
+        **_constants(minimum),
         "fitted": list(used["run_id"]),
         "fitted_bohr": [min(minimum.used), max(minimum.used)],
         "fitted_suspect": list(used["run_id"][used["verdict"].str.startswith("suspect")]),
         "fitted_unconverged": list(used["run_id"][used["verdict"].str.startswith("not converged")]),
         "fitted_untrained": list(used["run_id"][used["verdict"].str.startswith("not optimised")]),
         **_depth(minimum, symbols, curve.state.charge, fragments),
+    }
+
+
+def _constants(minimum: CurveMinimum) -> dict[str, Any]:
+    return {
+        "r_e_bohr": _plain_estimate(minimum.bond_length),
+        "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
+        "minimum_Eh": _plain_estimate(minimum.energy),
+        "n_models": minimum.n_models,
+        "scatter": minimum.scatter,
     }
 
 
@@ -138,11 +144,7 @@ def _with_slopes(
         return {"with_slopes": {"refused": str(error)}}
     return {
         "with_slopes": {
-            "r_e_bohr": _plain_estimate(minimum.bond_length),
-            "omega_e_inverse_cm": _plain_estimate(minimum.frequency),
-            "minimum_Eh": _plain_estimate(minimum.energy),
-            "n_models": minimum.n_models,
-            "scatter": minimum.scatter,
+            **_constants(minimum),
             "n_slopes": int((known["kind"] == SLOPE).sum()),
             "n_differences": int((known["kind"] == SEGMENT).sum()),
         }

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ferminet_core.inputs.geometries import entry_name
+from ferminet_core.inputs.parameter_values import entry_name
 from ferminet_core.inputs.run_spec import RunSpec
 
 

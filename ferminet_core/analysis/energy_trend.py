@@ -154,9 +154,7 @@ def gain_limit(
     first = max(1.0, _SKIPPED * n_steps)
     edges = np.unique(np.round(np.geomspace(first, n_steps, _BLOCKS + 1)).astype(int))
     spans = list(itertools.pairwise(edges))
-    means = np.array([energy[a:b].mean() for a, b in spans])
-    noise = _noise(energy, error)
-    errors = np.array([math.sqrt(float((noise[a:b] ** 2).sum())) / (b - a) for a, b in spans])
+    means, errors = _means(energy, error, spans)
     # Eight places in each block, over which a law is averaged.
     inside = (np.arange(8) + 0.5) / 8.0
     places = np.array(
@@ -174,6 +172,16 @@ def gain_limit(
         for cut in range(len(spans) - _LEAST_BLOCKS + 1)
     ]
     return min(limits)[1]
+
+
+def _means(
+    energy: np.ndarray, error: np.ndarray | None, spans: list[tuple[int, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The means (span,) of the energy over spans of iterations, and their errors."""
+    noise = _noise(energy, error)
+    means = [energy[a:b].mean() for a, b in spans]
+    errors = [math.sqrt(float((noise[a:b] ** 2).sum())) / (b - a) for a, b in spans]
+    return np.array(means), np.array(errors)
 
 
 def _noise(energy: np.ndarray, error: np.ndarray | None) -> np.ndarray:

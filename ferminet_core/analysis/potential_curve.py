@@ -182,22 +182,14 @@ def fit_minimum(
     error = np.maximum(error, _LEAST_ERROR)
     distance, energy, error = _thinned(distance, energy, error)
     lowest = _bracketed_minimum(distance, energy, error)
-    n_points = distance.size
     rng = np.random.default_rng(seed)
     samples = _resampled(energy, error, rng)
     if differences is None:
         differences = Differences(*np.zeros((4, 0)))
     differences = differences._replace(error=np.maximum(differences.error, _LEAST_ERROR))
     resampled = differences._replace(value=_resampled(differences.value, differences.error, rng))
-    n_data = n_points + differences.value.size
-    fits: list[_WindowFit] = []
-    for window in _windows(n_points, lowest):
-        part = _Part(distance, samples, error, resampled).within(window)
-        for degree in part.degrees():
-            fit = _fit_window(part, window, distance[lowest], degree, mass)
-            fits += [fit] if fit else []
-    if not fits:
-        raise FitRefusedError("the errors are too large to locate a minimum between the points")
+    n_data = distance.size + differences.value.size
+    fits = _fits(_Part(distance, samples, error, resampled), lowest, mass)
     scatter = _scatter(fits, n_data)
     weights = _weights(fits, scatter, n_data)
     keep = weights > _LEAST_WEIGHT
@@ -218,6 +210,28 @@ def _resampled(values: np.ndarray, error: np.ndarray, rng: np.random.Generator) 
     """(values, 1 + resamples): column 0 holds the measured values, the others the resamples."""
     noise = rng.standard_normal((values.size, _N_RESAMPLES))
     return np.asarray(values[:, None] + error[:, None] * np.insert(noise, 0, 0.0, axis=1))
+
+
+def _fits(points: "_Part", lowest: int, mass: float) -> list["_WindowFit"]:
+    """The fits of all windows and degrees that have a minimum.
+
+    Args:
+        points: All points of the curve.
+        lowest: The index of the lowest one.
+        mass: In electron masses.
+
+    Raises:
+        FitRefusedError: None of them has.
+    """
+    fits: list[_WindowFit] = []
+    for window in _windows(points.distance.size, lowest):
+        part = points.within(window)
+        for degree in part.degrees():
+            fit = _fit_window(part, window, points.distance[lowest], degree, mass)
+            fits += [fit] if fit else []
+    if not fits:
+        raise FitRefusedError("the errors are too large to locate a minimum between the points")
+    return fits
 
 
 def _weights(fits: Sequence["_WindowFit"], scatter: float, n_data: int) -> np.ndarray:

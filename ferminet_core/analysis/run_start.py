@@ -1,7 +1,7 @@
 """What a run has started from, and which parts of its optimisation's series are its own.
 
 The series of a run that starts from a group begin with those of the joint optimisation at its
-geometry. Its own iterations, if there are any, follow; their learning rate starts again.
+geometry. Its own iterations, if there are any, follow; their learning rate goes on from there.
 """
 
 from collections.abc import Mapping

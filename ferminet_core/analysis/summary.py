@@ -95,7 +95,6 @@ def summarise(
     """
     published, warnings = read_published(scan)
     outcomes = {run.run_id: outcomes.get(run.run_id, RunOutcome("waiting")) for run in scan.runs}
-    warnings += _missing_conventional(outcomes)
     parameters = list(scan.parameters)
     single = varied_parameter(scan.runs)
     curves = curves_of(scan.runs, single)
@@ -109,18 +108,14 @@ def summarise(
     done = measured(table)
     found = constants(curves, scan.runs, table, published, joint)
     sums, lost = quantities(scan.quantities, Sources(scan.runs, done, published, found), parameters)
-    warnings += lost
+    warnings += [*_missing_conventional(outcomes), *lost]
     derived: dict[str, Any] = {
         "schema": SCHEMA_VERSION,
         "scan": scan.name,
         "states": {str(k): int(v) for k, v in table["state"].value_counts().items()},
         "verdicts": {run_id: verdict.plain() for run_id, verdict in verdicts.items()},
         "flagged": {run_id: lines.all for run_id, lines in flags.items() if lines.all},
-        "groups": group_facts(
-            groups,
-            table,
-            {name: found.start.group for name, found in outcomes.items() if found.start},
-        ),
+        "groups": group_facts(groups, table, _groups_of(outcomes)),
         "literature": {entry.name: _literature_facts(entry) for entry in published},
         "curves": found,
         "atomisation": atomisation(scan.runs, table),
@@ -135,14 +130,7 @@ def summarise(
         columns=columns,
         curves=curves,
         table=table,
-        dataset=scan_dataset(
-            scan,
-            columns,
-            table,
-            [outcome.inference for outcome in outcomes.values()],
-            [outcome.conventional for outcome in outcomes.values()],
-            published,
-        ).assign(quantity_variables(sums) if scan.quantities else {}),
+        dataset=_dataset(scan, columns, table, outcomes, published, sums),
         derived=derived,
         quantities=sums,
         published=published,
@@ -150,6 +138,26 @@ def summarise(
         groups=groups,
         joint=joint,
     )
+
+
+def _groups_of(outcomes: Mapping[str, RunOutcome]) -> dict[str, str]:
+    """The group that each optimised run has started from, or an empty text."""
+    return {name: found.start.group for name, found in outcomes.items() if found.start}
+
+
+def _dataset(
+    scan: Scan,
+    columns: list[Column],
+    table: pd.DataFrame,
+    outcomes: Mapping[str, RunOutcome],
+    published: list[PublishedEnergies],
+    sums: pd.DataFrame,
+) -> xr.Dataset:
+    """The dataset of a scan, with its quantities."""
+    inferences = [outcome.inference for outcome in outcomes.values()]
+    conventional = [outcome.conventional for outcome in outcomes.values()]
+    found = scan_dataset(scan, columns, table, inferences, conventional, published)
+    return found.assign(quantity_variables(sums) if scan.quantities else {})
 
 
 def _literature_facts(entry: PublishedEnergies) -> dict[str, Any]:

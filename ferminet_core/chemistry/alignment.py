@@ -3,7 +3,7 @@
 A determinant does not change when its occupied orbitals are rotated among each other, apart from
 its sign. So the order, the signs and the directions of degenerate orbitals, which jump from
 geometry to geometry, can be chosen freely: here as near as possible to those of a neighbour, by
-orthogonal Procrustes (P. H. Schoenemann, Psychometrika 31, 1 (1966)) of the coefficients over the
+orthogonal Procrustes (P. H. Schoenemann 1966, doi:10.1007/BF02289451) of the coefficients over the
 Loewdin-orthogonalised AOs, S^(1/2) C. These AOs move with the atoms, so no overlap between the two
 geometries is needed.
 """

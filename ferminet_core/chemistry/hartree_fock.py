@@ -22,8 +22,8 @@ from ferminet_core.chemistry.determinant_families import Determinant, family
 from ferminet_core.chemistry.gaussian_basis import build_mole, shell_variables
 from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.errors import BrokenRunError, InputError
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 # A UHF solution counts if its energy is this much (hartree) below the restricted one.
 LOWER = 1e-6

@@ -1,102 +1,40 @@
-"""All settings of a run with defaults and bounds. Defaults are defined only here.
+"""All settings of a run with defaults and bounds.
 
-The defaults describe the full-size calculation. `presets.yaml` describes smaller ones. Values come
-from D. Pfau, J. S. Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2,
-033429 (2020), here "2020", or from the later JAX code described by J. S. Spencer, D. Pfau,
-A. Botev, W. M. C. Foulkes, arXiv:2011.07125, here "JAX code".
+Defaults are defined only here, in `start_settings` and in `machine_settings`. The defaults describe
+the full-size calculation. `presets.yaml` describes smaller ones. Values come from D. Pfau, J. S.
+Spencer, A. G. D. G. Matthews, W. M. C. Foulkes, Phys. Rev. Research 2, 033429 (2020), here "2020",
+or from the later JAX code described by J. S. Spencer, D. Pfau, A. Botev, W. M. C. Foulkes,
+arXiv:2011.07125, here "JAX code".
 """
 
-import enum
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
+from pydantic import Field, model_validator
+
+from ferminet_core.inputs.machine_settings import CheckpointConfig, RuntimeConfig
+from ferminet_core.inputs.setting_fields import (
+    COUNT,
+    MAX_COUNT,
+    RATE,
+    STEPS,
+    Resume,
+    Section,
+    Whole,
+    resume_rule,
+    why,
 )
-
-from ferminet_core.inputs.basis_sets import dunning, plain
-from ferminet_core.inputs.messages import show
+from ferminet_core.inputs.start_settings import ConventionalConfig, PretrainConfig, ReferenceConfig
 
 # Fixed numbers of the stages, which are not settings.
 RECORDS_PER_CALL = 10  # records per compiled call; spin and dipole are measured once per call
 CHECK_SWEEPS = 10  # sets of walkers over which pretraining averages its criterion's readings
 
-
-def _whole(value: object) -> object:
-    """2e4 is a float in YAML, and means 20000."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_whole)]
-
-
-def _one_name(value: object) -> object:
-    """Refuse a basis set per element, which PySCF would accept."""
-    if isinstance(value, dict):
-        raise ValueError(  # noqa: TRY004  (pydantic reports this one)
-            f"found {show(value)}; allowed: one basis set for all elements, such as 'cc-pvdz'"
-        )
-    return value
-
-
-BasisName = Annotated[str, BeforeValidator(_one_name), Field(min_length=1, max_length=100)]
-ConventionalMethod = Literal["rhf", "uhf", "ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
-
-
-class Resume(enum.Enum):
-    """Whether a setting may change when a stage that uses it is resumed or extended.
-
-    NO: never; the results depend on it
-    GROW: it may grow; the steps done are the first ones of the longer loop
-    KEPT: never; where it is not set, a longer loop keeps the value of the shorter one
-    ROUNDING: yes; results differ by rounding
-    FREE: yes; results do not depend on it
-    ANEW: yes; the stage, which is one call, starts over, and the earlier files are kept
-    """
-
-    NO = "no"
-    GROW = "may grow"
-    KEPT = "no (kept)"
-    ANEW = "yes (starts over)"
-    ROUNDING = "yes (rounding)"
-    FREE = "yes"
-
-
-UNCHANGEABLE = (Resume.NO, Resume.KEPT)
-
-
-def _resume(rule: Resume) -> dict[str, Any]:
-    return {"resume": rule.value}
-
-
-def _why(reason: str) -> dict[str, Any]:
-    """The reason for the bounds of a setting, for error lines and the page of settings."""
-    return {"why": reason}
-
-
-# Iterations, moves and records. The bound catches slips of the keyboard and keeps numbers of steps
-# within 32 bits.
-MAX_COUNT = 100_000_000
-_COUNT = _why("a hundred million takes months on any machine")
-_WALKERS = "pretraining uses two halves; a GPU holds some ten thousand walkers"
 _RECORDS = f"{RECORDS_PER_CALL} records are one compiled call; a hundred million take months"
-_SINGLE = _why("single precision would lose smaller numbers in sums")
-_RATE = _why("parameters are of order 1, and a larger step leaves nothing of them")
-_WIDTH = _why("the weights of a layer of this width take 400 MB")
-_FITS = _why("every network meets it from the start")
-_STEPS = _why("walkers forget their positions within tens of moves")
-
-
-class Section(BaseModel):
-    """Base class of settings. Refuses unknown keys, text for numbers, and numbers for booleans."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+_WALKERS = "pretraining uses two halves; a GPU holds some ten thousand walkers"
+_SINGLE = why("single precision would lose smaller numbers in sums")
+_WIDTH = why("the weights of a layer of this width take 400 MB")
 
 
 class NetworkConfig(Section):
@@ -107,7 +45,7 @@ class NetworkConfig(Section):
         ge=1,
         le=100,
         description="Interaction layers.",
-        json_schema_extra=_why("published networks have 4, and each layer takes memory and time"),
+        json_schema_extra=why("published networks have 4, and each layer takes memory and time"),
     )
     one_electron_width: Whole = Field(
         256,
@@ -128,7 +66,7 @@ class NetworkConfig(Section):
         ge=1,
         le=10_000,
         description="Number of determinants.",
-        json_schema_extra=_why("published networks have 16 to 32, and each takes memory and time"),
+        json_schema_extra=why("published networks have 16 to 32, and each takes memory and time"),
     )
     determinant_form: Literal["dense", "block"] = Field(
         "dense",
@@ -150,59 +88,6 @@ class NetworkConfig(Section):
     jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
 
 
-class ReferenceConfig(Section):
-    """The Hartree-Fock solution that a run starts from."""
-
-    method: Literal["auto", "rhf", "rohf", "uhf"] = Field(
-        "auto", description="Hartree-Fock method. auto: the stable solution of lowest energy."
-    )
-    basis: BasisName = Field("cc-pvdz", description="Gaussian basis set, by PySCF's name.")
-
-
-class ConventionalConfig(Section):
-    """Conventional energies to compare with. The Monte Carlo does not depend on them."""
-
-    methods: Annotated[tuple[ConventionalMethod, ...], Field(strict=False)] = Field(
-        (),
-        description="Methods. Without any, the stage does not run. rhf means ROHF for open shells.",
-        json_schema_extra=_resume(Resume.ANEW),
-    )
-    basis: Annotated[tuple[BasisName, ...], Field(strict=False)] = Field(
-        ("cc-pvdz",),
-        min_length=1,
-        max_length=20,
-        description="Gaussian basis sets, by PySCF's names.",
-        json_schema_extra=_resume(Resume.ANEW) | _why("each is a calculation of its own"),
-    )
-    extrapolate: bool = Field(
-        False,
-        description="Estimate the basis-set limit from the last two sets, which must be neighbours "
-        "in one of Dunning's families.",
-        json_schema_extra=_resume(Resume.ANEW),
-    )
-
-    @field_validator("methods", "basis")
-    @classmethod
-    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        for index, name in enumerate(names):
-            if plain(name) in map(plain, names[:index]):
-                raise ValueError(f"{name!r} is given twice; keep one")
-        return names
-
-    @model_validator(mode="after")
-    def _neighbours(self) -> "ConventionalConfig":
-        if not self.extrapolate:
-            return self
-        small, large = (dunning(name) for name in ("", *self.basis)[-2:])
-        if small and large and small._replace(cardinal=small.cardinal + 1) == large:
-            return self
-        raise ValueError(
-            f"extrapolate is true with basis {show(list(self.basis))}; allowed: a basis whose last "
-            "two sets are neighbours, smaller first, in one of Dunning's families; "
-            "try [cc-pvtz, cc-pvqz]"
-        )
-
-
 class McmcConfig(Section):
     """Sampling of |psi|^2 by all-electron Gaussian moves and moves from atom to atom."""
 
@@ -212,20 +97,20 @@ class McmcConfig(Section):
         le=10_000_000,
         multiple_of=2,
         description="Number of walkers.",
-        json_schema_extra=_why(_WALKERS),
+        json_schema_extra=why(_WALKERS),
     )
     steps: Whole = Field(
         10,
         ge=1,
         le=10_000,
-        json_schema_extra=_STEPS,
+        json_schema_extra=STEPS,
         description="Moves between two updates. In molecules one in ten goes from atom to atom.",
     )
     width: float = Field(
         0.15,
         gt=0,
         le=10,
-        json_schema_extra=_why("a wider move ends far outside of the molecule"),
+        json_schema_extra=why("a wider move ends far outside of the molecule"),
         description="Initial width of a move, relative to the electron's distance to the nearest "
         "nucleus.",
     )
@@ -237,76 +122,8 @@ class McmcConfig(Section):
         ge=0,
         le=MAX_COUNT,
         description="Moves before the walkers are used.",
-        json_schema_extra=_COUNT,
+        json_schema_extra=COUNT,
     )
-
-
-class PretrainConfig(Section):
-    """Fit of the network's orbitals to the Hartree-Fock orbitals."""
-
-    optimiser: Literal["muon", "adam", "lamb"] = Field(
-        "muon", description="Optimiser, from optax (2020: adam)."
-    )
-    learning_rate: float = Field(
-        1e-2,
-        gt=0,
-        le=10,
-        json_schema_extra=_RATE,
-        description="Initial learning rate. It falls as 1 / (1 + t/1000) at iteration t.",
-    )
-    min_iterations: Whole = Field(
-        200,
-        ge=0,
-        le=MAX_COUNT,
-        description="Smallest number of iterations.",
-        json_schema_extra=_COUNT,
-    )
-    max_iterations: Whole = Field(
-        20000,
-        ge=1,
-        le=MAX_COUNT,
-        description="Largest number of iterations.",
-        json_schema_extra=_resume(Resume.GROW) | _COUNT,
-    )
-    energy_tolerance: float = Field(
-        0.01,
-        gt=0,
-        le=10,
-        json_schema_extra=_FITS,
-        description="Pretraining ends when the energy above Hartree-Fock's plus its error is at "
-        "most this, in hartree per electron, and the orbitals fit.",
-    )
-    orbital_tolerance: float = Field(
-        0.035,
-        gt=0,
-        le=10,
-        description="Rms misfit of the orbitals at an electron, relative to their norm there, at "
-        "which the orbitals fit.",
-        json_schema_extra=_FITS,
-    )
-    steps: Whole = Field(
-        2,
-        ge=1,
-        le=10_000,
-        description="Moves of the walkers per iteration.",
-        json_schema_extra=_STEPS,
-    )
-    check_every: Whole = Field(
-        100,
-        ge=1,
-        le=MAX_COUNT,
-        description="Iterations between checks of the criterion.",
-        json_schema_extra=_COUNT,
-    )
-
-    @model_validator(mode="after")
-    def _order(self) -> "PretrainConfig":
-        if self.min_iterations > self.max_iterations:
-            raise ValueError(
-                f"min_iterations is {self.min_iterations}; allowed: at most max_iterations, "
-                f"{self.max_iterations}; set both"
-            )
-        return self
 
 
 # The settings of `optimise` whose default is the optimiser's own, by optimiser. `overrides.resolve`
@@ -358,13 +175,13 @@ class OptimiseConfig(Section):
         ge=0,
         le=MAX_COUNT,
         description="Iterations.",
-        json_schema_extra=_resume(Resume.GROW) | _COUNT,
+        json_schema_extra=resume_rule(Resume.GROW) | COUNT,
     )
     learning_rate: float = Field(
         _KFAC["learning_rate"],
         gt=0,
         le=10,
-        json_schema_extra=_RATE,
+        json_schema_extra=RATE,
         description="Learning rate at the start (KFAC: JAX code; 2020: 1e-4, of a "
         "program with other units). A preset's value "
         "applies to the preset's own optimiser; another optimiser keeps its default.",
@@ -375,15 +192,15 @@ class OptimiseConfig(Section):
         le=1e15,
         description="Iterations after which the rate has fallen to half, with a decay of 1. "
         "Default: a fifth of the iterations (JAX code: 10 000 of 200 000).",
-        json_schema_extra=_resume(Resume.KEPT)
-        | _why("for a rate that never falls, set decay to 0"),
+        json_schema_extra=resume_rule(Resume.KEPT)
+        | why("for a rate that never falls, set decay to 0"),
     )
     decay: float = Field(
         1.0,
         ge=0,
         le=10,
         description="The rate is learning_rate / (1 + t/delay)^decay at iteration t.",
-        json_schema_extra=_why("the rate would be zero from the first iterations on"),
+        json_schema_extra=why("the rate would be zero from the first iterations on"),
     )
     damping: float = Field(
         _KFAC["damping"],
@@ -396,7 +213,7 @@ class OptimiseConfig(Section):
         _KFAC["norm_constraint"],
         gt=0,
         le=1e6,
-        json_schema_extra=_RATE,
+        json_schema_extra=RATE,
         description="Bound on the squared norm of the step. KFAC measures the norm by its Fisher "
         "matrix, SPRING in the parameters themselves.",
     )
@@ -409,7 +226,7 @@ class OptimiseConfig(Section):
         ge=1,
         le=MAX_COUNT,
         description="Iterations between inversions in KFAC.",
-        json_schema_extra=_COUNT,
+        json_schema_extra=COUNT,
     )
     spin_penalty: float = Field(
         0.1,
@@ -423,7 +240,7 @@ class OptimiseConfig(Section):
         5,
         ge=0,
         le=100,
-        json_schema_extra=_why("a hundred halvings leave a learning rate of zero"),
+        json_schema_extra=why("a hundred halvings leave a learning rate of zero"),
         description="How often the optimisation may take back iterations with numbers that are not "
         "finite. Each time it halves the learning rate; after the last it fails.",
     )
@@ -432,7 +249,7 @@ class OptimiseConfig(Section):
         gt=0,
         le=1e6,
         description="Half-width of the clipping window in mean absolute deviations.",
-        json_schema_extra=_why("a million deviations clip nothing"),
+        json_schema_extra=why("a million deviations clip nothing"),
     )
     clip_centre: Literal["mean", "median"] = Field(
         "mean", description="Centre of the clipping window (JAX code: mean; 2020: median)."
@@ -457,7 +274,7 @@ class SharingConfig(Section):
         le=10_000_000,
         multiple_of=2,
         description="Number of walkers of each geometry in the joint stages.",
-        json_schema_extra=_why(_WALKERS),
+        json_schema_extra=why(_WALKERS),
     )
     rows: Whole = Field(
         1024,
@@ -465,7 +282,7 @@ class SharingConfig(Section):
         le=100_000,
         description="Largest number of walkers of all geometries in an update. Where a group has "
         "more, each update takes some of its geometries, and all have their turn.",
-        json_schema_extra=_why("SPRING factors a matrix of this size in each update"),
+        json_schema_extra=why("SPRING factors a matrix of this size in each update"),
     )
     heads: bool = Field(
         True,
@@ -483,20 +300,20 @@ class InferenceConfig(Section):
         le=MAX_COUNT,
         multiple_of=RECORDS_PER_CALL,
         description="Number of records.",
-        json_schema_extra=_resume(Resume.GROW) | _why(_RECORDS),
+        json_schema_extra=resume_rule(Resume.GROW) | why(_RECORDS),
     )
     thin: Whole = Field(
         10,
         ge=1,
         le=10_000,
         description="Moves between two records.",
-        json_schema_extra=_STEPS,
+        json_schema_extra=STEPS,
     )
     max_equilibration: Whole = Field(
         2000,
         ge=100,
         le=MAX_COUNT,
-        json_schema_extra=_why("fewer than a hundred show no drift; a hundred million take months"),
+        json_schema_extra=why("fewer than a hundred show no drift; a hundred million take months"),
         description="Records after which the measurement starts even if the energy still drifts.",
     )
     accuracy: float = Field(
@@ -505,64 +322,15 @@ class InferenceConfig(Section):
         le=10,
         description="Error of the energy, in hartree, up to which a run counts as converged. "
         "It enters verdicts only.",
-        json_schema_extra=_resume(Resume.FREE) | _why("every run meets it"),
+        json_schema_extra=resume_rule(Resume.FREE) | why("every run meets it"),
     )
     keep_every: Whole = Field(
         100,
         ge=RECORDS_PER_CALL,
         le=MAX_COUNT,
         multiple_of=RECORDS_PER_CALL,
-        json_schema_extra=_why(_RECORDS),
+        json_schema_extra=why(_RECORDS),
         description="Records between two stored sets of walkers.",
-    )
-
-
-class RuntimeConfig(Section):
-    """Precision and division of the work."""
-
-    precision: Literal["float32", "float64"] = Field(
-        "float32", description="Precision of the network."
-    )
-    chunk: Annotated[int, Field(ge=1, le=10_000_000), BeforeValidator(_whole)] | None = Field(
-        None,
-        description="Walkers per pass of the local energy. Default: as many as the cache allows.",
-        json_schema_extra=_resume(Resume.ROUNDING) | _why("there are no more walkers"),
-    )
-    block: Whole = Field(
-        50,
-        ge=1,
-        le=1_000_000,
-        description="Largest number of iterations per compiled call; fewer if they take seconds.",
-        json_schema_extra=_resume(Resume.FREE) | _why("a stage stops only between two calls"),
-    )
-
-
-class CheckpointConfig(Section):
-    """Checkpoints of a stage during and after its run. No result depends on them."""
-
-    every_minutes: float = Field(
-        10.0,
-        gt=0,
-        le=525_600,
-        description="Minutes between checkpoints; more if they would take over 2 % of the run.",
-        json_schema_extra=_resume(Resume.FREE) | _why("a year"),
-    )
-    every_steps: Annotated[int, Field(ge=1, le=MAX_COUNT), BeforeValidator(_whole)] | None = Field(
-        None,
-        description="Steps between checkpoints, in addition. Default: only time counts.",
-        json_schema_extra=_resume(Resume.FREE) | _COUNT,
-    )
-    keep: Whole = Field(
-        2,
-        ge=1,
-        le=1000,
-        description="Number of checkpoints of a running stage that are kept.",
-        json_schema_extra=_resume(Resume.FREE) | _why("each holds the whole state"),
-    )
-    keep_finished: bool = Field(
-        True,
-        description="Keep the last checkpoint of a finished stage, so that it can be extended.",
-        json_schema_extra=_resume(Resume.FREE),
     )
 
 
@@ -574,7 +342,7 @@ class Config(Section):
         ge=0,
         le=2**63 - 1,
         description="Seed of all random numbers of the run.",
-        json_schema_extra=_why("64 bits"),
+        json_schema_extra=why("64 bits"),
     )
     network: NetworkConfig = NetworkConfig()
     reference: ReferenceConfig = ReferenceConfig()

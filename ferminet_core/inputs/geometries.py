@@ -2,55 +2,34 @@
 
 import itertools
 import math
-import os
-import re
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.atoms import Atom, Where, source_atoms, used_names
 from ferminet_core.inputs.expressions import (
-    MAX_LENGTH,
-    RESERVED,
     Expression,
     parse_condition,
-    parse_number,
 )
-from ferminet_core.inputs.messages import did_you_mean, show
-from ferminet_core.inputs.molecule import Molecule, Position, check_element
+from ferminet_core.inputs.messages import show
+from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.origin import same_molecule
+from ferminet_core.inputs.parameter_values import value_text, values_of, values_text
 from ferminet_core.inputs.system_file import parse_system
 from ferminet_core.inputs.system_keys import (
-    COLUMN_NAMES,
-    IDENTIFIER,
     MAX_RUN_NAME,
     Case,
     Geometry,
-    Grid,
-    NamedGrid,
     SystemFile,
-    ValueRange,
     Values,
     variant_suffix,
 )
-from ferminet_core.inputs.xyz_files import Frame, read_frames
 from ferminet_core.inputs.yaml_file import YamlFile, read_yaml
-from ferminet_core.units import ANGSTROM_IN_BOHR
 
 MAX_RUNS = 10_000
-# Digits that name a value. Two values that agree in them are the same value.
-_DIGITS = 10
-
-# Returns the beginning of an error line: file, line and key. Only an error needs the line.
-Where = Callable[[], str]
-
-# Numbers in the comments of XYZ files that are results or facts, and tell no geometries apart.
-_RESULTS = frozenset({"charge", "spin", "multiplicity", "energy", "free_energy", "gnorm"})
-
-FACTORS: Mapping[str, float] = {"bohr": 1.0, "angstrom": ANGSTROM_IN_BOHR}
 
 
 @dataclass(frozen=True)
@@ -65,32 +44,6 @@ class Point:
     parameters: dict[str, float]
     molecule: Molecule
     overrides: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Atom:
-    """An element and three expressions; `where` returns the beginning of its error lines."""
-
-    symbol: str
-    coordinates: tuple[Expression, Expression, Expression]
-    where: Where
-
-    @property
-    def names(self) -> frozenset[str]:
-        """Parameters that the coordinates use."""
-        return frozenset().union(*(c.names for c in self.coordinates))
-
-    def position(self, parameters: Mapping[str, float], units: str) -> Position:
-        """Position in bohr.
-
-        Raises:
-            InputError: A coordinate has no finite value.
-        """
-        try:
-            x, y, z = (c.number(parameters) * FACTORS[units] for c in self.coordinates)
-        except InputError as error:
-            raise InputError(f"{self.where()}: {error}") from None
-        return x, y, z
 
 
 @dataclass(frozen=True)
@@ -220,7 +173,7 @@ def _point(
             charge = charge if case.charge is None else case.charge
             spin = spin if case.spin is None else case.spin
             overrides.update(case.overrides)
-    name = "_".join(filter(None, (family.name, _values_text(parameters)))).lower()
+    name = "_".join(filter(None, (family.name, values_text(parameters)))).lower()
     molecule = Molecule.make(
         symbols=tuple(atom.symbol for atom in family.atoms),
         positions=tuple(atom.position(parameters, family.units) for atom in family.atoms),
@@ -240,7 +193,9 @@ def _families(system: SystemFile, file: YamlFile, name: str) -> list[_Family]:
     families = []
     if system.atoms is not None or system.xyz is not None:
         units = _units(system.units, file, ())
-        for atoms, frame in _atoms(system, file, (), common, (units, system.charge, system.spin)):
+        for atoms, frame in source_atoms(
+            system, file, (), common, (units, system.charge, system.spin)
+        ):
             families.append(
                 _Family(
                     index=None,
@@ -275,8 +230,10 @@ def _listed_families(
     units = _units(geometry.units or system.units, file, location)
     charge = system.charge if geometry.charge is None else geometry.charge
     spin = system.spin if geometry.spin is None else geometry.spin
-    for atoms, frame in _atoms(geometry, file, location, {**common, **own}, (units, charge, spin)):
-        used = _used_names(atoms)
+    for atoms, frame in source_atoms(
+        geometry, file, location, {**common, **own}, (units, charge, spin)
+    ):
+        used = used_names(atoms)
         values = {p: v for p, v in common.items() if p in used and p not in own}
         yield _Family(
             index=i,
@@ -298,7 +255,7 @@ def _parameters(
     location: tuple[str | int, ...],
 ) -> dict[str, list[float]]:
     return {
-        name: _values(value, system, file, (*location, "parameters", name))
+        name: values_of(value, system, file, (*location, "parameters", name))
         for name, value in given.items()
     }
 
@@ -331,7 +288,7 @@ def _check_used(
     """A parameter that nothing uses would compute the same run many times over."""
     in_cases = frozenset().union(*(condition.expression.names for condition in conditions))
     for family in families:
-        used = _used_names(family.atoms) | in_cases
+        used = used_names(family.atoms) | in_cases
         for name, values in family.values.items():
             if name not in used and (len(values) > 1 or family.index is None):
                 place = () if family.index is None else ("geometries", family.index)
@@ -344,170 +301,3 @@ def _check_used(
         raise InputError(
             f"{file.where(('parameters', unused[0]))}: no geometry uses this parameter"
         )
-
-
-def _used_names(atoms: Sequence[Atom]) -> frozenset[str]:
-    """Parameters that the coordinates of any atom use."""
-    return frozenset().union(*(atom.names for atom in atoms))
-
-
-# --- atoms ---------------------------------------------------------------------------------------
-
-
-def _atoms(
-    source: SystemFile | Geometry,
-    file: YamlFile,
-    location: tuple[str | int, ...],
-    parameters: Collection[str],
-    facts: tuple[str, int, int],
-) -> list[tuple[list[Atom], dict[str, float]]]:
-    """The atoms of each geometry of a source, with the parameters of the frame if it has several.
-
-    `facts` are the units, the charge and the spin, which a comment in an XYZ file may contradict.
-    """
-    if source.atoms is not None and source.xyz is not None:
-        raise InputError(f"{file.where((*location, 'xyz'))}: `atoms` is given as well; keep one")
-    if source.xyz is None:
-        lines = source.atoms or []
-        places = [partial(file.where, (*location, "atoms", i)) for i in range(len(lines))]
-        atoms = [
-            parse_atom(line, where, parameters) for line, where in zip(lines, places, strict=True)
-        ]
-        return [(atoms, {})]
-    where = file.where((*location, "xyz"))
-    frames = read_frames(file.path.parent / os.path.expanduser(source.xyz), where)
-    for frame in frames:
-        check_comment(frame, *facts)
-    found = _frame_parameters(frames) if len(frames) > 1 else [{}]
-    for name in found[0]:
-        if name in parameters:
-            raise InputError(f"{where}: {name!r} is a parameter of the frames, too; rename yours")
-    return [(frame_atoms(f), values) for f, values in zip(frames, found, strict=True)]
-
-
-def frame_atoms(frame: Frame) -> list[Atom]:
-    """The atoms of a frame, whose coordinates are numbers."""
-    atoms = []
-    for symbol, position in zip(frame.symbols, frame.positions, strict=True):
-        x, y, z = (parse_number(repr(coordinate), ()) for coordinate in position)
-        atoms.append(Atom(symbol, (x, y, z), lambda: frame.where))
-    return atoms
-
-
-def check_comment(frame: Frame, units: str, charge: int, spin: int) -> None:
-    """Check that the comment of a frame does not contradict units, charge (e) and spin (2S).
-
-    Raises:
-        InputError: It does.
-    """
-    given = {"charge": charge, "multiplicity": spin + 1}
-    for key, value in frame.numbers.items():
-        expected = given.get(key.lower())
-        if expected is not None and value != expected:
-            raise InputError(
-                f"{frame.where}: found {key}={value:g} in the comment, but charge {charge} and "
-                f"spin {spin} (multiplicity {spin + 1}) are given; change one of them"
-            )
-    if frame.units not in (None, units):
-        raise InputError(
-            f"{frame.where}: found units of {frame.units} in the comment, but {units} is given; "
-            "change one of them"
-        )
-
-
-def _frame_parameters(frames: Sequence[Frame]) -> list[dict[str, float]]:
-    """The parameters of each frame.
-
-    They are the numbers in the comments that all frames have and that differ between them. Where
-    these do not tell all frames apart, `frame` does, which counts from 1.
-    """
-    shared = [
-        name
-        for name in frames[0].numbers
-        if all(name in frame.numbers for frame in frames)
-        and len({value_text(frame.numbers[name]) for frame in frames}) > 1
-        and re.fullmatch(IDENTIFIER, name)
-        and not {name, name.lower()} & {*_RESULTS, *RESERVED, *COLUMN_NAMES}
-    ]
-    shared = [n for i, n in enumerate(shared) if n.lower() not in map(str.lower, shared[:i])]
-    found = [{name: float(value_text(f.numbers[name])) for name in shared} for f in frames]
-    if len({tuple(values.values()) for values in found}) < len(frames):
-        found = [{"frame": float(i), **v} for i, v in enumerate(found, start=1)]
-    return found
-
-
-def parse_atom(line: str, where: Where, parameters: Collection[str]) -> Atom:
-    """An atom from `El x y z`. An expression may contain spaces within parentheses only."""
-    parts = _split(line) if len(line) <= 4 * MAX_LENGTH else []
-    if len(parts) != 4:
-        raise InputError(
-            f"{where()}: found {show(line)}; allowed: an element and three coordinates without "
-            "spaces inside, such as 'N 0 0 -R/2'"
-        )
-    try:
-        check_element(parts[0])
-        x, y, z = (parse_number(text, parameters) for text in parts[1:])
-    except (ValueError, InputError) as error:
-        raise InputError(f"{where()}: {error}") from None
-    return Atom(parts[0], (x, y, z), where)
-
-
-def _split(line: str) -> list[str]:
-    """Words of a line; spaces within parentheses do not separate."""
-    words, depth = [""], 0
-    for character in line.strip():
-        depth += (character == "(") - (character == ")")
-        if character.isspace() and depth <= 0:
-            words.append("")
-        else:
-            words[-1] += character
-    return [word for word in words if word]
-
-
-# --- values of parameters ------------------------------------------------------------------------
-
-
-def _values(
-    given: Values | Grid, system: SystemFile, file: YamlFile, location: tuple[str | int, ...]
-) -> list[float]:
-    """The values of a parameter, rounded to the digits that name them."""
-    if isinstance(given, NamedGrid):
-        if given.grid not in system.grids:
-            hint = did_you_mean(given.grid, system.grids, "grids")
-            raise InputError(f"{file.where(location)}: unknown grid {show(given.grid)}{hint}")
-        return _values(system.grids[given.grid], system, file, ("grids", given.grid))
-    if isinstance(given, ValueRange):
-        step = (given.stop - given.start) / (given.num - 1)
-        if not math.isfinite(step):
-            raise InputError(f"{file.where(location)}: start and stop are too far apart")
-        numbers = [given.start + i * step for i in range(given.num - 1)] + [given.stop]
-    else:
-        numbers = given if isinstance(given, list) else [given]
-    if not numbers:
-        raise InputError(f"{file.where(location)}: empty grid; give at least one value")
-    values = [float(value_text(number)) for number in numbers]
-    doubled = [value for value, count in Counter(values).items() if count > 1]
-    if doubled:
-        raise InputError(
-            f"{file.where(location)}: {value_text(doubled[0])} is given twice (to {_DIGITS} "
-            "digits); keep one"
-        )
-    return values
-
-
-def _values_text(parameters: Mapping[str, float]) -> str:
-    """The part of a geometry's name that its parameters give; empty without any."""
-    return "_".join(f"{name}_{value_text(value)}" for name, value in parameters.items())
-
-
-def entry_name(geometry: str, parameters: Mapping[str, float]) -> str:
-    """The entry of `geometries` that a geometry comes from, which its own name begins with.
-
-    Empty for the geometries of the top level's atoms with parameters.
-    """
-    return geometry.removesuffix(_values_text(parameters).lower()).removesuffix("_")
-
-
-def value_text(value: float) -> str:
-    """A value in a run's name: 1.4, 90, -0.5, 1e-05."""
-    return f"{value + 0.0:.{_DIGITS}g}".replace("e+", "e")

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import UNCHANGEABLE, Resume, resume_rules
+from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.groups import free_name, group_request
+from ferminet_core.inputs.messages import listing
 from ferminet_core.inputs.origin import nuclei_differences, same_molecule
 from ferminet_core.inputs.run_spec import (
     GroupSpec,
@@ -17,6 +18,7 @@ from ferminet_core.inputs.run_spec import (
     load_spec,
 )
 from ferminet_core.inputs.scan import Scan
+from ferminet_core.inputs.setting_fields import UNCHANGEABLE, Resume
 from ferminet_core.inputs.stage_table import of_groups
 
 # Folder of the groups' results in that of a scan, and of their specs in `spec`.
@@ -27,11 +29,13 @@ _FIRST, *_, _LAST = (entry.name for entry in of_groups())
 class CurrentGroup(NamedTuple):
     """A group as its spec file should have it.
 
-    planned: name that the system file gives it; changed: whether the spec file says something else
+    planned: name that the system file gives it; asked: the members that it names;
+    changed: whether the spec file says something else
     """
 
     spec: GroupSpec
     planned: str
+    asked: tuple[str, ...]
     changed: bool
 
 
@@ -103,19 +107,20 @@ def _current(
         folder: Of the scan.
     """
     stored = _stored(folder, group.run_id)
+    asked = tuple(member.run_id for member in group.members)
     if stored is None:
-        return CurrentGroup(group, planned, changed=True)
+        return CurrentGroup(group, planned, asked, changed=True)
     requests = [json.loads(canonical_json(group_request(run))) for run in runs]
     same_request = stored.request in requests
     same_members = not nuclei_differences(stored, group)
     if has_begun(folder, group.run_id) and (same_request or not _fixed_differ(stored, group)):
         same_members = _still_there(stored, runs, others)
     if not same_members:
-        return CurrentGroup(group, planned, changed=True)
+        return CurrentGroup(group, planned, asked, changed=True)
     if same_request:
-        return CurrentGroup(stored, planned, changed=False)
+        return CurrentGroup(stored, planned, asked, changed=False)
     kept = {"members": stored.members, "molecule": stored.molecule}
-    return CurrentGroup(group.model_copy(update=kept), planned, changed=True)
+    return CurrentGroup(group.model_copy(update=kept), planned, asked, changed=True)
 
 
 def _stored(folder: Path, name: str) -> GroupSpec | None:
@@ -164,3 +169,42 @@ def members(
         if name not in specs and (stored := _stored(scan, name)):
             specs[name] = stored
     return {name: tuple(m.run_id for m in spec.members) for name, spec in specs.items()}
+
+
+def kept_lines(
+    scan: Scan,
+    folder: Path,
+    groups: Mapping[str, CurrentGroup],
+    used: Mapping[str, str],
+    trained: Mapping[str, tuple[str, ...]],
+) -> list[str]:
+    """A line for each group that keeps other members than the system file now asks for.
+
+    Members that have left the scan are not missed.
+
+    Args:
+        scan: The scan as its system file has it now.
+        folder: Of the scan.
+        groups: Those that the system file asks for.
+        used: The group that each run starts from.
+        trained: The members of each group.
+    """
+    lines = []
+    for name, kept in trained.items():
+        present = [run for run, group in used.items() if group == name]
+        asked = groups[name].asked if name in groups else ()
+        if not asked and len(present) < 2:
+            continue  # the others have left the scan
+        added = [run for run in asked if run not in kept]
+        left_out = [run for run in present if run in kept and run not in asked]
+        told = [f"adds {listing(added)}, which starts from it as it is"] if added else []
+        told += [f"leaves out {listing(left_out)}, which stays"] if left_out else []
+        if told:
+            place = folder / GROUPS / name
+            lines.append(
+                f"group {name} keeps the geometries that its training began with "
+                f"({listing(kept)}); {scan.path} {', and '.join(told)}; to train for the new list, "
+                "give it a variant or another results folder, or reset the group: "
+                f"python -m ferminet_core reset {place} all"
+            )
+    return lines

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.geometries import entry_name
 from ferminet_core.inputs.messages import did_you_mean
 from ferminet_core.inputs.origin import request_part
+from ferminet_core.inputs.parameter_values import entry_name
 from ferminet_core.inputs.run_spec import GroupSpec, Member, RunSpec
 from ferminet_core.inputs.run_table import SHARED_OPTIMISER
 from ferminet_core.inputs.system_keys import Sharing, SystemFile, sharing_of

@@ -49,6 +49,13 @@ def did_you_mean(found: object, allowed: Iterable[object], what: str = "allowed"
     return f"{hint}{'' if hint else ';'} {what}: {listed}"
 
 
+def listing(names: Sequence[str]) -> str:
+    """The names as a line lists them; of many, the first ones and their number."""
+    more = len(names) - _MAX_LISTED
+    shown = [*map(printable, names[:_MAX_LISTED]), *([f"{more} more"] if more > 0 else [])]
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
+
+
 def show(value: object) -> str:
     """A value as an error line quotes it; long values are cut."""
     try:

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ferminet_core.inputs.config import Resume, resume_rules
+from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, canonical_json, flat_settings
+from ferminet_core.inputs.setting_fields import Resume
 from ferminet_core.inputs.stage_table import declared
 from ferminet_core.units import ANGSTROM_IN_BOHR
 

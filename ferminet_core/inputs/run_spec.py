@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import Config, Resume, renamed, resume_rules, setting_keys
+from ferminet_core.inputs.config import Config, renamed, resume_rules, setting_keys
 from ferminet_core.inputs.messages import dotted, error_lines
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.setting_fields import Resume
 from ferminet_core.inputs.stage_table import declared
 from ferminet_core.inputs.text_files import read_text
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import basis_sets
-from ferminet_core.inputs.geometries import entry_name, points
+from ferminet_core.inputs.geometries import points
 from ferminet_core.inputs.groups import with_groups
 from ferminet_core.inputs.overrides import (
     DEFAULT_PRESET,
@@ -22,6 +22,7 @@ from ferminet_core.inputs.overrides import (
     check_preset,
     command_line,
 )
+from ferminet_core.inputs.parameter_values import entry_name
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.inputs.run_table import run_table
 from ferminet_core.inputs.system_file import check_quantities, parse_system

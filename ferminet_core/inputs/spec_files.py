@@ -25,6 +25,7 @@ from ferminet_core.inputs.group_files import (
     group_spec,
     group_specs,
     has_begun,
+    kept_lines,
     members,
 )
 from ferminet_core.inputs.molecule import Molecule
@@ -56,6 +57,7 @@ class Changes:
         neighbours: The run that each run starts from, of those that start from another.
         groups: The group that each run starts from, of those that start from one.
         members: The runs whose geometries each group is trained for.
+        warnings: Lines on what stays as it is although the system file has changed.
     """
 
     texts: Mapping[str, str]
@@ -63,6 +65,7 @@ class Changes:
     neighbours: Mapping[str, str]
     groups: Mapping[str, str]
     members: Mapping[str, tuple[str, ...]]
+    warnings: tuple[str, ...]
 
 
 class Start(NamedTuple):
@@ -111,7 +114,8 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
     begun = {run.run_id: _stored_group(folder, run.run_id) for run in scan.runs if run.group}
     groups = current_groups(scan, folder, begun)
     chains, starts = _changed_chains(scan, folder, groups)
-    trained = members(folder, groups, (start.group for start in starts.values() if start.group))
+    used = {name: start.group for name, start in starts.items() if start.group}
+    trained = members(folder, groups, used.values())
     changed = [*chains, *_changed_conventional(scan, folder)]
     if changed:
         names = {part.run_id for part, _ in changed}
@@ -132,8 +136,9 @@ def find_changes(scan: Scan, results_dir: Path | str, takeover: bool = False) ->
         texts=texts,
         obsolete=tuple(str(path.relative_to(folder)) for path in obsolete),
         neighbours={name: start.neighbour for name, start in starts.items() if start.neighbour},
-        groups={name: start.group for name, start in starts.items() if start.group},
+        groups=used,
         members=trained,
+        warnings=tuple(kept_lines(scan, folder, groups, used, trained)),
     )
 
 

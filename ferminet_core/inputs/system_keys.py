@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from ferminet_core.inputs.config import MAX_COUNT, Section, Whole
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import MAX_ATOMS
 from ferminet_core.inputs.scan_columns import COLUMNS
+from ferminet_core.inputs.setting_fields import MAX_COUNT, Section, Whole
 
 # Names of scans, runs, geometries and variants, which become names of files and folders.
 # Names of files have at most 255 characters. Logs of batch jobs join the scan's and the run's name,
@@ -170,7 +170,8 @@ class Sharing(Section):
         0,
         ge=0,
         le=MAX_COUNT,
-        description="Iterations that each geometry then takes of its own.",
+        description="Iterations that each geometry then takes of its own. Their learning rate "
+        "goes on from that of the group.",
     )
 
 

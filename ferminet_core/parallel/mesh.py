@@ -82,8 +82,9 @@ def _fetch(x: Any) -> Any:
     axis = x.sharding.spec.index(AXIS)
     shards = sorted(x.addressable_shards, key=lambda shard: shard.index[axis].start or 0)
     own = np.concatenate([np.moveaxis(np.asarray(shard.data), axis, 0) for shard in shards])
-    # Ranks and their devices come in the same order on the mesh.
-    return np.moveaxis(distributed.ranks().allgather(own), 0, axis)
+    # Ranks and their devices come in the same order on the mesh. In the memory's order of one
+    # process: NumPy's sums follow that order, and so do their last bits.
+    return np.ascontiguousarray(np.moveaxis(distributed.ranks().allgather(own), 0, axis))
 
 
 def per_device(

@@ -15,9 +15,10 @@ from ferminet_core.analysis.correlated_differences import LowOverlapError
 from ferminet_core.analysis.joint_curve import SEGMENT, SLOPE, JointCurve
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
 from ferminet_core.inputs.config import RECORDS_PER_CALL
-from ferminet_core.inputs.geometries import geometry_of, value_text
+from ferminet_core.inputs.geometries import geometry_of
 from ferminet_core.inputs.group_curves import Source
 from ferminet_core.inputs.group_files import GROUPS
+from ferminet_core.inputs.parameter_values import value_text
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import FROZEN_SCAN
 from ferminet_core.inputs.stage_table import of_groups

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from ferminet_core.errors import ArtefactError, InputError, ReadError
-from ferminet_core.inputs.config import UNCHANGEABLE, Resume, resume_rules
+from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.origin import describe, nuclei_differences
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, flat_settings, parse_spec
+from ferminet_core.inputs.setting_fields import UNCHANGEABLE, Resume
 from ferminet_core.runner.attempt import Record
 from ferminet_core.runner.job import Job
 from ferminet_core.storage import checkpoints

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from ferminet_core.errors import ArtefactError, InputError, ResumeError
-from ferminet_core.inputs.config import CheckpointConfig
+from ferminet_core.inputs.machine_settings import CheckpointConfig
 from ferminet_core.inputs.origin import (
     describe,
     molecule_differences,

@@ -151,9 +151,9 @@ def completed(leaves: Mapping[str, np.ndarray], origin: RunSpec) -> dict[str, np
     found = dict(leaves)
     if "rollbacks" not in found:  # not an optimisation
         return found
-    found.setdefault(
-        "delay", np.asarray(origin.config.optimise.planned_delay(), found["width"].dtype)
-    )
+    config, dtype = origin.config.optimise, found["width"].dtype
+    found.setdefault("first_rate", np.asarray(config.learning_rate, dtype))
+    found.setdefault("delay", np.asarray(config.planned_delay(), dtype))
     if "optimiser" in found:  # SPRING's last step was its whole state
         phi = found.pop("optimiser")
         found |= {"optimiser.phi": phi, "optimiser.norms": np.zeros(spring.NORMS, phi.dtype)}

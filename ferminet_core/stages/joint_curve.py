@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
-from ferminet_core.inputs.geometries import value_text
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.parameter_values import value_text
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.stages import group
 from ferminet_core.stages.correlated import Correlated, End

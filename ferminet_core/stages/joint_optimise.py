@@ -28,7 +28,7 @@ from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, fetch, place, walker_mesh
 from ferminet_core.stages import datasets, group, optimise
 from ferminet_core.stages.base import Series
-from ferminet_core.stages.optimise import FROZEN_WINDOW, Optimise, Stats
+from ferminet_core.stages.optimise import BROKEN_UPDATE, FROZEN_WINDOW, Accident, Optimise, Stats
 from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.energy import EnergyInfo
 from ferminet_core.vmc.hamiltonian import Nuclei
@@ -54,6 +54,7 @@ class State(NamedTuple):
     step: jax.Array
     accepted: jax.Array
     rollbacks: jax.Array
+    first_rate: jax.Array
     delay: jax.Array
     left_at: jax.Array
 
@@ -144,7 +145,7 @@ class JointOptimise(Optimise):
         rows = jnp.where(takes_part[:, None, None], found.rows, 0.0)
         deviation = jnp.where(takes_part[:, None], found.deviation, 0.0)
         weights = takes_part / jnp.maximum(jnp.sum(takes_part), 1).astype(rows.dtype)
-        rate = optimise.learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
+        rate = optimise.learning_rate(config.optimise, state)
         update = spring.natural_step(
             config.optimise, state.optimiser, state.params, rows, deviation, weights, rate
         )
@@ -229,27 +230,27 @@ class JointOptimise(Optimise):
             step=zero,
             accepted=jnp.zeros(electrons.shape[:2], electrons.dtype),
             rollbacks=zero,
-            delay=jnp.asarray(self.config.optimise.planned_delay(), self.dtype),
+            **optimise.schedule(self.config.optimise, {}, self.dtype),
             left_at=jnp.full(len(self.spec.members), -1, jnp.int32),
         )
         return self.place(state)
 
-    def _lossy(self, state: State, series: Series) -> np.ndarray:
-        """Which geometries (geometry,) of those that take part lost most of their energies."""
+    def _accident(self, state: State, series: Series) -> Accident | None:
+        """The accident, if any, in a block that began with this state."""
+        if not np.isfinite(series["update_norm"]).all():
+            return BROKEN_UPDATE
         # NaN, where a geometry did not have its turn, compares false.
         most = (series["n_nonfinite"] > self.n_walkers // 2).any(axis=0)
-        found: np.ndarray = most & (np.asarray(state.left_at) < 0)
-        return found
+        lost = tuple(np.flatnonzero(most & (np.asarray(state.left_at) < 0)).tolist())
+        if not lost:
+            return None
+        return Accident(f"most local energies of {self._names(lost)} are not finite", lost)
 
-    def _accident(self, state: State, series: Series) -> str | None:
-        """A reason to take a block back, which names the geometries."""
-        if not np.isfinite(series["update_norm"]).all():
-            return "the update is not finite"
-        self._lost = self._lossy(state, series)
-        names = [m.run_id for m, lost in zip(self.spec.members, self._lost, strict=True) if lost]
-        return f"most local energies of {', '.join(names)} are not finite" if names else None
+    def _names(self, places: tuple[int, ...]) -> str:
+        """The runs at these places of the group."""
+        return ", ".join(self.spec.members[place].run_id for place in places)
 
-    def _roll_back(self, state: State, wrong: str) -> tuple[State, str]:
+    def _roll_back(self, state: State, accident: Accident) -> tuple[State, str]:
         """The state before a block with an accident, with one rollback more, and its effect.
 
         Where the rollbacks are used up, the geometries that lost their energies are left out, and
@@ -258,20 +259,17 @@ class JointOptimise(Optimise):
         Raises:
             BrokenRunError: the update itself is not finite, or no geometry is left.
         """
-        lost = self._lost
-        takes_part = np.asarray(state.left_at) < 0
         used_up = int(state.rollbacks) >= self.config.optimise.max_rollbacks
-        if not used_up or not lost.any():
-            return super()._roll_back(state, wrong)
-        if not (takes_part & ~lost).any():
-            raise BrokenRunError(f"{self.spec.run_id} {self.name}: {wrong}; no geometry is left")
-        left_at = np.where(lost, int(state.step), state.left_at).astype(np.int32)
-        names = [m.run_id for m, out in zip(self.spec.members, lost, strict=True) if out]
+        if not used_up or not accident.lost:
+            return super()._roll_back(state, accident)
+        left_at = np.array(state.left_at)
+        left_at[list(accident.lost)] = int(state.step)
+        if (left_at >= 0).all():
+            raise BrokenRunError(
+                f"{self.spec.run_id} {self.name}: {accident.reason}; no geometry is left"
+            )
         out = state._replace(left_at=jnp.asarray(left_at), rollbacks=jnp.asarray(0, jnp.int32))
-        return (
-            self.place(out),
-            f"without {', '.join(names)} from here on",
-        )
+        return self.place(out), f"without {self._names(accident.lost)} from here on"
 
     def _notes(self, series: Series, done: int) -> tuple[str, ...]:
         """As for one run, of every geometry by name, and the geometry with the largest variance."""
@@ -312,5 +310,6 @@ class JointOptimise(Optimise):
             n_rollbacks=int(state.rollbacks),
             pretrain_converged=int(attrs["converged"]),
             left_out=json.dumps(reasons),
+            **optimise.continued_schedule(self.config.optimise, state),
             **{name: str(x) for name, x in attrs.items() if name == "parities"},
         )

@@ -16,8 +16,8 @@ from jax.sharding import PartitionSpec
 
 from ferminet_core.chemistry import alignment, orbitals
 from ferminet_core.chemistry.start_walkers import start_walkers
-from ferminet_core.inputs.config import PretrainConfig
 from ferminet_core.inputs.run_spec import GroupSpec
+from ferminet_core.inputs.start_settings import PretrainConfig
 from ferminet_core.parallel import collectives
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, fetch, place, walker_mesh

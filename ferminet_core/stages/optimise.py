@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ class State(NamedTuple):
     params, optimiser: replicated trees; walkers: split over devices; width: of their moves
     step: iterations done; rollbacks: how often the loop went back to the state before a block
     accepted: (walker,), moves accepted by each walker since the last test for frozen walkers
-    delay: iterations, of the learning rate's decay; an extension keeps that of the start
+    first_rate: learning rate of the first iteration; delay: iterations, of its decay; an extension
+    keeps both
     """
 
     params: Params
@@ -51,6 +52,7 @@ class State(NamedTuple):
     step: jax.Array
     accepted: jax.Array
     rollbacks: jax.Array
+    first_rate: jax.Array
     delay: jax.Array
 
 
@@ -102,24 +104,47 @@ class Stats(NamedTuple):
     momentum_dropped: jax.Array
 
 
-def learning_rate(
-    config: OptimiseConfig, delay: jax.Array | float, step: jax.Array, rollbacks: jax.Array
-) -> jax.Array:
-    """learning_rate / (1 + step / delay)^decay, halved at every rollback."""
-    rate = config.learning_rate * (1.0 + step / delay) ** -config.decay
-    return rate * ROLLBACK_FACTOR**rollbacks
+def learning_rate(config: OptimiseConfig, state: Any) -> jax.Array:
+    """first_rate / (1 + step / delay)^decay, halved at every rollback; of a `State`."""
+    rate = state.first_rate * (1.0 + state.step / state.delay) ** -config.decay
+    rate *= ROLLBACK_FACTOR**state.rollbacks
+    return cast(jax.Array, rate)
 
 
-def accident(series: Series, n_walkers: int) -> str | None:
-    """A reason to take a block of iterations back, or None: numbers that are not finite."""
-    bad = np.flatnonzero(~np.isfinite(series["update_norm"]))
-    if bad.size:
-        return "the update is not finite"
-    # Single local energies may overflow, as on a node. A wavefunction that has lost most of them
-    # does not recover.
-    if (lost := int(series["n_nonfinite"].max())) > n_walkers // 2:
-        return f"{lost} of {n_walkers} local energies are not finite"
-    return None
+def schedule(config: OptimiseConfig, start: Mapping[str, Any], dtype: Any) -> dict[str, jax.Array]:
+    """The rate and delay that an optimisation begins with.
+
+    Args:
+        config: its settings
+        start: attributes of what it starts from; those of `continued_schedule` come first
+        dtype: of the numbers
+    """
+    found = {"first_rate": config.learning_rate, "delay": config.planned_delay()}
+    return {name: jnp.asarray(start.get(name, value), dtype) for name, value in found.items()}
+
+
+def continued_schedule(config: OptimiseConfig, state: Any) -> dict[str, float]:
+    """Attributes by which another optimisation goes on where this one, of a `State`, has ended.
+
+    With N iterations done, 1 + (N + t) / delay is (1 + N / delay) (1 + t / (delay + N)).
+    """
+    if int(state.step) == 0:  # without iterations, the default of a delay means nothing
+        return {}
+    delay = float(state.delay) + int(state.step)
+    return {"first_rate": float(learning_rate(config, state)), "delay": delay}
+
+
+class Accident(NamedTuple):
+    """Why a block of iterations is taken back: numbers that are not finite.
+
+    lost: of a group, the places of the geometries that lost most of their local energies
+    """
+
+    reason: str
+    lost: tuple[int, ...] = ()
+
+
+BROKEN_UPDATE = Accident("the update is not finite")
 
 
 def tree_norm(tree: Any) -> jax.Array:
@@ -187,7 +212,7 @@ class Optimise:
 
         sample, energy = self._measure(state.params, walkers, inputs, key)
 
-        rate = learning_rate(config.optimise, state.delay, state.step, state.rollbacks)
+        rate = learning_rate(config.optimise, state)
         update = self.optimiser.update(state.optimiser, state.params, sample, rate)
         params = networks.bounded(jax.tree.map(jnp.subtract, state.params, update.step))
 
@@ -259,7 +284,7 @@ class Optimise:
             step=zero,
             accepted=jnp.zeros(electrons.shape[0], electrons.dtype),
             rollbacks=zero,
-            delay=jnp.asarray(self.config.optimise.planned_delay(), self.dtype),
+            **schedule(self.config.optimise, self.pretrained.attrs, self.dtype),
         )
         return self.place(state)
 
@@ -283,19 +308,25 @@ class Optimise:
             after, stats = block(state, self.inputs, np.int32(count))
             series: Series = {name: np.asarray(x)[:count] for name, x in stats._asdict().items()}
             length.took(count, time.monotonic() - began)
-            if wrong := self._accident(state, series):
-                state, note = self._roll_back(state, wrong)
-                yield Step(done, state, {}, (f"{wrong}: back to step {done}, {note}",))
+            if accident := self._accident(state, series):
+                state, note = self._roll_back(state, accident)
+                yield Step(done, state, {}, (f"{accident.reason}: back to step {done}, {note}",))
                 continue
             state = after
             yield Step(done + count, state, series, self._notes(series, done))
 
-    def _accident(self, state: Any, series: Series) -> str | None:
-        """`accident` in a block that began with this state."""
+    def _accident(self, state: Any, series: Series) -> Accident | None:
+        """The accident, if any, in a block that began with this state."""
         del state
-        return accident(series, self.n_walkers)
+        if not np.isfinite(series["update_norm"]).all():
+            return BROKEN_UPDATE
+        # Single local energies may overflow, as on a node. A wavefunction that has lost most of
+        # them does not recover.
+        if (lost := int(series["n_nonfinite"].max())) > self.n_walkers // 2:
+            return Accident(f"{lost} of {self.n_walkers} local energies are not finite")
+        return None
 
-    def _roll_back(self, state: Any, wrong: str) -> tuple[Any, str]:
+    def _roll_back(self, state: Any, accident: Accident) -> tuple[Any, str]:
         """The state before a block with an accident, with one rollback more, and its effect.
 
         Raises:
@@ -306,10 +337,10 @@ class Optimise:
             more = state._replace(rollbacks=jnp.asarray(rollbacks + 1, jnp.int32))
             return self.place(more), f"learning rate times {ROLLBACK_FACTOR:g}"
         config = self.config.optimise
-        rate = float(learning_rate(config, state.delay, state.step, state.rollbacks))
+        rate = float(learning_rate(config, state))
         raise BrokenRunError(
-            f"{self.spec.run_id} optimise: after step {int(state.step)} {wrong}, and {allowed} "
-            f"rollbacks down to a learning rate of {rate:.3g} did not help (width "
+            f"{self.spec.run_id} optimise: after step {int(state.step)} {accident.reason}, and "
+            f"{allowed} rollbacks down to a learning rate of {rate:.3g} did not help (width "
             f"{np.max(state.width):.3g}); try a smaller optimise.learning_rate or a larger "
             "optimise.damping"
         )

@@ -26,8 +26,9 @@ from jax.sharding import PartitionSpec
 from ferminet_core.chemistry import orbitals
 from ferminet_core.chemistry.start_walkers import start_walkers
 from ferminet_core.errors import BrokenRunError
-from ferminet_core.inputs.config import CHECK_SWEEPS, PretrainConfig
+from ferminet_core.inputs.config import CHECK_SWEEPS
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.start_settings import PretrainConfig
 from ferminet_core.parallel import collectives
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import (

@@ -81,6 +81,9 @@ class SharedStart(TakenStart):
             **datasets.parities(self.reference),
             group=self.group.run_id,
             took_part=int(self.took_part),
+            # Groups of older versions lack it. Runs that start from these begin with the full rate,
+            # like the others of the same folder.
+            **{name: float(attrs[name]) for name in ("first_rate", "delay") if name in attrs},
         )
 
     def _series(self) -> Series:

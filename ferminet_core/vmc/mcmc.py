@@ -208,9 +208,6 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
         because it is adapted between calls.
     """
 
-    def log_density(electrons: jax.Array) -> jax.Array:
-        return 2.0 * log_psi(electrons)
-
     def kernel(key: jax.Array, state: Walkers, width: jax.Array) -> tuple[Walkers, Info]:
         drawn, phase = _draw_call(key, state.number, spins, nuclei.positions.shape[0], moves)
         relocations = (moves + phase) // RELOCATION_PERIOD if drawn is not None else 0
@@ -228,18 +225,15 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
                 relocated, returns = _relocate(electrons, own, nuclei)
                 proposal = jnp.where(gaussian, proposal, relocated)
                 bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
-            new = log_density(proposal)
+            new = 2.0 * log_psi(proposal)
             # A NaN on either side compares false. A walker at a NaN is freed by any finite
             # proposal.
             take = (log_uniform < new - log + bias) | (jnp.isfinite(new) & ~jnp.isfinite(log))
             electrons = jnp.where(take[:, None, None], proposal, electrons)
             return electrons, jnp.where(take, new, log), accepted + (take & gaussian)
 
-        start = (
-            state.electrons,
-            log_density(state.electrons),
-            jnp.zeros(state.number.shape, state.electrons.dtype),
-        )
+        log = 2.0 * log_psi(state.electrons)
+        start = (state.electrons, log, jnp.zeros(state.number.shape, state.electrons.dtype))
         made = 1 + relocations if moves == 1 else moves
         electrons, _, accepted = jax.lax.fori_loop(0, made, move, start)
         return Walkers(electrons, state.number), Info(accepted / (made - relocations))

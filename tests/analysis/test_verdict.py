@@ -453,9 +453,10 @@ def of_group(energy: np.ndarray, own: int, took_part: bool = True, **changes: An
     n_joint = len(energy) - own if took_part else 0
     start = RunStart(group="shared", took_part=took_part, joint=n_joint, own=own, walkers=64)
     series = optimisation(energy) if len(energy) else {}
-    # The rate of the own iterations starts again.
-    steps = [np.arange(n) / (0.2 * n) for n in (n_joint, own) if n]
-    rate = 0.05 / (1.0 + np.concatenate([*steps, np.zeros(0)]))
+    # The own iterations continue the schedule of the joint ones, here of as many as in other tests.
+    done = 0 if took_part else N_STEPS
+    delay = 0.2 * (n_joint or N_STEPS)
+    rate = 0.05 / (1.0 + (done + np.arange(len(energy))) / delay)
     series = series | ({"learning_rate": rate} if len(energy) else {})
     return judge(series, inference(**changes), {}, ACCURACY, start=start)
 

@@ -15,8 +15,8 @@ from ferminet_core.chemistry.hartree_fock import solve
 from ferminet_core.chemistry.orbitals import Determinants, occupied_orbitals
 from ferminet_core.chemistry.start_walkers import orthogonal_orbitals
 from ferminet_core.errors import ArtefactError
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 # Orthonormal orbitals of n electrons, rotated: n products of rounding 2e-16 in each of n columns,
 # 1e-14 for seven electrons; the determinant of their overlap adds as much again.

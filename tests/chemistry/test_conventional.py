@@ -16,9 +16,10 @@ from pyscf import __config__, fci, mcscf, scf
 from ferminet_core.chemistry import conventional, correlated_methods, hartree_fock
 from ferminet_core.chemistry.correlated_methods import MethodEnergy, correlated_energies
 from ferminet_core.errors import ArtefactError, InputError
-from ferminet_core.inputs.config import Config, ConventionalConfig, NetworkConfig
+from ferminet_core.inputs.config import Config, NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.start_settings import ConventionalConfig
 from ferminet_core.runner import run_stage
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.stopping import Stop

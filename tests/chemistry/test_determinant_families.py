@@ -14,8 +14,8 @@ from ferminet_core.chemistry.hartree_fock import solve
 from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.chemistry.start_walkers import start_walkers
 from ferminet_core.chemistry.symmetry import operations
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 
 def vector(mole: gto.Mole, one: Determinant) -> np.ndarray:

@@ -18,8 +18,8 @@ from ferminet_core.chemistry.hartree_fock import determinant_spin_squared, solve
 from ferminet_core.chemistry.orbitals import half_power
 from ferminet_core.errors import BrokenRunError, InputError
 from ferminet_core.inputs.basis_sets import basis_label, check_basis, dunning
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 
 def read(dataset: xr.Dataset, name: str) -> Any:
@@ -218,7 +218,7 @@ def test_degenerate_orbitals_do_not_depend_on_their_rotation() -> None:
 
 REPEAT = """
 import hashlib, sys
-from ferminet_core.inputs.config import ReferenceConfig
+from ferminet_core.inputs.start_settings import ReferenceConfig
 from ferminet_core.chemistry.hartree_fock import solve
 from ferminet_core.inputs.molecule import Molecule
 

@@ -22,8 +22,8 @@ from ferminet_core.chemistry.orbitals import (
     log_abs_hf,
     occupied_orbitals,
 )
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 # float64 sums of some ten primitives, relative to the largest orbital value.
 ROUNDING = 1e-13

@@ -15,8 +15,8 @@ from ferminet_core.chemistry.start_walkers import (
     start_walkers,
 )
 from ferminet_core.errors import ArtefactError
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 
 # Seeded, so a test passes always or never; five standard errors leave room for changes of the seed.
 SIGMAS = 5.0

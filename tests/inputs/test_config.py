@@ -12,16 +12,14 @@ from ferminet_core.inputs import overrides
 from ferminet_core.inputs.config import (
     OPTIMISER_DEFAULTS,
     Config,
-    ConventionalConfig,
     McmcConfig,
     OptimiseConfig,
-    PretrainConfig,
-    ReferenceConfig,
-    RuntimeConfig,
     bound_reasons,
     setting_keys,
 )
+from ferminet_core.inputs.machine_settings import RuntimeConfig
 from ferminet_core.inputs.overrides import flatten, presets, resolve
+from ferminet_core.inputs.start_settings import ConventionalConfig, PretrainConfig, ReferenceConfig
 
 
 def where(key: str) -> str:

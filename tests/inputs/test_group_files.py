@@ -69,6 +69,53 @@ def test_later_a_new_geometry_starts_from_the_group_as_it_is(tmp_path: Path) -> 
     assert found.members["shared"] == ("r_1.4", "r_2", "r_3")
 
 
+SOME = H2.replace("sharing: scan", "sharing: {geometries: [r_1.4, r_2]}")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        (SOME, SOME.replace("r_2]", "r_2, r_3]"), " adds r_3, which starts from it as it is; to"),
+        (H2, SOME, " leaves out r_3, which stays; to"),
+        (
+            SOME,
+            SOME.replace("r_2]", "r_3]"),
+            " adds r_3, which starts from it as it is, and leaves",
+        ),
+        (H2, LONGER, " adds r_4, which"),
+    ],
+)
+def test_other_members_than_the_file_asks_for_are_told(
+    before: str, after: str, told: str, tmp_path: Path
+) -> None:
+    written(tmp_path, before)
+    assert changes(tmp_path, after).warnings == ()  # it follows the file
+    begin(tmp_path)
+    assert changes(tmp_path, before).warnings == ()
+    (line,) = changes(tmp_path, after).warnings
+    assert line.startswith("group shared keeps the geometries that its training began with (r_1.4")
+    assert told in line
+    assert line.endswith(f"python -m ferminet_core reset {tmp_path}/h2/groups/shared all")
+
+
+def test_a_group_that_the_file_no_longer_asks_for_is_told(tmp_path: Path) -> None:
+    """Of two molecules, with the list of the first one's geometries and then the other's."""
+    text = """units: bohr
+geometries:
+  - {name: a, atoms: [H 0 0 -R/2, H 0 0 R/2], parameters: {R: [1.4, 2.0]}}
+  - {name: b, atoms: [H 0 0 -R/2, He 0 0 R/2], charge: 1, parameters: {R: [1.4, 2.0]}}
+preset: smoke
+sharing: {geometries: [a_r_1.4, a_r_2]}
+"""
+    other = text.replace("[a_r_1.4, a_r_2]", "[b_r_1.4, b_r_2]")
+    written(tmp_path, text)
+    begin(tmp_path, "shared_a")
+    found = changes(tmp_path, other)
+    assert found.members["shared_a"] == ("a_r_1.4", "a_r_2")
+    (line,) = found.warnings
+    assert "leaves out a_r_1.4 and a_r_2, which stays" in line
+
+
 def test_a_geometry_that_leaves_the_scan_stays_in_the_group(tmp_path: Path) -> None:
     written(tmp_path)
     begin(tmp_path)
@@ -78,6 +125,7 @@ def test_a_geometry_that_leaves_the_scan_stays_in_the_group(tmp_path: Path) -> N
         assert found.groups["r_1.4"] == "shared"
         assert found.members == {"shared": ("r_1.4", "r_2", "r_3")}
         assert found.obsolete == ()
+        assert found.warnings == ()
 
 
 def test_a_moved_member_changes_the_group(tmp_path: Path) -> None:

@@ -215,6 +215,28 @@ def test_reasons_and_arrays_of_all_ranks() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_is_fetched_lies_in_memory_as_in_one_process() -> None:
+    """NumPy's sums over an array, to the last bit, depend on the order of its memory."""
+    done = on_ranks(
+        """
+        world.connect_jax()
+        import jax, numpy as np
+        from ferminet_core.parallel import collectives, mesh
+        over = mesh.walker_mesh(4)
+        whole = np.arange(24.0).reshape(2, 3, 4)
+        for axis in range(3):
+            turned = np.ascontiguousarray(np.moveaxis(whole, 2, axis))
+            names = [None] * axis + [collectives.AXIS]
+            split = jax.sharding.PartitionSpec(*names)
+            found = mesh.fetch(mesh.place(over, turned, split))
+            assert found.tolist() == turned.tolist()
+            assert found.flags.c_contiguous, axis
+        world.close()
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_rank_that_fails_alone_ends_the_others() -> None:
     """The other one waits in an exchange that never comes."""
     began = time.monotonic()

@@ -22,7 +22,7 @@ from helpers.rooms import ROOMS
 from ferminet_core.cli import tables
 from ferminet_core.cli.commands import app
 from ferminet_core.errors import ExitCode, InputError
-from ferminet_core.inputs import config
+from ferminet_core.inputs import config, setting_fields
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.system_keys import SystemFile
 
@@ -140,7 +140,7 @@ def test_settings_that_a_resume_may_change_are_listed(site: dict[Path, Page]) ->
     text = page(site, "resuming.html").text
     for key, rule in config.resume_rules().items():
         row = re.search(rf"{re.escape(key)}\s+(yes[^\n]*|may grow)", text)
-        assert (row is not None) == (rule not in config.UNCHANGEABLE), key
+        assert (row is not None) == (rule not in setting_fields.UNCHANGEABLE), key
         if row is not None:
             assert row[1].strip() == rule.value, key
 

@@ -209,6 +209,16 @@ def test_a_run_that_started_warm_was_not_pretrained(tmp_path: Path) -> None:
     assert {"Umrigar1989", "Prim1957"} <= set(cited([warm]))
 
 
+def test_a_shared_wavefunction_and_what_it_rests_on_are_cited(tmp_path: Path) -> None:
+    of_sharing = {"Scherbela2022", "Gao2022", "Schoenemann1966", "Prim1957", "Umrigar1989"}
+    of_sharing |= {"Filippi2000"}
+    spring = cited(runs_of(tmp_path, H2, optimise__optimiser="spring"))
+    assert not of_sharing & set(spring)
+    shared = cited(runs_of(tmp_path, H2 + "sharing: scan\n"))
+    # The group is pretrained, and optimised by SPRING.
+    assert set(shared) == set(spring) | of_sharing
+
+
 def test_what_has_no_entry_is_said(tmp_path: Path) -> None:
     runs = runs_of(tmp_path, ATOM % ("C", 2), reference__basis="ano-rcc")
     text = bibliography.bibliography(runs, ["Nobody1999", "Sims2006; Pachucki2010"], "here")

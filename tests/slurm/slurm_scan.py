@@ -25,21 +25,42 @@ overrides:
   checkpoint.every_steps: 200
   runtime.block: 10
 """
+SHARED = """
+name: cluster
+units: bohr
+atoms: [H 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [1.4]}
+preset: smoke
+overrides:
+  network: {layers: 1, one_electron_width: 16}
+  sharing.walkers: 16
+  pretrain: {min_iterations: 0, max_iterations: 50}
+  optimise.iterations: 300
+  checkpoint.every_steps: 50
+  runtime.block: 10
+sharing: scan
+"""
 RUN = "r_1.4"
 
 
 class Scan:
-    """The workflow on a system file and a folder of its own, by the Slurm profile."""
+    """The workflow on a system file and a folder of its own, by the Slurm profile.
 
-    def __init__(self, folder: Path, cache: Path, bonds: str = "1.4") -> None:
-        self.folder, self.cache = folder, cache
+    `stage` takes nearly all the time, on two ranks: that of a run, or of a group if it shares.
+    """
+
+    def __init__(self, folder: Path, cache: Path, bonds: str = "1.4", shared: bool = False) -> None:
+        self.folder, self.cache, self.shared = folder, cache, shared
         self.results = folder / "results"
-        self.run = self.results / "cluster" / "runs" / RUN
-        self.work = self.run / "optimise.work"
+        self.stage = "joint_optimise" if shared else "optimise"
+        owner = Path("groups/shared") if shared else Path("runs") / RUN
+        self.run = self.results / "cluster" / owner
+        self.work = self.run / f"{self.stage}.work"
+        self.artefact = self.run / f"{self.stage}.zarr.zip"
         self.system = folder / "system.yaml"
         self.workdir = folder / "workdir"
         self.workdir.mkdir(parents=True)
-        self.system.write_text(SYSTEM.replace("1.4", bonds))
+        self.system.write_text((SHARED if shared else SYSTEM).replace("1.4", bonds))
         self.process: subprocess.Popen[bytes] | None = None
 
     def copy_results(self, other: "Scan") -> None:
@@ -64,8 +85,19 @@ class Scan:
             lines.append(f"{indent}{key}: {changes[key]}" if key in changes else line)
         folder = self.folder / "profile"
         folder.mkdir(exist_ok=True)
-        (folder / "config.yaml").write_text("\n".join(lines) + "\n")
+        written = "\n".join(lines) + "\n"
+        (folder / "config.yaml").write_text(self._joint_ranks(written) if self.shared else written)
         return folder
+
+    def _joint_ranks(self, profile: str) -> str:
+        """A profile that gives the stages of a group the keys of `optimise`, as it says."""
+        keys = re.search(r"^  optimise:\n((?: {4}.*\n)+)", profile, re.MULTILINE)
+        assert keys is not None
+        for stage in ("joint_pretrain", "joint_optimise"):
+            old = f"  {stage}:\n    mem_mb: 3000\n"
+            assert old in profile
+            profile = profile.replace(old, f"  {stage}:\n{keys[1]}")
+        return profile
 
     def set_resources(self, profile: Path, text: str) -> None:
         """Add resources of rules, as YAML, to a profile."""
@@ -100,9 +132,10 @@ class Scan:
         assert self.process is not None
         return self.process.wait(timeout=seconds)
 
-    def local(self) -> None:
+    def local(self, *arguments: str) -> None:
         """The same scan on this machine alone, as one process with two devices."""
-        command = self.command(ROOT / "cluster_profiles" / "local", "--cores", "2")
+        profile = ROOT / "cluster_profiles" / "local"
+        command = self.command(profile, "--cores", "2", *arguments)
         done = subprocess.run(
             command, capture_output=True, text=True, env=self.environment(), cwd=ROOT, check=False
         )

@@ -3,6 +3,7 @@
 Each fault ends, without repair by hand, in the same bytes as one uninterrupted process.
 """
 
+import contextlib
 import json
 import os
 import shlex
@@ -52,19 +53,28 @@ def undisturbed(slurm: None, tmp_path_factory: pytest.TempPathFactory, cache: Pa
 
 @pytest.fixture
 def scan(undisturbed: Scan, tmp_path: Path, cache: Path) -> Iterator[Scan]:
-    """A scan whose optimisation is still to be done; its jobs are gone after the test."""
+    """A scan whose optimisation is still to be done."""
     scan = Scan(tmp_path, cache)
     undisturbed.copy_results(scan)
     for stage in ("optimise", "inference"):
         shutil.rmtree(scan.run / f"{stage}.work")
         for path in scan.run.glob(f"{stage}.*"):
             path.unlink()
-    yield scan
-    if scan.process is not None and scan.process.poll() is None:
-        scan.process.kill()
-        scan.process.wait()
-    cluster.call("scancel", "--full", "--partition=main")
-    cluster.until(cluster.idle, "end of the test's jobs")
+    with ended(scan):
+        yield scan
+
+
+@contextlib.contextmanager
+def ended(scan: Scan) -> Iterator[None]:
+    """Its Snakemake and its jobs are gone after the test."""
+    try:
+        yield
+    finally:
+        if scan.process is not None and scan.process.poll() is None:
+            scan.process.kill()
+            scan.process.wait()
+        cluster.call("scancel", "--full", "--partition=main")
+        cluster.until(cluster.idle, "end of the test's jobs")
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -83,7 +93,8 @@ def ranks_on(node: str) -> list[int]:
     for pid in cluster.processes_of(node):
         path = Path(f"/proc/{pid}/cmdline")
         words = path.read_bytes().split(b"\0") if path.exists() else []
-        if b"ferminet_core" in words and b"optimise" in words and b"python" in words[0]:
+        stages = {b"optimise", b"joint_optimise"} & set(words)
+        if b"ferminet_core" in words and stages and b"python" in words[0]:
             found.append(pid)
     return found
 
@@ -104,13 +115,12 @@ def checkpointed(scan: Scan, beyond: int = 0) -> bool:
 
 def optimise(scan: Scan, **changes: str) -> subprocess.Popen[bytes]:
     """Start Snakemake for the optimisation alone."""
-    return scan.start(str(scan.run / "optimise.zarr.zip"), **changes)
+    return scan.start(str(scan.artefact), **changes)
 
 
 def assert_as_undisturbed(scan: Scan, undisturbed: Scan, seconds: float = 400.0) -> None:
     assert scan.finish(seconds) == 0, scan.log[-3000:]
-    name = "optimise.zarr.zip"
-    assert artefacts.digest(scan.run / name) == artefacts.digest(undisturbed.run / name)
+    assert artefacts.digest(scan.artefact) == artefacts.digest(undisturbed.artefact)
     assert len(events(scan, "done")) == 1
 
 
@@ -213,8 +223,8 @@ def test_cancelled_then_run_again(scan: Scan, undisturbed: Scan) -> None:
     assert events(scan, "resume")
 
 
-@pytest.mark.campaign
-def test_a_node_lost_and_back(scan: Scan, undisturbed: Scan) -> None:
+def lose_a_node(scan: Scan, undisturbed: Scan) -> None:
+    """One that comes back."""
     optimise(scan)
     until(lambda: checkpointed(scan), "a checkpoint")
     cluster.kill_node("n2")
@@ -224,6 +234,32 @@ def test_a_node_lost_and_back(scan: Scan, undisturbed: Scan) -> None:
     cluster.start_node("n2")
     assert_as_undisturbed(scan, undisturbed)
     assert events(scan, "resume")
+
+
+@pytest.mark.campaign
+def test_a_node_lost_and_back(scan: Scan, undisturbed: Scan) -> None:
+    lose_a_node(scan, undisturbed)
+
+
+@pytest.mark.campaign
+def test_a_node_lost_while_geometries_are_trained_together(
+    slurm: None, tmp_path: Path, cache: Path
+) -> None:
+    """Both stages of the group on two ranks, one on each node, and on one process elsewhere."""
+    whole, scan = (
+        Scan(tmp_path / name, cache, bonds="1.4, 2.0", shared=True) for name in ("whole", "scan")
+    )
+    whole.local(str(whole.artefact))
+    whole.copy_results(scan)
+    shutil.rmtree(scan.run)
+    pretrained = scan.run / "joint_pretrain.zarr.zip"
+    with ended(scan):
+        scan.start(str(pretrained))
+        assert scan.finish() == 0, scan.log[-3000:]
+        assert artefacts.digest(pretrained) == artefacts.digest(whole.run / pretrained.name)
+        lose_a_node(scan, whole)
+    for stage in ("joint_pretrain", "joint_optimise"):
+        assert [rank["node"] for rank in provenance(scan, stage)["ranks"]] == ["n1", "n2"]
 
 
 @pytest.mark.campaign

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.parallel.collectives import AXIS
-from ferminet_core.stages import datasets, group, parameters
+from ferminet_core.stages import datasets, group, optimise, parameters
 from ferminet_core.stages.base import Recorder, Series
 from ferminet_core.stages.base import run as run_stage
 from ferminet_core.stages.joint_optimise import JointOptimise, State
@@ -103,18 +103,47 @@ def test_a_group_of_one_optimises_as_a_run_alone(quick: pytest.MonkeyPatch) -> N
 # --- layouts --------------------------------------------------------------------------------------
 
 
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All geometries in one call, as on a GPU."""
+    monkeypatch.setattr(group, "over_geometries", lambda function, tree: jax.vmap(function)(tree))
+
+
 @pytest.mark.slow
-def test_one_and_two_devices_take_the_same_joint_steps(
+def test_devices_and_geometries_at_once_take_the_same_joint_steps(
     spec: GroupSpec, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    for devices in (1, 2):
-        on_devices(monkeypatch, devices)
-        found.append(optimised(spec, pretrained)[0])
-    pairs = zip(*(jax.tree.leaves(state.params) for state in found), strict=True)
-    for one, two in pairs:
-        # As for a single run.
-        np.testing.assert_allclose(one, two, rtol=0, atol=1e-11)
+    on_devices(monkeypatch, 1)
+    one, series = optimised(spec, pretrained)
+    on_devices(monkeypatch, 2)
+    two, _ = optimised(spec, pretrained)
+    on_devices(monkeypatch, 1)
+    at_once(monkeypatch)
+    together, others = optimised(spec, pretrained)
+    for other in (two, together):
+        pairs = zip(jax.tree.leaves(one.params), jax.tree.leaves(other.params), strict=True)
+        for mine, theirs in pairs:
+            # As for a single run.
+            np.testing.assert_allclose(mine, theirs, rtol=0, atol=1e-11)
+    # The walkers as well: no move is accepted in one form and refused in the other.
+    np.testing.assert_allclose(
+        one.walkers.electrons, together.walkers.electrons, rtol=0, atol=1e-11
+    )
+    np.testing.assert_allclose(series["energy_Eh"], others["energy_Eh"], rtol=0, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_geometries_at_once_are_pretrained_alike(
+    spec: GroupSpec, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_devices(monkeypatch, 1)
+    at_once(monkeypatch)
+    together = pretrained_group(spec)
+    for name in pretrained.data_vars:
+        # Rounding in double precision of twenty updates; walkers are stored in single precision.
+        exact = pretrained[name].dtype == np.float64
+        np.testing.assert_allclose(
+            together[name], pretrained[name], rtol=0, atol=1e-9 if exact else 1e-6, err_msg=name
+        )
 
 
 def test_the_order_of_the_members_does_not_matter(
@@ -208,6 +237,23 @@ def test_a_group_without_any_energies_fails(
         optimised(spec.model_copy(update={"config": config}), pretrained)
 
 
+def test_an_update_that_is_not_finite_is_taken_back(
+    spec: GroupSpec, pretrained: xr.Dataset, quick: pytest.MonkeyPatch
+) -> None:
+    """With half the rate; when the rollbacks are used up, no geometry is to blame."""
+    stage = JointOptimise(spec, pretrained)
+    state = stage.initial()
+    series = {"update_norm": np.array([0.1, np.nan]), "n_nonfinite": np.zeros((2, 3))}
+    accident = stage._accident(state, series)
+    assert accident is not None
+    after, note = stage._roll_back(state, accident)
+    assert (int(after.rollbacks), note) == (1, "learning rate times 0.5")
+    allowed = spec.config.optimise.max_rollbacks
+    used_up = state._replace(rollbacks=jnp.asarray(allowed, jnp.int32))
+    with pytest.raises(BrokenRunError, match="the update is not finite, and 5 rollbacks"):
+        stage._roll_back(used_up, accident)
+
+
 # --- start of a run -------------------------------------------------------------------------------
 
 
@@ -251,6 +297,50 @@ def test_own_updates_follow_the_joint_ones(
     done = stage.result(*run_stage(stage))
     assert done.sizes["step"] == done.attrs["n_iterations"] == 8
     np.testing.assert_array_equal(done["energy_Eh"][:5], joint["energy_Eh"][:, 1])
+    # One schedule for both: 5 joint iterations have a delay of 1.
+    rates = spec.config.optimise.learning_rate / (1.0 + np.arange(8.0))
+    np.testing.assert_allclose(done["learning_rate"], rates, rtol=1e-14)  # rounding
+
+
+def rates_of_own(spec: GroupSpec, joint: xr.Dataset, bond: float) -> np.ndarray:
+    """The learning rates of the first iterations of a run of 10 that starts from the group."""
+    reference = references_of(group_of((bond,), spec.config))[0]
+    run = run_of(spec, bond, iterations=10)
+    start = SharedStart(run, reference, joint)
+    stage = Optimise(run, start.result(start.initial(), {}))
+    state = stage.initial()
+    states = [state._replace(step=jnp.asarray(step)) for step in range(10)]
+    return np.asarray([optimise.learning_rate(run.config.optimise, one) for one in states])
+
+
+@pytest.mark.parametrize("bond", [1.4, 1.6])  # a member, and a geometry without training
+def test_own_rates_continue_the_schedule_of_the_joint_ones(
+    spec: GroupSpec, joint: xr.Dataset, bond: float
+) -> None:
+    """With its delay, decay and rollbacks: lr / 4 / (1 + (40 + t) / 7)^0.5."""
+    config = settings(optimise={"decay": 0.5, "iterations": 40, "delay": 7.0})
+    spec = spec.model_copy(update={"config": config})
+    state = JointOptimise(spec, joint.assign_attrs(converged=1)).initial()
+    two = jnp.asarray(2, jnp.int32)
+    ended = state._replace(step=jnp.asarray(40, jnp.int32), rollbacks=two)
+    attrs = optimise.continued_schedule(config.optimise, ended)
+    joint = joint.assign_attrs(spec=spec.model_dump_json(), **attrs)
+    rates = (
+        spec.config.optimise.learning_rate / 4.0 * (1.0 + (40.0 + np.arange(10.0)) / 7.0) ** -0.5
+    )
+    np.testing.assert_allclose(rates_of_own(spec, joint, bond), rates, rtol=1e-14)  # rounding
+
+
+def test_own_rates_start_where_there_is_no_schedule_to_continue(
+    spec: GroupSpec, joint: xr.Dataset
+) -> None:
+    """After a group without iterations, and after one of an older version."""
+    state = JointOptimise(spec, joint.assign_attrs(converged=1)).initial()
+    assert optimise.continued_schedule(spec.config.optimise, state) == {}
+    older = joint.copy()
+    older.attrs = {k: v for k, v in joint.attrs.items() if k not in ("first_rate", "delay")}
+    rates = spec.config.optimise.learning_rate / (1.0 + np.arange(10.0) / 2.0)
+    np.testing.assert_allclose(rates_of_own(spec, older, 1.4), rates, rtol=1e-14)  # rounding
 
 
 def test_another_geometry_starts_from_the_nearest_one(

@@ -8,9 +8,10 @@ import xarray as xr
 
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import Config, ReferenceConfig
+from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.start_settings import ReferenceConfig
 from ferminet_core.parallel.mesh import walker_mesh
 from ferminet_core.stages.base import run
 from ferminet_core.stages.pretrain import Pretrain, optimiser, reference_decays

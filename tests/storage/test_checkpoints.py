@@ -19,7 +19,8 @@ import pytest
 from helpers.stages import SYSTEM, Oscillator, PowerCutError, failing, job_for, spec_of
 
 from ferminet_core.errors import BrokenRunError, FermiNetError, InputError, ReadError, ResumeError
-from ferminet_core.inputs.config import UNCHANGEABLE, resume_rules
+from ferminet_core.inputs.config import resume_rules
+from ferminet_core.inputs.setting_fields import UNCHANGEABLE
 from ferminet_core.parallel import jax_setup
 from ferminet_core.parallel.distributed import Ranks
 from ferminet_core.runner import run_stage

@@ -15,8 +15,8 @@ from ferminet_core.analysis.statistics import reblock
 from ferminet_core.chemistry import hartree_fock
 from ferminet_core.chemistry.orbitals import Determinants, hf_wavefunction
 from ferminet_core.chemistry.start_walkers import start_walkers
-from ferminet_core.inputs.config import ReferenceConfig
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 from ferminet_core.vmc import mcmc
 from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
 from ferminet_core.vmc.observables import total_spin

@@ -29,10 +29,12 @@ overrides:
 
 
 @pytest.mark.campaign
-def test_stages_killed_anywhere_end_as_if_nothing_had_happened() -> None:
-    """A short campaign; the long one is a command of its own."""
+@pytest.mark.parametrize("words", ["survival kill", "workflow_survival"])
+def test_killed_anywhere_ends_as_if_nothing_had_happened(words: str) -> None:
+    """Stages of a run, and the workflow of a shared scan. The commands make longer campaigns."""
+    module, *command = words.split()
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.survival", "kill", "--trials", "4", "--seed", "1"],
+        [sys.executable, "-m", f"benchmarks.{module}", *command, "--trials", "4", "--seed", "1"],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,14 +3,16 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.workflow import JOINT, SYSTEM, Workflow, all_stages, until
+from helpers.workflow import JOINT, SYSTEM, Workflow, all_stages, events, until
 
+from benchmarks.layouts import AS_ROOT, LAUNCHER
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.inputs.spec_files import load_run, write_specs
 from ferminet_core.report.run_outcomes import run_outcome
@@ -35,6 +37,8 @@ def test_a_finished_scan_grows_without_a_new_training(workflow: Workflow) -> Non
     assert workflow.jobs() == {}
     workflow.system.write_text(SHARED.replace("3.0]", "3.0, 4.0]"))
     assert workflow.jobs() == all_stages(1)
+    told = workflow.snakemake("specs").stderr
+    assert told.count("warning: group shared keeps the geometries that its training began") == 1
     # A geometry that leaves the scan takes nothing with it.
     workflow.system.write_text(SHARED.replace(", 3.0]", "]"))
     assert workflow.jobs() == {"specs": 1, "summary": 1}
@@ -133,29 +137,56 @@ def test_a_shared_scan_ends_with_an_energy_for_each_geometry(tiny: Workflow) -> 
         assert parents["group"] == joint.attrs["digest"]
 
 
-def optimise(tiny: Workflow, folder: Path) -> tuple[list[str], Path]:
-    """The command that trains the group again, in a folder, and its artefact."""
-    scan, out = tiny.results / "tiny", folder / "joint_optimise.zarr.zip"
-    command = [sys.executable, "-m", "ferminet_core", "joint_optimise"]
-    command += [str(scan / "spec/groups/shared.json"), "--devices", "2", "--out", str(out)]
-    command += ["--joint-pretrain", str(scan / "groups/shared/joint_pretrain.zarr.zip")]
-    return [*command, "--work", str(folder / "joint_optimise.work")], out
+def train(tiny: Workflow, stage: str, folder: Path, ranks: int = 1) -> list[str]:
+    """The command that trains the group again in a folder, on two devices in all."""
+    scan = tiny.results / "tiny"
+    command = [sys.executable, "-m", "ferminet_core", stage, str(scan / "spec/groups/shared.json")]
+    command += ["--ranks", str(ranks), "--devices", str(2 // ranks)]
+    command += ["--out", str(folder / f"{stage}.zarr.zip"), "--work", str(folder / f"{stage}.work")]
+    if stage == "joint_pretrain":
+        for name in ("r_1.4", "r_3"):
+            command += ["--reference", str(scan / f"runs/{name}/reference.zarr.zip")]
+    else:
+        command += ["--joint-pretrain", str(scan / "groups/shared/joint_pretrain.zarr.zip")]
+    return [*LAUNCHER.split(), "-n", str(ranks), *command] if ranks > 1 else command
+
+
+# As the jobs of the workflow compile, but without the number of devices of the tests' own set-up.
+FLAGS = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "")
+ENVIRONMENT = {**os.environ, **AS_ROOT, "XLA_FLAGS": FLAGS}
 
 
 @pytest.mark.slow
-def test_a_killed_training_continues_to_the_same_bits(tiny: Workflow, tmp_path: Path) -> None:
-    command, out = optimise(tiny, tmp_path)
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+@pytest.mark.parametrize("stage", JOINT)
+def test_a_killed_training_continues_on_another_layout_to_the_same_bits(
+    tiny: Workflow, tmp_path: Path, stage: str
+) -> None:
+    """First one process with two devices, as in the workflow; then two ranks with a device each."""
+    out, work = tmp_path / f"{stage}.zarr.zip", tmp_path / f"{stage}.work"
+    process = subprocess.Popen(
+        train(tiny, stage, tmp_path, ranks=1),
+        stderr=subprocess.DEVNULL,
+        env=ENVIRONMENT,
+        start_new_session=True,
+    )
     try:
-        until(lambda: max(steps_in(tmp_path / "joint_optimise.work/ckpt"), default=0) >= 5)
+        until(lambda: max(steps_in(work / "ckpt"), default=0) >= 5)
     finally:
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not out.exists()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        train(tiny, stage, tmp_path, ranks=2),
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=ENVIRONMENT,
+    )
     assert done.returncode == 0, done.stderr
-    assert "continues from step" in done.stderr
-    whole = tiny.results / "tiny" / "groups" / "shared" / "joint_optimise.zarr.zip"
+    (event,) = events(work, "resume")
+    assert 5 <= event["step"] < artefacts.load(out).sizes["step"]
+    whole = tiny.results / "tiny" / "groups" / "shared" / f"{stage}.zarr.zip"
     assert artefacts.digest(out) == artefacts.digest(whole)
 
 

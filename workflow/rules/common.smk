@@ -142,6 +142,8 @@ if workflow.is_main_process:
         CHANGES = find_changes(SCAN, RESULTS, config["takeover"] in (True, "yes"))
     except FermiNetError as error:
         fail(error)
+    for line in CHANGES.warnings:
+        print(f"warning: {line}", file=sys.stderr)
     keep_onstart()
     RUN_IDS = [run.run_id for run in SCAN.runs]
     # Those that have left the scan, but not their group.
