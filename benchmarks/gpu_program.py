@@ -1,16 +1,16 @@
 """The program that a GPU would run, counted on a machine without one. It is no timing.
 
-    make gpu-program ARGS="LiH:256 N2:64 --part 'local energy' --part log_psi"
+    make gpu-program ARGS="LiH:256 N2:64 --part 'local energy' --part 'log psi'"
 
-XLA compiles for a GPU that is described to it, here an H100 with 80 GB, and needs neither the GPU nor
-its driver. The final program tells how many kernels it launches, the bytes that they read and write,
-the temporary memory, the loops whose length the compiler does not know, and the transfers to the
-host. A launch costs some microseconds, which is what small systems wait for. Two forms of one
-function can be compared here; which is faster, a GPU alone can say.
+XLA compiles for a GPU that is described to it, here an H100 with 80 GB. It needs neither the GPU
+nor its driver. The final program tells how many kernels it launches, the bytes that they read and
+write, the temporary memory, the loops whose length the compiler does not know, and the transfers to
+the host. A launch costs some microseconds, which is what small systems wait for. Two forms of one
+function can be compared here; only a GPU can say which is faster.
 
-Counting rules: the body of a loop counts as often as it runs, or once if its length is unknown; of a
-branch the longer side counts; reading and writing of each kernel counts in full, as if no cache held
-it.
+Counting rules: the body of a loop counts as often as it runs, or once if its length is unknown. Of
+a branch the longer side counts. What a kernel reads and writes counts in full, as if no cache held
+it, but of an operand of which it takes slices, these.
 """
 
 import functools
@@ -54,10 +54,18 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 # --- counting -------------------------------------------------------------------------------------
 
 # Instructions without a kernel: names of data, and views of it.
-FREE = frozenset(
-    "parameter constant tuple get-tuple-element bitcast after-all opt-barrier partition-id "
-    "replica-id add-dependency".split()
-)
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
+    "add-dependency",
+}
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}
 
 
@@ -204,8 +212,8 @@ def compile_for(target: str, part: parts.Part) -> Any:
     from jax.experimental import topologies
     from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-    from ferminet_core.parallel.collectives import AXIS
     from ferminet_core.parallel import platform
+    from ferminet_core.parallel.collectives import AXIS
     from ferminet_core.parallel.mesh import per_device
 
     described = topologies.get_topology_desc(
@@ -221,7 +229,7 @@ def compile_for(target: str, part: parts.Part) -> Any:
         shaped, part.in_specs, part.arguments, is_leaf=lambda x: isinstance(x, PartitionSpec)
     )
     call = per_device(part.function, mesh, part.in_specs, part.out_specs)
-    with mock.patch.object(platform, "on_cpu", lambda: False):
+    with mock.patch.object(platform, "on_cpu", return_value=False):
         return call.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
 
 

@@ -51,7 +51,6 @@ def local_energy(
         chunk: walkers per pass of the forward Laplacian, at most; all at once if None. In small
             passes the Jacobians, (3n, n, width) per walker, fit the cache or the device's memory.
     """
-
     form = forward_laplacian if platform.on_cpu() else stacked_laplacian
 
     def kinetic(walkers: jax.Array) -> jax.Array:

@@ -2,9 +2,8 @@
 
 The mathematics is that of `forward_laplacian`, and so are the results, to rounding. A GPU waits for
 the launch of every kernel. Here a stream is one array whose first axis, the rows, holds the value,
-the Laplacian and the derivatives, so that one product with the weights serves all of them. On CPUs
-the other form is several times as fast: it skips what is zero or equal, and its arrays fit the
-cache.
+the Laplacian and the derivatives, so that one product with the weights serves all of them. A core
+of a CPU takes about as long for either form, and keeps the other one, with the bits of earlier runs.
 
 Rows of one walker: 0 the value, 1 the Laplacian, then the derivatives with respect to the
 coordinates (a, q) of the moved electron q, 3 n of them. The pairs' stream has 5 rows: value,
@@ -12,19 +11,19 @@ Laplacian, and the derivatives with respect to the pair vector.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ferminet_core.wavefunction import envelopes
-from ferminet_core.wavefunction.determinants import log_sum, parity
+from ferminet_core.wavefunction.determinants import factorise, log_sum
 from ferminet_core.wavefunction.features import distance
 from ferminet_core.wavefunction.forward_laplacian import LogPsi, vector_input, with_jastrow
 from ferminet_core.wavefunction.networks import Params, Spins, assemble, residual, spin_slices
 
+
 def _tanh(terms: Sequence[jax.Array], layer: Params, previous: jax.Array) -> jax.Array:
-    """The rows of tanh of the sum of the terms and the layer's bias, and the residual connection."""
+    """The rows of tanh of the terms' sum plus the layer's bias, and the residual connection."""
     # Rows are taken before they are added: a kernel then reads only those that it needs.
     value, laplacian, derivatives = (sum(x[r] for x in terms) for r in (0, 1, slice(2, None)))
     y = jnp.tanh(value + layer["b"] if "b" in layer else value)
@@ -110,65 +109,17 @@ def _orbitals(params: Params, h: jax.Array, ae: jax.Array, spins: Spins) -> jax.
     return assemble(blocks)
 
 
-class _Factors(NamedTuple):
-    """M = P^T L U, taken apart so that one pivot u may vanish.
-
-    U' is U with the smallest pivot u replaced by the size s of the largest. With v the column of
-    U'^-1 and w the row of M'^-1 that belong to this pivot,
-
-        det M = det M' u / s,    M^-1 = M'^-1 + (s / u) (s - u) v w^T.
-
-    Attributes:
-        inverse: (determinant, n, n + 1), M'^-1 with v as its last column.
-        row: (determinant, n), w.
-        small, large: (determinant,), u and s.
-        sign, log: (determinant,), of det M'.
-    """
-
-    inverse: jax.Array
-    row: jax.Array
-    small: jax.Array
-    large: jax.Array
-    sign: jax.Array
-    log: jax.Array
-
-
-def _factors(m: jax.Array) -> _Factors:
-    """Factors of matrices (determinant, n, n)."""
-    n = m.shape[-1]
-    lu, _, permutation = jax.lax.linalg.lu(m)
-    pivots = jnp.diagonal(lu, axis1=-2, axis2=-1)
-    size = jnp.abs(pivots)
-    large = jnp.max(size, axis=-1, keepdims=True)
-    is_small = jnp.arange(n) == jnp.argmin(size, axis=-1)[:, None]
-    small = jnp.sum(jnp.where(is_small, pivots, 0.0), axis=-1)
-    # A second pivot as small as this belongs to a matrix of rank n - 2, whose share of psi vanishes.
-    least = jnp.finfo(m.dtype).tiny ** 0.25 * large
-    kept = jnp.where(is_small, large, jnp.where(size < least, least, pivots))
-    exchange = (permutation[:, :, None] == jnp.arange(n)).astype(m.dtype)
-    right = jax.lax.linalg.triangular_solve(
-        lu, exchange, left_side=True, lower=True, unit_diagonal=True
-    )
-    right = jnp.concatenate([right, is_small[:, :, None].astype(m.dtype)], axis=-1)
-    upper = jnp.where(jnp.eye(n, dtype=bool), kept[:, :, None], lu)
-    inverse = jax.lax.linalg.triangular_solve(upper, right, left_side=True)
-    row = jnp.sum(jnp.where(is_small[:, :, None], inverse[:, :, :n], 0.0), axis=1)
-    sign = parity(permutation) * jnp.prod(jnp.sign(kept), axis=-1)
-    log = jnp.sum(jnp.log(jnp.abs(kept)), axis=-1)
-    return _Factors(inverse, row, small, large[:, 0], sign, log)
-
-
 def _determinants(m: jax.Array, weights: jax.Array) -> LogPsi:
     """log|sum_k w_k det M_k| with derivatives from the rows (determinant, row, electron, orbital).
 
-    With X = dM M^-1, d det M = det M tr X and d^2 det M = det M ((tr X)^2 - tr X^2). Put in terms of
-    Y = dM M'^-1, z = dM v and `_Factors`, the terms with 1/u^2 cancel and no division by u is left:
+    With X = dM M^-1, d det M = det M tr X and d^2 det M = det M ((tr X)^2 - tr X^2). In terms of
+    Y = dM M'^-1, z = dM v and `Factors` the terms with 1/u^2 cancel. No division by u is left:
 
         d det M = det M' ((u/s) tr Y + (s - u) w.z)
         d^2 det M = det M' ((u/s) ((tr Y)^2 - tr Y^2) + 2 (s - u) (tr Y w.z - w.Y z))
     """
     k, _, n, _ = m.shape
-    f = _factors(m[:, 0])
+    f = factorise(m[:, 0])
     ratio, gap = f.small / f.large, f.large - f.small
     sign, log = log_sum(f.sign * jnp.sign(ratio), f.log + jnp.log(jnp.abs(ratio)), weights)
     share = weights * f.sign * jnp.exp(f.log - log) * sign
