@@ -157,7 +157,7 @@ def count(text: str) -> Count:
                 length = re.search(r'"known_trip_count":\{"n":"(\d+)"', i.attributes)
                 for part in i.called("body", "condition"):
                     found.add(of(part), int(length[1]) if length else 1)
-                found.unknown_loops += length is None
+                found.unknown_loops += int(length is None)
             elif i.opcode == "conditional":
                 names = i.called("branch_computations", "true_computation", "false_computation")
                 found.add(max(map(of, names), key=lambda c: c.kernels.total()))
@@ -170,7 +170,7 @@ def count(text: str) -> Count:
                     for x, read in zip(i.operands, _reads(i, computations), strict=True)
                 )
                 # S(5) marks memory of the host.
-                found.transfers += "S(5)" in i.shape or i.opcode in ("infeed", "outfeed")
+                found.transfers += int("S(5)" in i.shape or i.opcode in ("infeed", "outfeed"))
         return found
 
     return of(entry)
@@ -182,7 +182,8 @@ def _reads(i: Instruction, computations: dict[str, list[Instruction]]) -> list[f
     read = [float("inf")] * len(i.operands)
     if i.opcode == "fusion":
         for parameter in (x for x in body if x.opcode == "parameter"):
-            names, users = [parameter.name], []
+            names: list[str] = [parameter.name]
+            users: list[Instruction] = []
             for name in names:  # which grows by the views of the parameter
                 users += (x for x in body if name in x.operands and x.opcode != "bitcast")
                 names += (x.name for x in body if name in x.operands and x.opcode == "bitcast")
