@@ -1,5 +1,6 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-all | test-slurm | test-browser | test-gpu | bench | systems | lint | check | docs | lock
+# make test | test-all | test-slurm | test-browser | test-gpu | bench | gpu-program | systems
+# make lint | check | docs | lock
 # make clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
 
@@ -26,6 +27,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/requirements.lock
 READY := $(VENV)/ready
 UV_VERSION := 0.13.9
+GPU_COMPILER := .gpu-compiler
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # A module file's packages would hide those of $(VENV).
@@ -35,7 +37,7 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-all test-slurm test-browser test-gpu bench systems lint check docs lock clean-env
+.PHONY: scan test test-all test-slurm test-browser test-gpu bench gpu-program systems lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -68,6 +70,17 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
 
+# What a GPU would be asked to do, counted without one: ARGS="LiH:256 N2:64 --part 'local energy'".
+gpu-program: $(GPU_COMPILER)/ready
+	@PYTHONPATH=$(GPU_COMPILER) $(BIN)/python -m benchmarks.gpu_program $(ARGS)
+
+# XLA's compiler for NVIDIA GPUs, next to the environment: inside it JAX would look for a GPU.
+$(GPU_COMPILER)/ready: $(READY)
+	@rm -rf $(GPU_COMPILER)
+	@$(BIN)/pip install --quiet --no-deps --target $(GPU_COMPILER) jax-cuda12-plugin==0.9.1 \
+	    jax-cuda12-pjrt==0.9.1 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79
+	@touch $@
+
 # Every file in systems/ from end to end at the preset smoke; a long run.
 systems: $(READY)
 	@$(BIN)/python -m benchmarks.systems $(ARGS)
@@ -89,7 +102,7 @@ docs: $(READY)
 	@echo "written: site/index.html"
 
 clean-env:
-	rm -rf $(VENV) .venv-lock
+	rm -rf $(VENV) .venv-lock $(GPU_COMPILER)
 
 $(READY): $(INSTALLED) pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

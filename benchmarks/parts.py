@@ -11,7 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ferminet_core.parallel import jax_setup
 
@@ -48,8 +48,17 @@ def iteration_seconds(stage: Any, state: Any, clock: Clock = time.perf_counter) 
     return times[1:]
 
 
-def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
-    """The parts of an iteration, each a compiled call on all devices."""
+class Part(NamedTuple):
+    """A part of an iteration: a function on each device, the layout of what it takes and gives."""
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    in_specs: Any
+    out_specs: Any
+
+
+def parts(stage: Any, state: Any) -> dict[str, Part]:
+    """The parts of an iteration of a run by KFAC."""
     import jax
     import jax.numpy as jnp
 
@@ -64,6 +73,9 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     preconditioner = stage.optimiser.preconditioner
     replicated: Any = mesh.REPLICATED
     split: Any = mesh.SPLIT
+
+    def log_psi(params: Any, electrons: Any) -> Any:
+        return networks.log_psi(params, nuclei.positions, spins)(electrons)
 
     def sampling(params: Any, walkers: Any, width: Any) -> Any:
         log_psi = networks.log_psi(params, nuclei.positions, spins)
@@ -87,27 +99,33 @@ def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
     def update(params: Any, optimiser: Any) -> Any:
         return preconditioner.apply(jax.tree.map(jnp.ones_like, params), optimiser)
 
-    def compiled(function: Any, in_specs: Any, out_specs: Any) -> Any:
-        return mesh.per_device(function, stage.mesh, in_specs, out_specs)
-
     params, electrons, optimiser = state.params, state.walkers.electrons, state.optimiser
-    walkers_specs = mcmc.Walkers(split, split)
-    run_sampling = compiled(
-        sampling, (replicated, walkers_specs, replicated), (walkers_specs, mcmc.Info(split))
-    )
-    run_energies = compiled(energies, (replicated, split), split)
-    run_gradient = compiled(gradient, (replicated, split), replicated)
-    run_curvature = compiled(curvature, (replicated, split, replicated), replicated)
-    run_inverse = compiled(inverse, (replicated,), replicated)
-    run_update = compiled(update, (replicated, replicated), replicated)
+    walkers = mcmc.Walkers(split, split)
+    moved = (walkers, mcmc.Info(split))
+    at, own = (params, electrons), (replicated, split)
     return {
-        "sampling": lambda: run_sampling(params, state.walkers, state.width),
-        "local energy": lambda: run_energies(params, electrons),
-        "gradient": lambda: run_gradient(params, electrons),
-        "curvature": lambda: run_curvature(params, electrons, optimiser),
-        "inverse": lambda: run_inverse(optimiser),
-        "update": lambda: run_update(params, optimiser),
+        "log psi": Part(log_psi, at, own, split),
+        "sampling": Part(
+            sampling, (params, state.walkers, state.width), (replicated, walkers, replicated), moved
+        ),
+        "local energy": Part(energies, at, own, split),
+        "gradient": Part(gradient, at, own, replicated),
+        "curvature": Part(curvature, (*at, optimiser), (*own, replicated), replicated),
+        "inverse": Part(inverse, (optimiser,), (replicated,), replicated),
+        "update": Part(update, (params, optimiser), (replicated, replicated), replicated),
     }
+
+
+def part_calls(stage: Any, state: Any) -> dict[str, Callable[[], Any]]:
+    """The parts of an iteration, each a compiled call on all devices."""
+    from ferminet_core.parallel import mesh
+
+    def call(part: Part) -> Callable[[], Any]:
+        compiled = mesh.per_device(part.function, stage.mesh, part.in_specs, part.out_specs)
+        return lambda: compiled(*part.arguments)
+
+    # Log psi alone is a tenth of the sampling.
+    return {name: call(p) for name, p in parts(stage, state).items() if name != "log psi"}
 
 
 def optimise_stage(spec: Any) -> Any:

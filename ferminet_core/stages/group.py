@@ -11,6 +11,7 @@ import xarray as xr
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import GroupSpec
+from ferminet_core.parallel import platform
 from ferminet_core.stages import parameters
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction import adaptation, networks
@@ -24,7 +25,7 @@ def over_geometries(function: Callable[[Any], Any], tree: Any) -> Any:
     A GPU takes all geometries at once, which turns many small kernels into few. A core of a CPU
     takes one after the other, so that the arrays of one stay in its cache.
     """
-    if jax.default_backend() == "cpu":
+    if platform.on_cpu():
         return jax.lax.map(function, tree)
     return jax.vmap(function)(tree)
 

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ferminet_core.parallel import platform
+
 # Larger matrices take longer to compile (5 s for 14, 12 s for 30) and gain less (1.7 at 20).
 LARGEST_UNROLLED = 16
 
@@ -42,7 +44,7 @@ class Elimination(NamedTuple):
     sign: jax.Array
 
 
-def _parity(order: jax.Array) -> jax.Array:
+def parity(order: jax.Array) -> jax.Array:
     """Sign of the permutations order (..., n), from the number of inversions."""
     n = order.shape[-1]
     inverted = (order[..., :, None] > order[..., None, :]) & (
@@ -51,18 +53,26 @@ def _parity(order: jax.Array) -> jax.Array:
     return 1.0 - 2.0 * (jnp.sum(inverted, axis=(-2, -1)) % 2)
 
 
-@jax.jit
 def signed_log(a: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Sign and log|det A| (...) of matrices (..., n, n); (0, -inf) where A is singular.
 
-    Gaussian elimination with partial pivoting. The matrices lie along the last axis, so that each
-    of the n steps is a few operations on long vectors; LAPACK, called once for each matrix, took
-    2.7 to 8 times as long for n up to `LARGEST_UNROLLED` on a CPU.
+    By Gaussian elimination with partial pivoting. A GPU has one kernel that factorises all of them.
+    """
+    if a.shape[-1] <= LARGEST_UNROLLED and platform.on_cpu():
+        return _signed_log_unrolled(a)
+    found = jnp.linalg.slogdet(a)
+    return found.sign, found.logabsdet
+
+
+@jax.jit
+def _signed_log_unrolled(a: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`signed_log` for small matrices on a CPU.
+
+    The matrices lie along the last axis, so that each of the n steps is a few operations on long
+    vectors; LAPACK, called once for each matrix, took 2.7 to 8 times as long for n up to
+    `LARGEST_UNROLLED`.
     """
     n = a.shape[-1]
-    if n > LARGEST_UNROLLED:
-        found = jnp.linalg.slogdet(a)
-        return found.sign, found.logabsdet
     x = jnp.moveaxis(a.reshape(-1, n, n), 0, -1)  # (row, column, matrix)
     pivots, exchanged = [], jnp.zeros(x.shape[-1:], bool)
     while x.shape[0] > 1:
@@ -141,7 +151,7 @@ def invert(a: jax.Array) -> Inverse:
     scales = jnp.log(rows[:, 0]) + jnp.log(columns[0])
     log = jnp.sum(jnp.log(jnp.abs(pivots)) + scales, axis=0)
     negative = jnp.sum(pivots < 0, axis=0) % 2
-    sign = _parity(order.T) * (1.0 - 2.0 * negative)
+    sign = parity(order.T) * (1.0 - 2.0 * negative)
     bound = 3.0 * jnp.finfo(a.dtype).eps ** 0.5
     good = (jnp.min(jnp.abs(pivots), axis=0) > bound) & jnp.isfinite(log)
     batch = a.shape[:-2]
@@ -151,6 +161,55 @@ def invert(a: jax.Array) -> Inverse:
         log.reshape(batch),
         good.reshape(batch),
     )
+
+
+class Factors(NamedTuple):
+    """M = P^T L U, taken apart so that one pivot u may vanish.
+
+    U' is U with the smallest pivot u replaced by the size s of the largest. With v the column of
+    U'^-1 and w the row of M'^-1 that belong to this pivot,
+
+        det M = det M' u / s,    M^-1 = M'^-1 + (s / u) (s - u) v w^T.
+
+    Attributes:
+        inverse: (matrix, n, n + 1), M'^-1 with v as its last column.
+        row: (matrix, n), w.
+        small, large: (matrix,), u and s.
+        sign, log: (matrix,), of det M'.
+    """
+
+    inverse: jax.Array
+    row: jax.Array
+    small: jax.Array
+    large: jax.Array
+    sign: jax.Array
+    log: jax.Array
+
+
+def factorise(m: jax.Array) -> Factors:
+    """`Factors` of matrices (matrix, n, n), by LU with partial pivoting: few kernels on a GPU."""
+    n = m.shape[-1]
+    lu, _, permutation = jax.lax.linalg.lu(m)
+    pivots = jnp.diagonal(lu, axis1=-2, axis2=-1)
+    size = jnp.abs(pivots)
+    large = jnp.max(size, axis=-1, keepdims=True)
+    is_small = jnp.arange(n) == jnp.argmin(size, axis=-1)[:, None]
+    small = jnp.sum(jnp.where(is_small, pivots, 0.0), axis=-1)
+    # Another pivot of zero: the matrix has rank n - 2. The first derivatives of the determinant
+    # vanish, but not the second ones, in which the stand-in cancels.
+    least = jnp.finfo(m.dtype).tiny ** 0.25 * large
+    kept = jnp.where(is_small, large, jnp.where(size < least, least, pivots))
+    exchange = (permutation[:, :, None] == jnp.arange(n)).astype(m.dtype)
+    right = jax.lax.linalg.triangular_solve(
+        lu, exchange, left_side=True, lower=True, unit_diagonal=True
+    )
+    right = jnp.concatenate([right, is_small[:, :, None].astype(m.dtype)], axis=-1)
+    upper = jnp.where(jnp.eye(n, dtype=bool), kept[:, :, None], lu)
+    inverse = jax.lax.linalg.triangular_solve(upper, right, left_side=True)
+    row = jnp.sum(jnp.where(is_small[:, :, None], inverse[:, :, :n], 0.0), axis=1)
+    sign = parity(permutation) * jnp.prod(jnp.sign(kept), axis=-1)
+    log = jnp.sum(jnp.log(jnp.abs(kept)), axis=-1)
+    return Factors(inverse, row, small, large[:, 0], sign, log)
 
 
 def mend(found: Any, good: jax.Array, compute: Callable[[Any], Any], inputs: Any) -> Any:
@@ -220,7 +279,7 @@ def eliminate(a: jax.Array) -> Elimination:
 
     carry, (rows, columns, pivots) = jax.lax.scan(step, (a, eye, eye, free, free), None, length=n)
     rows, columns = jnp.moveaxis(rows, 0, -2), jnp.moveaxis(columns, 0, -2)
-    sign = _parity(jnp.argmax(rows, axis=-1)) * _parity(jnp.argmax(columns, axis=-1))
+    sign = parity(jnp.argmax(rows, axis=-1)) * parity(jnp.argmax(columns, axis=-1))
     left = rows.astype(a.dtype) @ carry[1]
     right = carry[2] @ jnp.swapaxes(columns.astype(a.dtype), -2, -1)
     return Elimination(left, right, jnp.moveaxis(pivots, 0, -1), sign.astype(a.dtype))
@@ -262,6 +321,15 @@ def second_cofactors(e: Elimination, log_scale: jax.Array) -> jax.Array:
     return jnp.where(diagonal, 0.0, rho)
 
 
+def _adjugate_by_factors(matrices: jax.Array, log_scale: jax.Array) -> jax.Array:
+    """det M M^-1 = det M' ((u/s) M'^-1 + (s - u) v w^T), with no division by u (`Factors`)."""
+    f = factorise(matrices)
+    inverse, column = f.inverse[:, :, :-1], f.inverse[:, :, -1:]
+    outer = column * f.row[:, None] * (f.large - f.small)[:, None, None]
+    found = inverse * (f.small / f.large)[:, None, None] + outer
+    return found * (f.sign * jnp.exp(f.log - log_scale))[:, None, None]
+
+
 def _adjugate_by_elimination(a: jax.Array, log_scale: jax.Array) -> jax.Array:
     e = eliminate(a)
     return (e.right * cofactors(e, log_scale)[..., None, :]) @ e.left
@@ -271,6 +339,8 @@ def _adjugate_by_elimination(a: jax.Array, log_scale: jax.Array) -> jax.Array:
 def scaled_adjugate(a: jax.Array, log_scale: jax.Array) -> jax.Array:
     """exp(-log_scale) adj(A) of matrices (..., n, n); d det A[B] = tr(adj(A) B)."""
     matrices, scales = a.reshape(-1, *a.shape[-2:]), log_scale.reshape(-1)
+    if not platform.on_cpu():
+        return _adjugate_by_factors(matrices, scales).reshape(a.shape)
     i = invert(matrices)
     found = i.inverse * (i.sign * jnp.exp(i.log - scales))[:, None, None]
     inputs = (matrices, scales)

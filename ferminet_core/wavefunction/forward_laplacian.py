@@ -119,7 +119,7 @@ class _Input(NamedTuple):
     laplacian: jax.Array
 
 
-def _vector_input(vector: jax.Array, log: bool) -> _Input:
+def vector_input(vector: jax.Array, log: bool) -> _Input:
     """(v, |v|), or both scaled by s = log(1 + r)/r, with derivatives.
 
     With L = log(1 + r): ds/dr = (L' - s)/r, and
@@ -150,7 +150,7 @@ def _vector_input(vector: jax.Array, log: bool) -> _Input:
 def _pair_input(electrons: jax.Array, log: bool) -> PairJet:
     """The inputs of r_i - r_j with derivatives."""
     n = electrons.shape[0]
-    pair = _vector_input(electrons[:, None, :] - electrons[None, :, :], log)
+    pair = vector_input(electrons[:, None, :] - electrons[None, :, :], log)
     off_diagonal = 1 - jnp.eye(n, dtype=electrons.dtype)
     jacobian = jnp.moveaxis(pair.jacobian, 2, 1) * off_diagonal[:, None, :, None]
     return PairJet(pair.value, jacobian, pair.laplacian)
@@ -167,7 +167,7 @@ def _pair_layer(params: Params, pair: PairJet) -> PairJet:
 def _one_electron_input(ae: jax.Array, log: bool) -> _Input:
     """The inputs of r_i - R_m: value (i, width), own derivative (i, 3, width), Laplacian."""
     n = ae.shape[0]
-    x = _vector_input(ae, log)
+    x = vector_input(ae, log)
     jacobian = jnp.moveaxis(x.jacobian, 2, 1)
     return _Input(x.value.reshape(n, -1), jacobian.reshape(n, 3, -1), x.laplacian.reshape(n, -1))
 
@@ -345,7 +345,7 @@ def _determinants(m: Matrices, weights: jax.Array) -> LogPsi:
     return mend(found, good, lambda some: one_by_one(some, weights), m)
 
 
-def _with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
+def with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
     """Multiply psi by exp(J).
 
     The gradients add, and lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J +
@@ -387,6 +387,6 @@ def log_psi_derivatives(
 
     psi = _determinants(jax.vmap(matrices)(electrons), params["determinants"]["w"])
     if "jastrow" in params:
-        times_jastrow = jax.vmap(lambda p, x: _with_jastrow(params["jastrow"], p, x, spins))
+        times_jastrow = jax.vmap(lambda p, x: with_jastrow(params["jastrow"], p, x, spins))
         psi = times_jastrow(psi, electrons)
     return psi

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from ferminet_core.inputs.config import NetworkConfig
+from ferminet_core.parallel import platform
 from ferminet_core.wavefunction import envelopes
 from ferminet_core.wavefunction.determinants import log_sum_determinants
 from ferminet_core.wavefunction.features import (
@@ -173,7 +174,23 @@ def factored_layer(
     return own + shared[..., None, :]
 
 
-PLAIN = Layers(dense, jnp.multiply, factored_layer)
+def joined_layer(
+    params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
+) -> jax.Array:
+    """`factored_layer` as one product with all inputs of each electron."""
+    shared = [jnp.broadcast_to(m[..., None, :], h.shape) for m in means]
+    return dense(params, jnp.concatenate([h, *shared, *pair_means], axis=-1))
+
+
+def one_electron_layer(
+    params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
+) -> jax.Array:
+    """`factored_layer` in the form that suits the devices."""
+    form = factored_layer if platform.on_cpu() else joined_layer
+    return form(params, h, means, pair_means)
+
+
+PLAIN = Layers(dense, jnp.multiply, one_electron_layer)
 
 
 def residual(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers.oracles import leibniz
 
+from ferminet_core.parallel import platform
 from ferminet_core.wavefunction.determinants import (
     eliminate,
     invert,
@@ -80,8 +81,12 @@ def test_mending_replaces_the_bad_entries_only(n_bad: int) -> None:
     np.testing.assert_array_equal(found["b"][:, 0], expected)
 
 
-@pytest.mark.parametrize("rank", [2, 3, 4])
-def test_adjugate_and_its_derivative_at_every_rank(rank: int) -> None:
+@pytest.mark.parametrize("on_cpu", [True, False])
+@pytest.mark.parametrize("rank", [1, 2, 3, 4])
+def test_adjugate_and_its_derivative_at_every_rank(
+    rank: int, on_cpu: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "on_cpu", lambda: on_cpu)
     a, b = matrix_of_rank(rank), matrix_of_rank(4)
     log_scale = jnp.asarray(0.3)
     value, tangent = jax.jvp(lambda x: scaled_adjugate(x[None], log_scale[None])[0], (a,), (b,))

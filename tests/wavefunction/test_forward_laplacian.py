@@ -1,6 +1,7 @@
-"""Kinetic energies against brute-force Hessians of the explicit wavefunction."""
+"""Kinetic energies against brute-force Hessians of the explicit wavefunction, in both forms."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +10,23 @@ import pytest
 from helpers.oracles import duplicate_orbitals, psi_derivatives, shaken, small_network
 
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
-from ferminet_core.wavefunction import networks
-from ferminet_core.wavefunction.forward_laplacian import LogPsi, log_psi_derivatives
+from ferminet_core.wavefunction import forward_laplacian, networks, stacked_laplacian
+from ferminet_core.wavefunction.forward_laplacian import LogPsi
 
 NUCLEI = jnp.asarray([[0.0, 0.0, 0.0], [0.0, 0.3, 1.4]])
 SPINS = (2, 1)
 
 
+# On CPUs, and on GPUs.
+FORMS = (forward_laplacian.log_psi_derivatives, stacked_laplacian.log_psi_derivatives)
+
+
 @functools.partial(jax.jit, static_argnums=3)
 def forward(
     params: networks.Params, electrons: jax.Array, nuclei: jax.Array, spins: tuple[int, int]
-) -> LogPsi:
-    """Of one walker."""
-    found = log_psi_derivatives(params, electrons[None], nuclei, spins)
+) -> list[LogPsi]:
+    """Of one walker, by both forms."""
+    found = [form(params, electrons[None], nuclei, spins) for form in FORMS]
     return jax.tree.map(lambda x: x[0], found)
 
 
@@ -38,13 +43,15 @@ def agree(
     params: networks.Params, electrons: jax.Array, spins: tuple[int, int], rtol: float
 ) -> None:
     value, gradient, laplacian = oracle(params, electrons, NUCLEI, spins)
-    found = forward(params, electrons, NUCLEI, spins)
-    assert found.sign == jnp.sign(value)
-    np.testing.assert_allclose(found.log, jnp.log(jnp.abs(value)), rtol=rtol, atol=rtol)
     scale = float(jnp.abs(gradient).max())
-    np.testing.assert_allclose(found.gradient, gradient, rtol=rtol, atol=rtol * scale)
-    # Relative to |grad|^2 too: it is the size of the terms that cancel in the Laplacian.
-    np.testing.assert_allclose(found.laplacian_ratio, laplacian, rtol=rtol, atol=rtol * scale**2)
+    for found in forward(params, electrons, NUCLEI, spins):
+        assert found.sign == jnp.sign(value)
+        np.testing.assert_allclose(found.log, jnp.log(jnp.abs(value)), rtol=rtol, atol=rtol)
+        np.testing.assert_allclose(found.gradient, gradient, rtol=rtol, atol=rtol * scale)
+        # Relative to |grad|^2 too: it is the size of the terms that cancel in the Laplacian.
+        np.testing.assert_allclose(
+            found.laplacian_ratio, laplacian, rtol=rtol, atol=rtol * scale**2
+        )
 
 
 @pytest.mark.parametrize("form", ["dense", "block"])
@@ -106,24 +113,25 @@ def test_near_coalescence(inputs: str, where: str, distance: float) -> None:
     # float32: compare at the positions as float32 rounds them. The 1/r terms cancel no digits of
     # each other, so the error is rounding (6e-8) relative to them, through some ten operations.
     single = electrons.astype(jnp.float32)
-    low = forward(jax.tree.map(lambda x: x.astype(jnp.float32), params), single, NUCLEI, SPINS)
+    rounded = jax.tree.map(lambda x: x.astype(jnp.float32), params)
     double = jnp.asarray(single, jnp.float64)
     _, gradient, laplacian = oracle(params, double, NUCLEI, SPINS)
-    assert np.isfinite(low.laplacian_ratio)
-    if where == "like spins" and distance < 1e-3:
-        return  # psi itself is lost in rounding: like spins this close are 1e-5 of its size
     scale = max(float(jnp.abs(laplacian)), float(jnp.abs(gradient).max() ** 2), 1 / distance)
     tolerance = 1e-3 if where == "like spins" else 1e-4
-    assert float(low.laplacian_ratio) == pytest.approx(float(laplacian), abs=tolerance * scale)
+    for low in forward(rounded, single, NUCLEI, SPINS):
+        assert np.isfinite(low.laplacian_ratio)
+        if where == "like spins" and distance < 1e-3:
+            continue  # psi itself is lost in rounding: like spins this close are 1e-5 of its size
+        assert float(low.laplacian_ratio) == pytest.approx(float(laplacian), abs=tolerance * scale)
 
 
 @pytest.mark.parametrize("inputs", ["plain", "log"])
 def test_exactly_on_a_nucleus_the_kinetic_energy_is_finite(inputs: str) -> None:
     params = network(inputs=inputs)
     electrons = jax.random.normal(jax.random.key(5), (3, 3)).at[0].set(NUCLEI[0])
-    found = forward(params, electrons, NUCLEI, SPINS)
-    assert np.isfinite(found.laplacian_ratio)
-    assert np.isfinite(found.gradient).all()
+    for found in forward(params, electrons, NUCLEI, SPINS):
+        assert np.isfinite(found.laplacian_ratio)
+        assert np.isfinite(found.gradient).all()
 
 
 @pytest.mark.parametrize("charge", [1.0, 2.0, 7.0])
@@ -145,14 +153,15 @@ def test_hydrogen_like_ion_has_a_constant_local_energy(charge: float) -> None:
     np.testing.assert_allclose(energies, -(charge**2) / 2, rtol=1e-11)
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("n_singular", [1, 6])
-def test_singular_matrices_among_others(n_singular: int) -> None:
+def test_singular_matrices_among_others(n_singular: int, form: Callable[..., LogPsi]) -> None:
     """Walkers with like electrons almost at one place, few and many in a chunk of regular ones."""
     params = network()
     electrons = jax.random.normal(jax.random.key(8), (16, 3, 3))
     close = electrons[:n_singular, 0] + jnp.asarray([0.0, 0.0, 1e-9])
     electrons = electrons.at[:n_singular, 1].set(close)
-    found = jax.jit(log_psi_derivatives, static_argnums=3)(params, electrons, NUCLEI, SPINS)
+    found = jax.jit(form, static_argnums=3)(params, electrons, NUCLEI, SPINS)
     for i in (0, n_singular - 1, n_singular, 15):
         value, gradient, laplacian = oracle(params, electrons[i], NUCLEI, SPINS)
         # psi is 1e-9 of its terms where it is close to its node: so many digits of float64 are lost
@@ -172,7 +181,7 @@ def test_chunks_do_not_change_local_energies(chunk: int | None) -> None:
     electrons = jax.random.normal(jax.random.key(7), (7, 3, 3))
     nuclei = Nuclei(NUCLEI, jnp.asarray([3.0, 1.0]))
     found = local_energy(params, electrons, nuclei, SPINS, chunk)
-    one_by_one = [-0.5 * forward(params, x, NUCLEI, SPINS).laplacian_ratio for x in electrons]
+    one_by_one = [-0.5 * forward(params, x, NUCLEI, SPINS)[0].laplacian_ratio for x in electrons]
     r = np.asarray(electrons)
     potential = [
         -sum(3 / np.linalg.norm(e - NUCLEI[0]) + 1 / np.linalg.norm(e - NUCLEI[1]) for e in x)

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from helpers.oracles import psi, shaken, small_network
 
+from ferminet_core.parallel import platform
+from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.kfac import REGISTERED
 from ferminet_core.wavefunction import networks
 
@@ -44,6 +46,28 @@ def test_value_is_the_sum_of_leibniz_determinants(form: str, envelope: str) -> N
     np.testing.assert_allclose(
         sign * jnp.exp(log), psi(params, electrons, NUCLEI, spins), rtol=1e-11
     )
+
+
+def test_the_form_for_gpus_is_the_same_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, spins = small_network(jastrow=True, orbital_bias=True), (2, 1)
+    params = shaken(
+        networks.init(jax.random.key(3), config, spins, 2, jnp.float64), jax.random.key(4)
+    )
+    walkers = jax.random.normal(jax.random.key(5), (4, 3, 3))
+    nuclei = Nuclei(NUCLEI, jnp.asarray([3.0, 1.0]))
+
+    def found() -> list[jax.Array]:
+        # New functions: jit would remember the form of those that it has seen.
+        log = jax.jit(lambda p: networks.apply(p, walkers, NUCLEI, spins)[1])
+        slope = jax.jit(jax.grad(lambda p: jnp.sum(networks.apply(p, walkers, NUCLEI, spins)[1])))
+        energies = jax.jit(lambda p: local_energy(p, walkers, nuclei, spins))
+        return [log(params), *jax.tree.leaves(slope(params)), energies(params)]
+
+    expected = found()
+    monkeypatch.setattr(platform, "on_cpu", lambda: False)
+    for one, two in zip(expected, found(), strict=True):
+        # float64 rounding through ten operations in a row
+        np.testing.assert_allclose(two, one, rtol=1e-9, atol=1e-11)
 
 
 def test_layers_as_kfac_reads_them_give_the_same_function() -> None:
