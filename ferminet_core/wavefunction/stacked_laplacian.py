@@ -3,7 +3,8 @@
 The mathematics is that of `forward_laplacian`, and so are the results, to rounding. A GPU waits for
 the launch of every kernel. Here a stream is one array whose first axis, the rows, holds the value,
 the Laplacian and the derivatives, so that one product with the weights serves all of them. A core
-of a CPU takes about as long for either form, and keeps the other one, with the bits of earlier runs.
+of a CPU takes about as long for either form. CPUs keep the other one, and with it the bits of
+earlier runs.
 
 Rows of one walker: 0 the value, 1 the Laplacian, then the derivatives with respect to the
 coordinates (a, q) of the moved electron q, 3 n of them. The pairs' stream has 5 rows: value,
