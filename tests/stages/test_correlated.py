@@ -75,7 +75,7 @@ def test_a_difference_agrees_with_two_inferences(stages: CurveStages) -> None:
     assert 0.5 < found.effective < 1.0
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_segments_of_a_way_add_up(stages: CurveStages) -> None:
     """To the difference across all of it, from other walkers at another place."""
 

@@ -131,7 +131,7 @@ def test_devices_and_geometries_at_once_take_the_same_joint_steps(
     np.testing.assert_allclose(series["energy_Eh"], others["energy_Eh"], rtol=0, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_geometries_at_once_are_pretrained_alike(
     spec: GroupSpec, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,7 +95,8 @@ def test_energy_gradient_against_finite_differences_with_reweighting() -> None:
 
 @pytest.mark.parametrize(
     "optimiser",
-    [pytest.param(x, marks=pytest.mark.slow if x == "kfac" else ()) for x in OPTIMISERS],
+    # KFAC's gradient is from the same function as Adam's.
+    [pytest.param(x, marks=pytest.mark.campaign if x == "kfac" else ()) for x in OPTIMISERS],
 )
 def test_walkers_on_a_node_leave_the_gradient_of_the_others(optimiser: str) -> None:
     """psi = 0: two like spins at one place. All walkers of the first of two devices are such."""

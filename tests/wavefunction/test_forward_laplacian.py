@@ -54,8 +54,22 @@ def agree(
         )
 
 
-@pytest.mark.parametrize("form", ["dense", "block"])
-@pytest.mark.parametrize("envelope", ["isotropic", "diagonal", "anisotropic"])
+@pytest.mark.parametrize(
+    ("envelope", "form"),
+    [
+        ("isotropic", "dense"),
+        ("diagonal", "dense"),
+        ("anisotropic", "block"),
+        *(
+            pytest.param(envelope, form, marks=pytest.mark.campaign)
+            for envelope, form in (
+                ("isotropic", "block"),
+                ("diagonal", "block"),
+                ("anisotropic", "dense"),
+            )
+        ),
+    ],
+)
 def test_every_envelope_and_determinant(envelope: str, form: str) -> None:
     params = network(envelope=envelope, determinant_form=form, jastrow=True)
     electrons = jax.random.normal(jax.random.key(2), (3, 3))
