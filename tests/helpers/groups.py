@@ -12,8 +12,10 @@ from ferminet_core.inputs.run_spec import GroupSpec, Member, RunSpec
 from ferminet_core.inputs.warm_starts import central
 
 
-def hydrogen(bond: float) -> Molecule:
-    return Molecule(symbols=("H", "H"), positions=((0, 0, -bond / 2), (0, 0, bond / 2)))
+def hydrogen(bond: float, charge: int = 0) -> Molecule:
+    """H2, or its cation with a charge of 1."""
+    positions = ((0, 0, -bond / 2), (0, 0, bond / 2))
+    return Molecule(symbols=("H", "H"), positions=positions, charge=charge, spin=charge)
 
 
 def settings(**sections: Any) -> Config:
@@ -36,9 +38,9 @@ def settings(**sections: Any) -> Config:
     return Config.model_validate(plain)
 
 
-def group_of(bonds: Sequence[float], config: Config) -> GroupSpec:
-    """H2 at these bond lengths, bohr."""
-    molecules = {f"r_{bond:g}": hydrogen(bond) for bond in bonds}
+def group_of(bonds: Sequence[float], config: Config, charge: int = 0) -> GroupSpec:
+    """H2, or its cation, at these bond lengths, bohr."""
+    molecules = {f"r_{bond:g}": hydrogen(bond, charge) for bond in bonds}
     return GroupSpec(
         scan="s",
         run_id="shared",

@@ -156,8 +156,14 @@ FLAGS = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=
 ENVIRONMENT = {**os.environ, **AS_ROOT, "XLA_FLAGS": FLAGS}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", JOINT)
+@pytest.mark.parametrize(
+    "stage",
+    [
+        pytest.param("joint_pretrain", marks=pytest.mark.slow),
+        # A killed optimisation is in the campaigns of test_kills and of Slurm, too.
+        pytest.param("joint_optimise", marks=pytest.mark.campaign),
+    ],
+)
 def test_a_killed_training_continues_on_another_layout_to_the_same_bits(
     tiny: Workflow, tmp_path: Path, stage: str
 ) -> None:
