@@ -299,8 +299,12 @@ def main(
     show: Annotated[bool, typer.Option(help="Print the programs as well.")] = False,
 ) -> None:
     """Print kernels, bytes and memory of programs for an H100."""
+    import jax
+
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float32")
+    # Without a GPU no process can read a kept program back.
+    jax.config.update("jax_enable_compilation_cache", False)
     print("| case, part | kernels | GiB moved | MiB temporary | loops of unknown length |", end="")
     print(" transfers to the host | most frequent |\n|---|---|---|---|---|---|---|")
     for case in cases:
