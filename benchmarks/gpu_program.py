@@ -1,4 +1,4 @@
-"""The program that a GPU would run, counted on a machine without one. It is no timing.
+"""Count the kernels of the program that a GPU would run, without a GPU. This measures no time.
 
     make gpu-program ARGS="LiH:256 N2:64 --part 'local energy' --part 'log psi'"
 

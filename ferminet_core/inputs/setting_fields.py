@@ -22,13 +22,13 @@ class Resume(enum.Enum):
     KEPT: never; where it is not set, a longer loop keeps the value of the shorter one
     ROUNDING: yes; results differ by rounding
     FREE: yes; results do not depend on it
-    ANEW: yes; the stage, which is one call, starts over, and the earlier files are kept
+    RESTART: yes. The stage is one call and starts over. The earlier files are kept.
     """
 
     NO = "no"
     GROW = "may grow"
     KEPT = "no (kept)"
-    ANEW = "yes (starts over)"
+    RESTART = "yes (starts over)"
     ROUNDING = "yes (rounding)"
     FREE = "yes"
 

@@ -49,20 +49,20 @@ class ConventionalConfig(Section):
     methods: Annotated[tuple[ConventionalMethod, ...], Field(strict=False)] = Field(
         (),
         description="Methods. Without any, the stage does not run. rhf means ROHF for open shells.",
-        json_schema_extra=resume_rule(Resume.ANEW),
+        json_schema_extra=resume_rule(Resume.RESTART),
     )
     basis: Annotated[tuple[BasisName, ...], Field(strict=False)] = Field(
         ("cc-pvdz",),
         min_length=1,
         max_length=20,
         description="Gaussian basis sets, by PySCF's names.",
-        json_schema_extra=resume_rule(Resume.ANEW) | why("each is a calculation of its own"),
+        json_schema_extra=resume_rule(Resume.RESTART) | why("each is a calculation of its own"),
     )
     extrapolate: bool = Field(
         False,
         description="Estimate the basis-set limit from the last two sets, which must be neighbours "
         "in one of Dunning's families.",
-        json_schema_extra=resume_rule(Resume.ANEW),
+        json_schema_extra=resume_rule(Resume.RESTART),
     )
 
     @field_validator("methods", "basis")
