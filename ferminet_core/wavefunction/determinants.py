@@ -193,6 +193,7 @@ def factorise(m: jax.Array) -> Factors:
     pivots = jnp.diagonal(lu, axis1=-2, axis2=-1)
     size = jnp.abs(pivots)
     large = jnp.max(size, axis=-1, keepdims=True)
+    large = jnp.where(large == 0, 1.0, large)  # all orbitals may underflow far from the nuclei
     is_small = jnp.arange(n) == jnp.argmin(size, axis=-1)[:, None]
     small = jnp.sum(jnp.where(is_small, pivots, 0.0), axis=-1)
     # Another pivot of zero: the matrix has rank n - 2. The first derivatives of the determinant
