@@ -286,7 +286,7 @@ def line(name: str, compiled: Any) -> str:
     )
 
 
-PARTS = ("log psi", "sampling", "local energy", "gradient", "curvature", "inverse", "update")
+PARTS = ("log psi", "sampling", "local energy", "curvature", "update")
 NAMES = (*PARTS, "iteration by kfac", "iteration by spring")
 
 

@@ -64,7 +64,6 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
 
     from ferminet_core.parallel import mesh
     from ferminet_core.vmc import mcmc
-    from ferminet_core.vmc.energy import energy_gradient
     from ferminet_core.vmc.hamiltonian import local_energy
     from ferminet_core.vmc.optimisers import kfac
     from ferminet_core.wavefunction import networks
@@ -85,19 +84,14 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
     def energies(params: Any, electrons: Any) -> Any:
         return local_energy(params, electrons, nuclei, spins, stage.chunk)
 
-    def gradient(params: Any, electrons: Any) -> Any:
+    def sweep(params: Any, electrons: Any, optimiser: Any) -> Any:
         deviation = jnp.linspace(-1.0, 1.0, electrons.shape[0], dtype=electrons.dtype)
-        return energy_gradient(params, electrons, nuclei, spins, deviation)
-
-    def curvature(params: Any, electrons: Any, optimiser: Any) -> Any:
         batch = (nuclei.positions, electrons)
-        return kfac.update_curvature(preconditioner, optimiser, params, batch)
-
-    def inverse(optimiser: Any) -> Any:
-        return preconditioner.maybe_update_inverse_cache(optimiser)
+        return kfac.sweep(preconditioner, optimiser, params, batch, deviation)
 
     def update(params: Any, optimiser: Any) -> Any:
-        return preconditioner.apply(jax.tree.map(jnp.ones_like, params), optimiser)
+        gradient, rate = jax.tree.map(jnp.ones_like, params), jnp.ones(())
+        return kfac.natural_step(preconditioner, optimiser, gradient, rate, 1.0)
 
     params, electrons, optimiser = state.params, state.walkers.electrons, state.optimiser
     walkers = mcmc.Walkers(split, split)
@@ -109,9 +103,7 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
             sampling, (params, state.walkers, state.width), (replicated, walkers, replicated), moved
         ),
         "local energy": Part(energies, at, own, split),
-        "gradient": Part(gradient, at, own, replicated),
-        "curvature": Part(curvature, (*at, optimiser), (*own, replicated), replicated),
-        "inverse": Part(inverse, (optimiser,), (replicated,), replicated),
+        "curvature": Part(sweep, (*at, optimiser), (*own, replicated), replicated),
         "update": Part(update, (params, optimiser), (replicated, replicated), replicated),
     }
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
+from jax.flatten_util import ravel_pytree
 
 from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.config import OptimiseConfig
@@ -149,7 +150,7 @@ BROKEN_UPDATE = Accident("the update is not finite")
 
 def tree_norm(tree: Any) -> jax.Array:
     """Euclidean norm over all leaves."""
-    return jnp.sqrt(sum(jnp.sum(x**2) for x in jax.tree.leaves(tree)))
+    return jnp.linalg.norm(ravel_pytree(tree)[0])
 
 
 class Optimise:
