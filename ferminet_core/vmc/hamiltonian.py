@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ferminet_core.parallel import platform
 from ferminet_core.vmc.passes import even_passes
@@ -30,9 +31,10 @@ def potential_energy(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
     """Coulomb energy (...), hartree, of electrons (..., electron, 3) and nuclei."""
     r_ae = jnp.linalg.norm(electrons[..., :, None, :] - nuclei.positions, axis=-1)
     attraction = -jnp.sum(nuclei.charges / r_ae, axis=(-2, -1))
-    upper = jnp.triu_indices(electrons.shape[-2], k=1)
+    # NumPy's indices are constants of the program.
+    upper = np.triu_indices(electrons.shape[-2], k=1)
     r_ee = jnp.linalg.norm(electrons[..., upper[0], :] - electrons[..., upper[1], :], axis=-1)
-    first, second = jnp.triu_indices(nuclei.charges.shape[0], k=1)
+    first, second = np.triu_indices(nuclei.charges.shape[0], k=1)
     r_aa = distance(nuclei.positions[first] - nuclei.positions[second])
     nuclear = jnp.sum(nuclei.charges[first] * nuclei.charges[second] / r_aa)
     return attraction + jnp.sum(1.0 / r_ee, axis=-1) + nuclear

@@ -9,8 +9,9 @@ number of the move and the number of the walker over all devices. The samples th
 depend on how many devices hold the walkers.
 """
 
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,26 @@ def _walker_randoms(key: jax.Array, w: Walkers) -> tuple[jax.Array, jax.Array]:
     return jax.vmap(draw)(w.number)
 
 
+def _squares(electrons: jax.Array, nuclei: Nuclei) -> list[jax.Array]:
+    """Squared distances (...) of electrons (..., 3) from each nucleus.
+
+    Sums and minima over a few terms are written out here: a GPU then needs no kernel for them.
+    """
+    x = [electrons[..., None, a] - nuclei.positions[:, a] for a in range(3)]
+    squares = x[0] ** 2 + x[1] ** 2 + x[2] ** 2
+    return [squares[..., m] for m in range(nuclei.positions.shape[0])]
+
+
+def _nearest(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
+    """The nucleus nearest to each electron (..., 3): its number (...)."""
+    first, *others = _squares(electrons, nuclei)
+    least, number = first, jnp.zeros(first.shape, int)
+    for m, square in enumerate(others, start=1):
+        number = jnp.where(square < least, m, number)
+        least = jnp.minimum(square, least)
+    return number
+
+
 def length(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
     """The length (..., electron), bohr, over which |psi|^2 changes at each electron.
 
@@ -90,21 +111,25 @@ def length(electrons: jax.Array, nuclei: Nuclei) -> jax.Array:
 
         l(r) = min_m sqrt(|r - R_m|^2 + 1 / Z_m^2)
     """
-    squares = jnp.sum((electrons[..., None, :] - nuclei.positions) ** 2, axis=-1)
-    return jnp.sqrt(jnp.min(squares + 1.0 / nuclei.charges**2, axis=-1))
+    squares = _squares(electrons, nuclei)
+    inside = [s + 1.0 / z**2 for s, z in zip(squares, nuclei.charges, strict=True)]
+    return jnp.sqrt(functools.reduce(jnp.minimum, inside))
 
 
 def log_proposal_ratio(step: jax.Array, before: jax.Array, after: jax.Array) -> jax.Array:
-    """log q(r | r') - log q(r' | r) (walker,) of steps r' - r = width * l(r) * step.
+    """log q(r | r') - log q(r' | r) of steps r' - r = width * l(r) * step of single electrons.
 
     Args:
         step: (walker, electron, 3), in units of the width at the start
         before: l(r), (walker, electron), bohr
         after: l(r'), (walker, electron), bohr
+
+    Returns:
+        (walker, electron); that of all electrons is their sum.
     """
     ratio = before / after
     squares = jnp.sum(step**2, axis=-1)
-    return jnp.sum(3.0 * jnp.log(ratio) + 0.5 * squares * (1.0 - ratio**2), axis=-1)
+    return 3.0 * jnp.log(ratio) + 0.5 * squares * (1.0 - ratio**2)
 
 
 def _draw_relocation(key: jax.Array, number: jax.Array, spins: Spins, nuclei: int) -> Relocation:
@@ -147,38 +172,44 @@ def _draw_call(
 def _relocate(
     electrons: jax.Array, drawn: Relocation, nuclei: Nuclei
 ) -> tuple[jax.Array, jax.Array]:
-    """The proposals of relocations (walker, electron, 3), and their reversibility (walker,).
+    """The proposals of relocations (walker, electron, 3), and the log ratios that they bring.
 
     A relocation is proposed as often as its reverse, so |psi'|^2 / |psi|^2 alone decides. Walkers
     thus pass between spin patterns, and between neutral atoms and ions, across bonds too long for a
     Gaussian step. An electron that arrives nearer to a third nucleus than to its target could not
-    return, which would break detailed balance.
+    return, which would break detailed balance: its log ratio (walker, electron) is -inf, and that
+    of all others 0.
     """
-
-    def nearest(x: jax.Array) -> jax.Array:
-        return jnp.argmin(jnp.sum((x - nuclei.positions) ** 2, axis=-1))
-
-    def propose(electrons: jax.Array, d: Relocation) -> tuple[jax.Array, jax.Array]:
-        index = jnp.arange(electrons.shape[0])
-        order = jnp.where(index == d.up, d.down, jnp.where(index == d.down, d.up, index))
-        exchanged = electrons[order]
-        home = nearest(electrons[d.which])
-        target = (home + d.turn) % nuclei.positions.shape[0]
-        moved = electrons[d.which] + (nuclei.positions[target] - nuclei.positions[home])
-        carried = jnp.where((index == d.which)[:, None], moved, electrons)
-        returns = nearest(moved) == target
-        return jnp.where(d.exchange, exchanged, carried), d.exchange | returns
-
-    return jax.vmap(propose)(electrons, drawn)
+    index = jnp.arange(electrons.shape[1])
+    d = Relocation(*(x[:, None] for x in drawn))
+    order = jnp.where(index == d.up, d.down, jnp.where(index == d.down, d.up, index))
+    exchanged = jnp.take_along_axis(electrons, order[..., None], axis=1)
+    home = _nearest(electrons, nuclei)
+    target = (home + d.turn) % nuclei.positions.shape[0]
+    moved = electrons + (nuclei.positions[target] - nuclei.positions[home])
+    carried = ~d.exchange & (index == d.which)
+    lost = carried & (_nearest(moved, nuclei) != target)
+    proposal = jnp.where(carried[..., None], moved, electrons)
+    proposal = jnp.where(d.exchange[..., None], exchanged, proposal)
+    return proposal, jnp.where(lost, -jnp.inf, 0.0)
 
 
 def _propose(
     electrons: jax.Array, step: jax.Array, width: jax.Array, nuclei: Nuclei
 ) -> tuple[jax.Array, jax.Array]:
-    """Gaussian proposals, and the log of the ratio of their densities; see `make_kernel`."""
+    """Gaussian proposals, and `log_proposal_ratio` of them; see `make_kernel`."""
     before = length(electrons, nuclei)
     proposal = electrons + width * before[..., None] * step
     return proposal, log_proposal_ratio(step, before, length(proposal, nuclei))
+
+
+def _block(moves: int) -> int:
+    """Moves whose random numbers are drawn at once: a divisor of their number.
+
+    A GPU spends longer on launching the kernels that draw than on drawing; all numbers of a long
+    call would fill its memory. A single move may be followed by another (`make_kernel`).
+    """
+    return 2 if moves == 1 else max(n for n in range(1, 11) if moves % n == 0)
 
 
 def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Kernel:
@@ -212,31 +243,43 @@ def make_kernel(log_psi: LogPsi, nuclei: Nuclei, spins: Spins, moves: int) -> Ke
         drawn, phase = _draw_call(key, state.number, spins, nuclei.positions.shape[0], moves)
         relocations = (moves + phase) // RELOCATION_PERIOD if drawn is not None else 0
 
-        def move(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        def move(i: jax.Array, carry: Any, step: jax.Array, log_uniform: jax.Array) -> Any:
             electrons, log, accepted = carry
-            step, log_uniform = _walker_randoms(
-                jax.random.fold_in(key, i), Walkers(electrons, state.number)
-            )
             proposal, bias = _propose(electrons, step, width, nuclei)
             gaussian = jnp.asarray(True)
             if drawn is not None:
                 gaussian = (i + phase + 1) % RELOCATION_PERIOD != 0
                 own = jax.tree.map(lambda x: x[i // RELOCATION_PERIOD], drawn)
-                relocated, returns = _relocate(electrons, own, nuclei)
-                proposal = jnp.where(gaussian, proposal, relocated)
-                bias = jnp.where(gaussian, bias, jnp.where(returns, 0.0, -jnp.inf))
+                relocated = _relocate(electrons, own, nuclei)
+                proposal = jnp.where(gaussian, proposal, relocated[0])
+                bias = jnp.where(gaussian, bias, relocated[1])
             new = 2.0 * log_psi(proposal)
             # A NaN on either side compares false. A walker at a NaN is freed by any finite
             # proposal.
-            take = (log_uniform < new - log + bias) | (jnp.isfinite(new) & ~jnp.isfinite(log))
+            take = (log_uniform < new - log + jnp.sum(bias, axis=-1)) | (
+                jnp.isfinite(new) & ~jnp.isfinite(log)
+            )
             electrons = jnp.where(take[:, None, None], proposal, electrons)
             return electrons, jnp.where(take, new, log), accepted + (take & gaussian)
 
+        def block_of_moves(k: jax.Array | int, carry: Any) -> Any:
+            first = k * block
+            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(block))
+            steps, log_uniforms = jax.vmap(lambda own: _walker_randoms(own, state))(keys)
+            return jax.lax.fori_loop(
+                0, made, lambda i, c: move(first + i, c, steps[i], log_uniforms[i]), carry
+            )
+
+        block = _block(moves)
+        made = 1 + relocations if moves == 1 else block
         log = 2.0 * log_psi(state.electrons)
         start = (state.electrons, log, jnp.zeros(state.number.shape, state.electrons.dtype))
-        made = 1 + relocations if moves == 1 else moves
-        electrons, _, accepted = jax.lax.fori_loop(0, made, move, start)
-        return Walkers(electrons, state.number), Info(accepted / (made - relocations))
+        blocks = max(1, moves // block)
+        if blocks == 1:
+            electrons, _, accepted = block_of_moves(0, start)
+        else:
+            electrons, _, accepted = jax.lax.fori_loop(0, blocks, block_of_moves, start)
+        return Walkers(electrons, state.number), Info(accepted / (made * blocks - relocations))
 
     return kernel
 

@@ -14,9 +14,14 @@ eigenstate, it only chooses among them.
 import jax
 import jax.numpy as jnp
 
+from ferminet_core.parallel import platform
 from ferminet_core.vmc.mcmc import Walkers
-from ferminet_core.vmc.observables.total_spin import exchange_ratio
+from ferminet_core.vmc.observables.total_spin import exchange
 from ferminet_core.wavefunction.networks import SignedLog, Spins
+
+# Walkers of one evaluation of psi on a GPU: enough to fill it, and few enough for its memory. A CPU
+# evaluates one exchange at a time, in its caches.
+TOGETHER = 2**15
 
 _STREAM = 2**31 - 1  # apart from the numbers of the moves, which share the iteration's key
 
@@ -55,13 +60,17 @@ def raised(psi: SignedLog, electrons: jax.Array, spins: Spins, down: jax.Array) 
         spins: (n_up, n_down)
         down: (walker,), index of a spin-down electron of each walker
     """
-    before = psi(electrons)
+    walkers = electrons.shape[0]
 
-    def subtract(up: jax.Array, total: jax.Array) -> jax.Array:
-        return total - exchange_ratio(psi, electrons, before, up, down)
+    def exchanged(up: jax.Array) -> tuple[jax.Array, jax.Array]:
+        # The last one exchanges the electron with itself.
+        with_itself = up == spins[0]
+        return psi(exchange(electrons, jnp.where(with_itself, down, up), down))
 
-    start = jnp.ones(electrons.shape[0], electrons.dtype)
-    return spins[1] * jax.lax.fori_loop(0, spins[0], subtract, start)
+    batch = None if platform.on_cpu() else max(1, TOGETHER // walkers)
+    sign, log = jax.lax.map(exchanged, jnp.arange(spins[0] + 1), batch_size=batch)
+    ratios = sign[-1] * sign[:-1] * jnp.exp(log[:-1] - log[-1])
+    return spins[1] * (1.0 - jnp.sum(ratios, axis=0))
 
 
 def added_energy(

@@ -11,7 +11,7 @@ scan.
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,11 +127,13 @@ class Layers(NamedTuple):
         dense: (params, x) -> x W + b over the last axis.
         scale: (x, s) -> x s, s broadcast over leading axes.
         one_electron: (params, h, means, pair_means) -> a one-electron layer before its tanh.
+        per_spin: `dense` of each spin's layer on that spin's electrons.
     """
 
     dense: Callable[[Params, jax.Array], jax.Array]
     scale: Callable[[jax.Array, jax.Array], jax.Array]
     one_electron: Callable[[Params, jax.Array, list[jax.Array], list[jax.Array]], jax.Array]
+    per_spin: Callable[[Any, list[jax.Array]], Sequence[jax.Array]]
 
 
 def dense(params: Params, x: jax.Array) -> jax.Array:
@@ -190,7 +192,33 @@ def one_electron_layer(
     return form(params, h, means, pair_means)
 
 
-PLAIN = Layers(dense, jnp.multiply, one_electron_layer)
+def per_spin_layers(params: list[Params] | Params, inputs: list[jax.Array]) -> Sequence[jax.Array]:
+    """`dense` of each spin's layer on that spin's electrons, (..., electron, width).
+
+    Args:
+        params: of each spin, or those of both in one tree, from `joined_spins`
+        inputs: of each spin
+    """
+    if isinstance(params, list):
+        return [dense(p, x) for p, x in zip(params, inputs, strict=True)]
+    *batch, n, width = inputs[0].shape
+    rows = jnp.stack([x.reshape(-1, width) for x in inputs])
+    y = (rows @ params["w"]).reshape(len(inputs), *batch, n, -1)
+    return [y[s] + params["b"][s] if "b" in params else y[s] for s in range(len(inputs))]
+
+
+def joined_spins(params: Params, spins: Spins) -> Params:
+    """On a GPU and with equally many electrons of both spins, the orbitals' layers in one tree.
+
+    One product then serves both. A loop that evaluates psi many times joins them once.
+    """
+    if platform.on_cpu() or spins[0] != spins[1]:
+        return params
+    layers = jax.tree.map(lambda *x: jnp.stack(x), *params["orbitals"])
+    return {**params, "orbitals": layers}
+
+
+PLAIN = Layers(dense, jnp.multiply, one_electron_layer, per_spin_layers)
 
 
 def residual(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -231,11 +259,9 @@ def orbitals(
     """Orbitals of each spin present: (..., determinant, electron of that spin, orbital)."""
     f = features(electrons, nuclei)
     h = streams(params, f, spins, layers)
-    result = []
-    for s, linear, envelope in zip(
-        spin_slices(spins), params["orbitals"], params["envelope"], strict=True
-    ):
-        values = layers.dense(linear, h[..., s, :])
+    result, slices = [], spin_slices(spins)
+    linear = layers.per_spin(params["orbitals"], [h[..., s, :] for s in slices])
+    for s, values, envelope in zip(slices, linear, params["envelope"], strict=True):
         decay = envelopes.apply(envelope, f.ae[..., s, :, :], f.r_ae[..., s, :], layers.scale)
         values = values.reshape(decay.shape) * decay
         result.append(jnp.moveaxis(values, -2, -3))
@@ -326,9 +352,11 @@ def apply(
 
 def signed_log(params: Params, nuclei: jax.Array, spins: Spins) -> SignedLog:
     """`apply` with parameters, nuclei (nucleus, 3) and spins closed over."""
+    params = joined_spins(params, spins)
     return lambda electrons: apply(params, electrons, nuclei, spins)
 
 
 def log_psi(params: Params, nuclei: jax.Array, spins: Spins) -> Callable[[jax.Array], jax.Array]:
     """log|psi| (...) as a function of electrons (..., electron, 3) alone."""
+    params = joined_spins(params, spins)
     return lambda electrons: apply(params, electrons, nuclei, spins)[1]

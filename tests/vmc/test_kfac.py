@@ -164,6 +164,10 @@ def _stock(params: networks.Params, x: jax.Array) -> jax.Array:
     return kfac_jax.register_dense(y, x, *weights, variant="repeated_dense")
 
 
+def _each(params: list[networks.Params], inputs: list[jax.Array]) -> list[jax.Array]:
+    return [_stock(p, x) for p, x in zip(params, inputs, strict=True)]
+
+
 @pytest.mark.parametrize(("spins", "bias"), [((2, 1), True), ((3, 0), False)])
 def test_one_pass_gives_kfac_jaxs_factors_and_the_gradient(
     spins: networks.Spins, bias: bool
@@ -172,7 +176,7 @@ def test_one_pass_gives_kfac_jaxs_factors_and_the_gradient(
     nuclei = jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]])
     params = networks.init(jax.random.key(0), config, spins, 2, jnp.float64)
     walkers = jax.random.normal(jax.random.key(1), (5, sum(spins), 3))
-    stock = networks.Layers(_stock, kfac.REGISTERED.scale, _concatenated)
+    stock = networks.Layers(_stock, kfac.REGISTERED.scale, _concatenated, _each)
     batch, weights = (nuclei, walkers), jnp.asarray([0.3, -0.1, 0.2, 0.0, -0.4])
 
     def prepared(layers: networks.Layers) -> tuple[Any, Any]:

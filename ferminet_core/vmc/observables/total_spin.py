@@ -7,27 +7,18 @@ from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction.networks import SignedLog, Spins
 
 
-def exchange_ratio(
-    psi: SignedLog,
-    electrons: jax.Array,
-    before: tuple[jax.Array, jax.Array],
-    first: jax.Array,
-    second: jax.Array,
-) -> jax.Array:
-    """psi with the places of two electrons exchanged, over psi: (walker,).
+def exchange(electrons: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Walkers (walker, electron, 3) with the places of two electrons exchanged.
 
     Args:
-        psi: electrons (walker, electron, 3) -> sign and log|psi|
         electrons: (walker, electron, 3), bohr
-        before: psi(electrons)
         first: index of one of the electrons, a scalar or (walker,)
-        second: index of the other, likewise
+        second: index of the other, likewise; the same index changes nothing
     """
     index = jnp.arange(electrons.shape[1])
     one, other = (jnp.broadcast_to(i, electrons.shape[:1])[:, None] for i in (first, second))
     order = jnp.where(index == one, other, jnp.where(index == other, one, index))
-    sign, log = psi(jnp.take_along_axis(electrons, order[..., None], axis=1))
-    return before[0] * sign * jnp.exp(log - before[1])
+    return jnp.take_along_axis(electrons, order[..., None], axis=1)
 
 
 def evaluate(psi: SignedLog, electrons: jax.Array, nuclei: Nuclei, spins: Spins) -> jax.Array:
@@ -52,6 +43,7 @@ def evaluate(psi: SignedLog, electrons: jax.Array, nuclei: Nuclei, spins: Spins)
 
     def subtract(pair: jax.Array, total: jax.Array) -> jax.Array:
         up, down = pair // n_down, n_up + pair % n_down
-        return total - exchange_ratio(psi, electrons, before, up, down)
+        sign, log = psi(exchange(electrons, up, down))
+        return total - before[0] * sign * jnp.exp(log - before[1])
 
     return jax.lax.fori_loop(0, n_up * n_down, subtract, start)

@@ -77,7 +77,11 @@ def _register(variant: str, params: Params, y: jax.Array, inputs: list[jax.Array
     return layer_tag.bind(y, *inputs, *weights, meta=meta)
 
 
-REGISTERED = Layers(_dense, _scale, _one_electron)
+def _per_spin(params: list[Params], inputs: list[jax.Array]) -> list[jax.Array]:
+    return [_dense(p, x) for p, x in zip(params, inputs, strict=True)]
+
+
+REGISTERED = Layers(_dense, _scale, _one_electron, _per_spin)
 
 
 def register_log_psi(log: jax.Array) -> jax.Array:
@@ -175,17 +179,19 @@ def sweep(
         )
     )
     leaves, structure = jax.tree.flatten(state, is_leaf=_is_average)
-    # All have the same weight, since all are measured in every iteration.
-    weight = pre._curvature_ema * next(filter(_is_average, leaves)).weight + 1.0
-    values = iter(jax.tree.leaves(factors))
+    values, memory = iter(jax.tree.leaves(factors)), pre._curvature_ema
     leaves = [
-        type(leaf)(weight=weight, value=leaf.value + (next(values) - leaf.value) / weight)
-        if _is_average(leaf)
-        else leaf
-        for leaf in leaves
+        _averaged(leaf, next(values), memory) if _is_average(leaf) else leaf for leaf in leaves
     ]
     after = jax.tree.unflatten(structure, leaves)
     return after, estimator.blocks_vectors_to_params_vector(gradient)
+
+
+def _averaged(average: Any, value: jax.Array, memory: float) -> Any:
+    """kfac-jax's moving average with a new value of weight 1 mixed in."""
+    weight = memory * average.weight + 1.0
+    mixed = average.value + (value - average.value) / weight
+    return type(average)(weight=weight, value=mixed)
 
 
 def _is_average(x: Any) -> bool:
