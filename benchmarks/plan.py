@@ -26,7 +26,6 @@ BAR = 0.30
 PARTS = {
     "sampling": ("sampling",),
     "local energy": ("local energy",),
-    "gradient": ("gradient",),
     "curvature": ("curvature",),
     "update": ("inverses", "update"),
 }

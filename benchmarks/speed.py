@@ -200,7 +200,7 @@ def against_deepqmc(case: Case, rounds: int, best: dict[str, Any]) -> Iterator[d
         last = ours["seconds"]
     for part, found in pairs.items():
         yield record(case, part, "DeepQMC", found, best)
-    for part in ("gradient", "curvature", "inverse", "update"):
+    for part in ("curvature", "update"):
         seconds = statistics.median(last[part])
         yield {"case": case.name, "part": part, "seconds": seconds, "peer": None}
 

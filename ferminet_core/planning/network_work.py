@@ -147,20 +147,18 @@ def local_energy(net: Network, w: float, chunk: int) -> Work:
     return repeat(_jet_layers(net, size) + _jet_determinants(net, size), passes)
 
 
-def backward(net: Network, w: float, weights: bool = True) -> Work:
-    """The backward pass from log|psi| to the parameters, or to the layers' outputs only."""
+def backward(net: Network, w: float) -> Work:
+    """The backward pass from log|psi| to the parameters."""
     n, s = net.electrons, len(net.spins)
     values = w * net.orbital_values
     terms = net.nuclei * values
     work = _inverse_steps(net, w)
-    if weights:  # joined from the parts into which the weights were split
-        work.append(sweep(4 * net.parameters, net.parameters))
-    work += [sweep(6 * values, 6 * values)]
+    # Joined from the parts into which the weights were split.
+    work += [sweep(4 * net.parameters, net.parameters), sweep(6 * values, 6 * values)]
     work += [sweep(8 * terms, (8 + 2 * net.sigma) * terms, pairs=terms)]
     for o in net.orbitals:
         work.append(product(w * o.rows, o.outputs, o.inputs))
-        if weights:
-            work.append(gram(w * o.rows, o.inputs, o.outputs))
+        work.append(gram(w * o.rows, o.inputs, o.outputs))
     for index, layer in reversed(list(enumerate(net.layers))):
         one, two, out = layer.one_in, layer.two_in, layer.one.outputs
         inputs = one + s * two
@@ -168,17 +166,14 @@ def backward(net: Network, w: float, weights: bool = True) -> Work:
         if index > 0:
             work.append(product(w * n, out, inputs))
             work.append(sweep(2 * w * n * inputs + 3 * w * n * n * two, w * n * n * two))
-        if weights:
-            work.append(gram(w * n, inputs, out))
+        work += [gram(w * n, inputs, out), gram(w, s * one, out)]
         work += [product(w, out, s * one)] if index > 0 else []
-        work += [gram(w, s * one, out)] if weights else []
         if pair := layer.two:
             numbers = w * pair.rows * pair.outputs
             work.append(sweep(4 * numbers, 4 * numbers))
             if index > 0:
                 work.append(product(w * pair.rows, pair.outputs, pair.inputs))
-            if weights:
-                work.append(gram(w * pair.rows, pair.inputs, pair.outputs))
+            work.append(gram(w * pair.rows, pair.inputs, pair.outputs))
     return work
 
 

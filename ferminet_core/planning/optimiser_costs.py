@@ -19,7 +19,7 @@ from ferminet_core.planning.kernels import (
     sweep,
 )
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import adapted, backward, forward, gradient
+from ferminet_core.planning.network_work import adapted, gradient
 
 
 class OptimiserCost(Protocol):
@@ -74,22 +74,28 @@ class AdamCost:
 
 
 def curvature(net: Network, w: float) -> Work:
-    """KFAC's factors from w walkers, and their running averages (`kfac.update_curvature`)."""
-    work = forward(net, w, kept=True) + backward(net, w, weights=False)
+    """The gradient and KFAC's factors from w walkers, and their running averages (`kfac.sweep`)."""
+    work = gradient(net, w)
     n, s = net.electrons, len(net.spins)
     for layer in net.layers:
         # The means of a walker are shared by its electrons (`kfac.OneElectron`).
         shared, own = s * layer.one_in, layer.one_in + s * layer.two_in + layer.one.bias
         work += [sweep(w * (n + 1) * own, w * n * own), sweep(2 * (shared + own) ** 2)]
         work += [gram(w * n, own, own), gram(w, own, shared), gram(w, shared, shared)]
-        work.append(gram(w * n, layer.one.outputs, layer.one.outputs))
+        out = layer.one.outputs
+        # Derivatives by the outputs, and the same weighted by the energies; the biases' gradient
+        # comes with that of the weights.
+        work += [gram(w * n, out, out), sweep(w * n * out, w * n * out)]
+        work += [gram(w * n, 1, out)] if layer.one.bias else []
     for d in [*(layer.two for layer in net.layers if layer.two), *net.orbitals]:
         rows, inputs = w * d.rows, d.inputs + d.bias
         work += [sweep(2 * rows * inputs)] if d.bias else []
         work += [gram(rows, inputs, inputs), gram(rows, d.outputs, d.outputs)]
-    # Envelopes and widths: the squares of single walkers' gradients.
+        work.append(sweep(rows * d.outputs, rows * d.outputs))
+        work += [gram(rows, 1, d.outputs)] if d.bias else []
+    # Envelopes and widths: single walkers' gradients, their squares and their weighted sum.
     terms = w * net.nuclei * net.orbital_values * (1 + net.sigma)
-    work.append(sweep(2 * terms, 3 * terms))
+    work.append(sweep(2 * terms, 5 * terms))
     # Running averages, and the vector in which they travel between devices and back.
     return [*work, sweep(12 * net.curvature, 4 * net.curvature)]
 
@@ -101,7 +107,7 @@ def _factors(net: Network) -> list[tuple[int, int]]:
 
 
 def solves(net: Network) -> Work:
-    """The gradient divided by KFAC's factors (`kfac.times_inverse`).
+    """The gradient divided by KFAC's factors (`kfac_solves`).
 
     A Cholesky decomposition takes n^3/3 operations, and each right-hand side 2 n^2.
     """
@@ -125,9 +131,8 @@ class KfacCost:
     """Factors of the curvature, and systems of equations with them."""
 
     def parts(self, net: Network, config: OptimiseConfig, load: Load) -> dict[str, Work]:
-        """Gradient, curvature and inverses; these are shared out over the updates they serve."""
+        """Curvature and inverses; these are shared out over the updates they serve."""
         parts = {
-            "gradient": gradient(net, load.walkers),
             "curvature": curvature(net, load.walkers),
             "update": [sweep(12 * net.parameters, 8 * net.parameters)],
         }
@@ -149,9 +154,9 @@ class KfacCost:
         return 2 * self.state_numbers(net, config)
 
     def messages(self, net: Network, load: Load) -> list[int]:
-        """All factors in one."""
+        """All factors, which travel with the gradient, and the solutions."""
         del load
-        return [net.curvature]
+        return [net.curvature, net.parameters]
 
 
 # --- SPRING ---------------------------------------------------------------------------------------

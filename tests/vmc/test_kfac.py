@@ -234,7 +234,8 @@ def test_stacked_solves_are_those_of_each_layer(devices: int) -> None:
         expected = layer.places * jnp.linalg.inv(a) @ layer.gradient @ jnp.linalg.inv(b)
         # Rounding of float64 and what is added for it, 4 eps times 70 rows, times the largest
         # condition number of a damped factor, 1e3. Entries cancel: relative to the largest.
-        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-10 * jnp.max(jnp.abs(expected)))
+        largest = float(jnp.max(jnp.abs(expected)))
+        np.testing.assert_allclose(x, expected, rtol=0, atol=1e-10 * largest)
 
 
 @pytest.mark.parametrize("rows", [1, 20])

@@ -167,7 +167,7 @@ def sweep(
     Returns:
         The state with these walkers' factors mixed in, and E[dE grad log|psi|].
     """
-    estimator = pre.estimator
+    estimator: Any = pre.estimator  # kfac-jax's types do not know the blocks of `kfac_blocks`
     (loss,), pull_back = estimator._compute_losses_vjp((params, batch))
     root = loss.multiply_fisher_factor_replicated_one_hot((0,))  # sqrt(2) for each walker
     layers = list(zip(estimator.blocks, pull_back((root,)), strict=True))
@@ -179,7 +179,7 @@ def sweep(
         )
     )
     leaves, structure = jax.tree.flatten(state, is_leaf=_is_average)
-    values, memory = iter(jax.tree.leaves(factors)), pre._curvature_ema
+    values, memory = iter(jax.tree.leaves(factors)), float(pre._curvature_ema)
     leaves = [
         _averaged(leaf, next(values), memory) if _is_average(leaf) else leaf for leaf in leaves
     ]

@@ -117,7 +117,8 @@ class Scale(kfac_jax.ScaleAndShiftDiagonal):
 
     def gradient(self, data: Any, weights: jax.Array) -> Arrays:
         """See `Dense`."""
-        return (jnp.tensordot(weights, self._derivatives(data), axes=1),)
+        found = self._derivatives(data)
+        return (jnp.sum(weights.reshape(-1, *[1] * (found.ndim - 1)) * found, axis=0),)
 
     def _derivatives(self, data: Any) -> jax.Array:
         """sqrt(2) times the derivative of log|psi| by s, (walker, *shape of s)."""

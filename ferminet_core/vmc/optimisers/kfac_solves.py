@@ -58,22 +58,25 @@ def bounded_step(
         state: with the factors of all devices
         gradient: a tree like the parameters
     """
-    damping, blocks = pre.get_identity_weight(state), pre.estimator.blocks
+    estimator: Any = pre.estimator  # kfac-jax's types do not know the blocks of `kfac_blocks`
+    states: Any = state.estimator_state.blocks_states
+    damping, blocks = pre.get_identity_weight(state), estimator.blocks
     steps: list[Any] = [None] * len(blocks)
     dense: dict[int, Layer] = {}
-    vectors = pre.estimator.params_vector_to_blocks_vectors(gradient)
-    for i, own in enumerate(state.estimator_state.blocks_states):
-        if isinstance(blocks[i], Dense):
-            joined = blocks[i].parameters_shaped_list_to_array(vectors[i])
-            factors = (factor.value for factor in own.factors)
-            dense[i] = Layer(*factors, own.average_repeats.value, joined)
+    vectors = estimator.params_vector_to_blocks_vectors(gradient)
+    for i, (block, own) in enumerate(zip(blocks, states, strict=True)):
+        if isinstance(block, Dense):
+            joined = block.parameters_shaped_list_to_array(vectors[i])
+            inputs, outputs = (factor.value for factor in own.factors)
+            dense[i] = Layer(inputs, outputs, own.average_repeats.value, joined)
         else:
             steps[i] = (vectors[i][0] / (own.diagonal_factors[0].value + damping),)
     for i, step in zip(dense, solved(list(dense.values()), damping), strict=True):
         steps[i] = blocks[i].array_to_parameters_shaped_list(step)
-    flat, unravel = ravel_pytree(pre.estimator.blocks_vectors_to_params_vector(steps))
+    flat, unravel = ravel_pytree(estimator.blocks_vectors_to_params_vector(steps))
+    bound: Any = pre._norm_constraint
     norm = jnp.vdot(flat, ravel_pytree(gradient)[0])
-    return unravel(flat * jnp.minimum(jnp.sqrt(pre._norm_constraint / norm), 1.0))
+    return unravel(flat * jnp.minimum(jnp.sqrt(bound / norm), 1.0))
 
 
 def solved(layers: Sequence[Layer], damping: jax.Array | float) -> list[jax.Array]:
