@@ -165,7 +165,7 @@ def _draw_call(
         return _draw_relocation(jax.random.fold_in(key, moves + 1 + i), number, spins, nuclei)
 
     phase_key = jax.random.fold_in(key, 2 * moves + 1)
-    phase = jax.random.randint(phase_key, (), 0, RELOCATION_PERIOD)
+    phase = (jax.random.bits(phase_key) % RELOCATION_PERIOD).astype(int)
     return jax.vmap(draw)(jnp.arange(-(-moves // RELOCATION_PERIOD))), phase
 
 

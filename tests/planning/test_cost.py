@@ -21,7 +21,7 @@ from ferminet_core.inputs.config import (
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import presets, resolve
 from ferminet_core.parallel import collectives
-from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
+from ferminet_core.parallel.mesh import REPLICATED, per_device
 from ferminet_core.planning import (
     cost,
     kernels,
@@ -247,6 +247,7 @@ def test_products_are_those_of_the_network(name: str, part: str, form: str) -> N
     assert found == sum(products(traced.jaxpr))
 
 
+@pytest.mark.usefixtures("straight")
 def test_products_of_kfacs_pass_are_those_of_the_network() -> None:
     """Every matrix product that the factors and the gradient need, to the last operation.
 
@@ -267,10 +268,7 @@ def test_products_of_kfacs_pass_are_those_of_the_network() -> None:
         return kfac.sweep(pre, state, params, (nuclei.positions, electrons), deviation)
 
     state = jax.eval_shape(init, params, nuclei, electrons)
-    mesh = Mesh(jax.devices()[:1], (collectives.AXIS,))
-    layouts = (REPLICATED, REPLICATED, SPLIT, REPLICATED)
-    program = per_device(update, mesh, layouts, REPLICATED)
-    traced = jax.make_jaxpr(program)(params, nuclei, electrons, state).jaxpr
+    traced = jax.make_jaxpr(update)(params, nuclei, electrons, state).jaxpr
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     net = network_sizes.network(config.network, case.molecule)
     work = optimiser_costs.curvature(net, WALKERS) + network_work.forward(net, WALKERS)
