@@ -161,12 +161,12 @@ def _draw_call(
     if nuclei < 2:
         return None, 0
 
-    def draw(i: jax.Array) -> Relocation:
-        return _draw_relocation(jax.random.fold_in(key, moves + 1 + i), number, spins, nuclei)
-
-    phase_key = jax.random.fold_in(key, 2 * moves + 1)
-    phase = (jax.random.bits(phase_key) % RELOCATION_PERIOD).astype(int)
-    return jax.vmap(draw)(jnp.arange(-(-moves // RELOCATION_PERIOD))), phase
+    count = -(-moves // RELOCATION_PERIOD)
+    numbers = jnp.asarray([*range(moves + 1, moves + 1 + count), 2 * moves + 1])
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(numbers)
+    phase = (jax.random.bits(keys[-1]) % RELOCATION_PERIOD).astype(int)
+    drawn = jax.vmap(lambda own: _draw_relocation(own, number, spins, nuclei))(keys[:-1])
+    return drawn, phase
 
 
 def _relocate(
