@@ -40,6 +40,11 @@ _WIDTH = why("the weights of a layer of this width take 400 MB")
 class NetworkConfig(Section):
     """The wavefunction (Pfau et al. 2020)."""
 
+    kind: Literal["ferminet", "psiformer"] = Field(
+        "ferminet",
+        description="Network. ferminet: streams of electrons and of pairs (2020). psiformer: "
+        "self-attention between electrons (arXiv:2211.13672).",
+    )
     layers: Whole = Field(
         4,
         ge=1,
@@ -60,6 +65,13 @@ class NetworkConfig(Section):
         le=10_000,
         description="Width of the two-electron stream.",
         json_schema_extra=_WIDTH,
+    )
+    attention_heads: Whole = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Attention heads of a layer of Psiformer; a divisor of one_electron_width.",
+        json_schema_extra=why("published networks have 4 to 8"),
     )
     determinants: Whole = Field(
         16,

@@ -14,7 +14,7 @@ from ferminet_core.inputs.config import OptimiseConfig
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
 from ferminet_core.vmc.optimisers import kfac
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import layers, networks
 
 # Damping so small that the step is the inverse metric times the gradient; a norm constraint that
 # does not bind.
@@ -156,7 +156,7 @@ def _concatenated(
 
 
 def _stock(params: networks.Params, x: jax.Array) -> jax.Array:
-    y = networks.dense(params, x)
+    y = layers.dense(params, x)
     weights = params["w"], params.get("b")
     return kfac_jax.register_dense(y, x, *weights, variant="repeated_dense")
 

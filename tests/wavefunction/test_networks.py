@@ -9,7 +9,7 @@ from helpers.oracles import psi, shaken, small_network
 from ferminet_core.parallel import platform
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.vmc.optimisers.kfac import REGISTERED
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import ansatz, networks
 
 NUCLEI = jnp.asarray([[0.0, 0.0, 0.0], [0.0, 0.3, 1.4]])
 
@@ -105,7 +105,7 @@ def test_electron_cusps_of_the_jastrow(pair: tuple[int, int], slope: float) -> N
         far = jnp.asarray([[0.0, 0, 0], [50.0, 0, 0], [0, 50.0, 0]])
         electrons = far.at[pair[1]].set(far[pair[0]] + jnp.asarray([0, 0, 1.0]) * r)
         r_ee = jnp.linalg.norm(electrons[:, None] - electrons + 1e-30, axis=-1)
-        return networks.jastrow(params, r_ee, spins)
+        return ansatz.jastrow(params, r_ee, spins)
 
     # 1e-5 bohr from contact the slope differs by 2 r / a = 3e-5 of itself.
     assert float(jax.grad(value)(1e-5)) == pytest.approx(slope, rel=1e-4)

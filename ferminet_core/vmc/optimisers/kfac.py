@@ -33,7 +33,7 @@ from ferminet_core.vmc.energy import energy_gradient
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import cholesky
 from ferminet_core.vmc.optimisers.protocol import Sample, Update
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import layers, networks
 from ferminet_core.wavefunction.networks import Layers, Params, Spins
 
 DENSE, ONE_ELECTRON = "dense", "one_electron"  # kinds of layers
@@ -47,7 +47,7 @@ def _batch_size(batch: Batch) -> int:
 
 
 def _dense(params: Params, x: jax.Array) -> jax.Array:
-    return _register(DENSE, params, networks.dense(params, x), [x])
+    return _register(DENSE, params, layers.dense(params, x), [x])
 
 
 def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
@@ -57,7 +57,7 @@ def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
 def _one_electron(
     params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    y = networks.factored_layer(params, h, means, pair_means)
+    y = layers.factored_layer(params, h, means, pair_means)
     return _register(ONE_ELECTRON, params, y, [h, *means, *pair_means])
 
 
@@ -169,7 +169,7 @@ class OneElectron(SolvedDense):
     def input_products(self, inputs: Sequence[jax.Array], places: int) -> jax.Array:
         """Sum of x x^T over walkers and electrons.
 
-        The rows are those of `networks.split_weights`, with the bias last.
+        The rows are those of `layers.split_weights`, with the bias last.
         """
         h, *rest = inputs
         n_spins = len(rest) // 2
