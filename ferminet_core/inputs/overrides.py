@@ -180,8 +180,8 @@ def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
     """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
 
     Some defaults are those of the network and the optimiser that these levels choose
-    (`NETWORK_DEFAULTS`, `OPTIMISER_DEFAULTS`). For a setting of the optimiser, the value of a preset
-    applies to the preset's own optimiser only. An override always applies.
+    (`NETWORK_DEFAULTS`, `OPTIMISER_DEFAULTS`). For a setting of the optimiser, the value of a
+    preset applies to the preset's own optimiser only. An override always applies.
 
     Raises:
         InputError: unknown preset, or settings that do not fit together.

@@ -161,9 +161,12 @@ def _stock(params: networks.Params, x: jax.Array) -> jax.Array:
     return kfac_jax.register_dense(y, x, *weights, variant="repeated_dense")
 
 
+@pytest.mark.parametrize("kind", networks.NETWORKS)
 @pytest.mark.parametrize(("spins", "bias"), [((2, 1), True), ((3, 0), False)])
-def test_factors_are_those_of_kfac_jax_on_whole_inputs(spins: networks.Spins, bias: bool) -> None:
-    config = small_network(bias=bias)
+def test_factors_are_those_of_kfac_jax_on_whole_inputs(
+    kind: str, spins: networks.Spins, bias: bool
+) -> None:
+    config = small_network(kind=kind, bias=bias)
     nuclei = jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]])
     params = networks.init(jax.random.key(0), config, spins, 2, jnp.float64)
     walkers = jax.random.normal(jax.random.key(1), (5, sum(spins), 3))

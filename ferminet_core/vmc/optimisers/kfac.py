@@ -230,7 +230,8 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     """The curvature block of every parameter, {path: class name}.
 
     Raises:
-        RuntimeError: a parameter with no block or with several (a mistake in the registrations).
+        RuntimeError: a parameter with no block of `curvature_function` or with several: a mistake
+            in the registrations, or a network that has none.
     """
     paths = [
         jax.tree_util.keystr(path, simple=True, separator=".")
@@ -238,8 +239,11 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     ]
     found: dict[str, list[str]] = {path: [] for path in paths}
     for indices, block in pre.estimator.indices_to_block_map.items():
-        for index in indices:
-            found[paths[index]].append(type(block).__name__)
+        # kfac-jax gives this block to parameters that nothing registered. It squares the gradient of
+        # the whole batch.
+        if not isinstance(block, kfac_jax.NaiveDiagonal):
+            for index in indices:
+                found[paths[index]].append(type(block).__name__)
     wrong = {path: names for path, names in found.items() if len(names) != 1}
     if wrong:
         raise RuntimeError(f"parameters without exactly one curvature block: {wrong}")
