@@ -170,7 +170,7 @@ def test_each_network_has_its_own_defaults() -> None:
 def test_attention_heads_share_the_width() -> None:
     given = {"network.attention_heads": 5, "network.one_electron_width": 64}
     assert resolve("small", given, where).network.attention_heads == 5  # FermiNet has none
-    with pytest.raises(InputError, match="attention_heads is 5; allowed: a divisor of .*, 64"):
+    with pytest.raises(InputError, match=r"attention_heads is 5; allowed: a divisor of .*, 64"):
         resolve("small", {**given, "network.kind": "psiformer"}, where)
 
 
@@ -212,7 +212,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ),
         ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
         ({3: 4}, "3: unknown setting"),
-        ({"network": 3}, "network: found 3; allowed: a mapping; its settings: bias"),
+        ({"network": 3}, "network: found 3; allowed: a mapping; its settings: attention_heads"),
         ({"network": None}, "network: found None; allowed: a mapping"),
         ({"network": {"layers": 2}, "network.layers": 2}, "network.layers: given twice"),
         ({"mcmc.walkers": 0}, "mcmc.walkers: found 0; allowed: at least 2"),

@@ -239,8 +239,8 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     ]
     found: dict[str, list[str]] = {path: [] for path in paths}
     for indices, block in pre.estimator.indices_to_block_map.items():
-        # kfac-jax gives this block to parameters that nothing registered. It squares the gradient of
-        # the whole batch.
+        # kfac-jax gives this block to parameters that nothing registered. It squares the gradient
+        # of the whole batch.
         if not isinstance(block, kfac_jax.NaiveDiagonal):
             for index in indices:
                 found[paths[index]].append(type(block).__name__)
