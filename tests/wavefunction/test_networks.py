@@ -179,8 +179,10 @@ def test_the_jastrow_factor_has_katos_cusps(kind: str, pair: tuple[int, int], sl
     far = jnp.asarray([[0.5, 0, 0], [3.0, 0, 0], [0, 3.0, 0]])
 
     def log(p: Params, r: float) -> jax.Array:
-        step = r * jnp.asarray([0.0, 0.6, 0.8])
-        return value(p, far.at[pair[1]].set(far[pair[0]] + step), spins)[1]
+        # From both sides, so that what is smooth at contact, such as the other pairs, drops out.
+        steps = r * jnp.asarray([[0.0, 0.6, 0.8], [0.0, -0.6, -0.8]])
+        walkers = jnp.stack([far.at[pair[1]].set(far[pair[0]] + step) for step in steps])
+        return jnp.mean(value(p, walkers, spins)[1])
 
     near, at = (log(params, r) - log(without, r) for r in (2e-4, 1e-4))
     # The slope differs from that at contact by 3 r / a, 4e-4 at most.
@@ -211,7 +213,8 @@ def test_the_geometry_is_an_argument(kind: str) -> None:
 def test_parameters_say_whose_they_are_after_storage(kind: str) -> None:
     params = networks.init(jax.random.key(0), small(kind, jastrow=True), (2, 1), 2, jnp.float64)
     found = parameters.from_variables(xr.Dataset(parameters.to_variables(params)))
-    assert jax.tree.structure(found) == jax.tree.structure(params)
+    same = jax.tree.map(np.array_equal, found, params)  # fails for trees of another form
+    assert all(jax.tree.leaves(same))
     assert networks.of(found) is networks.NETWORKS[kind]
 
 
@@ -260,7 +263,6 @@ def test_heads_reach_the_layers_of_a_shared_wavefunction(kind: str) -> None:
     spins = (2, 1)
     params = random_params(small(kind, jastrow=True), spins)
     theta = adaptation.start(params, 2)
-    assert jax.tree.structure(adaptation.adapt(theta, jnp.ones(2))) == jax.tree.structure(params)
     walkers = jax.random.normal(jax.random.key(1), (4, 3, 3))
 
     def log(theta: Params) -> jax.Array:
