@@ -84,18 +84,18 @@ def log_psi(
     import jax
     import jax.numpy as jnp
 
-    from ferminet_core.wavefunction import envelopes, networks
+    from ferminet_core.wavefunction import ansatz, envelopes, ferminet, layers
 
     f = inputs_of_network(electrons, nuclei)
-    h = networks.streams(params, f, spins)
+    h = ferminet.streams(params, f, spins)
     blocks = []
     for s, linear, envelope in zip(
-        networks.spin_slices(spins), params["orbitals"], params["envelope"], strict=True
+        ansatz.spin_slices(spins), params["orbitals"], params["envelope"], strict=True
     ):
         decay = envelopes.apply(envelope, f.ae[s], f.r_ae[s])
-        values = networks.dense(linear, h[s]).reshape(decay.shape) * decay
+        values = layers.dense(linear, h[s]).reshape(decay.shape) * decay
         blocks.append(jnp.moveaxis(values, -2, -3))
-    signs, logs = jnp.linalg.slogdet(networks.assemble(blocks))
+    signs, logs = jnp.linalg.slogdet(ansatz.assemble(blocks))
     shift = jax.lax.stop_gradient(jnp.max(logs))
     psi = jnp.sum(params["determinants"]["w"] * signs * jnp.exp(logs - shift))
     return jnp.log(jnp.abs(psi)) + shift

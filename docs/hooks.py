@@ -141,6 +141,7 @@ def settings() -> Iterator[str]:
             others = [f"{p}: {_code(v[key])}" for p, v in presets.items() if key in v]
             if name == "optimise":
                 others = [*_by_optimiser(field), *others]
+            others = [*_by_network(key), *others]
             description = _text(str(details.description))
             if key in reasons:
                 description += f" Bounds: {reasons[key]}."
@@ -149,8 +150,15 @@ def settings() -> Iterator[str]:
             default = ", ".join([_code(getattr(value, field)), *others])
             rows.append([f"`{key}`", default, _allowed(schema), description])
         yield from _table(
-            ["setting", "default, by optimiser and preset", "allowed", "meaning"], rows
+            ["setting", "default, by network, optimiser and preset", "allowed", "meaning"], rows
         )
+
+
+def _by_network(key: str) -> Iterator[str]:
+    """The defaults of a setting with other networks than the default one."""
+    for kind, values in config.NETWORK_DEFAULTS.items():
+        if key in values:
+            yield f"{kind}: {_code(values[key])}"
 
 
 def _by_optimiser(field: str) -> Iterator[str]:

@@ -37,9 +37,24 @@ _SINGLE = why("single precision would lose smaller numbers in sums")
 _WIDTH = why("the weights of a layer of this width take 400 MB")
 
 
-class NetworkConfig(Section):
-    """The wavefunction (Pfau et al. 2020)."""
+# The settings whose default is the network's own, by `network.kind` and dotted key. A network whose
+# layers are not registered for KFAC has another default of `optimise.optimiser` here, and KFAC is
+# refused for it.
+NETWORK_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "ferminet": {},
+    # I. von Glehn, J. S. Spencer, D. Pfau, arXiv:2211.13672.
+    "psiformer": {"network.inputs": "log", "network.jastrow": True},
+}
 
+
+class NetworkConfig(Section):
+    """The wavefunction."""
+
+    kind: Literal["ferminet", "psiformer"] = Field(
+        "ferminet",
+        description="Network. ferminet: streams of electrons and of pairs (2020). psiformer: "
+        "self-attention between electrons (arXiv:2211.13672).",
+    )
     layers: Whole = Field(
         4,
         ge=1,
@@ -51,15 +66,23 @@ class NetworkConfig(Section):
         256,
         ge=1,
         le=10_000,
-        description="Width of the one-electron stream.",
+        description="Width of the one-electron stream; of Psiformer's tokens and layers.",
         json_schema_extra=_WIDTH,
     )
     two_electron_width: Whole = Field(
         32,
         ge=1,
         le=10_000,
-        description="Width of the two-electron stream.",
+        description="Width of FermiNet's two-electron stream.",
         json_schema_extra=_WIDTH,
+    )
+    attention_heads: Whole = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="Attention heads in a layer of Psiformer; they share one_electron_width "
+        "(paper: 4 of 64).",
+        json_schema_extra=why("published networks have 4 to 8"),
     )
     determinants: Whole = Field(
         16,
@@ -86,6 +109,15 @@ class NetworkConfig(Section):
     bias: bool = Field(True, description="Bias in the hidden layers.")
     orbital_bias: bool = Field(False, description="Bias in the layer of the orbitals.")
     jastrow: bool = Field(False, description="Multiply by an electron-electron cusp factor.")
+
+    @model_validator(mode="after")
+    def _equal_heads(self) -> "NetworkConfig":
+        if self.kind == "psiformer" and self.one_electron_width % self.attention_heads:
+            raise ValueError(
+                f"attention_heads is {self.attention_heads}; allowed: a divisor of "
+                f"one_electron_width, {self.one_electron_width}; set both"
+            )
+        return self
 
 
 class McmcConfig(Section):

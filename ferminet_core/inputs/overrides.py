@@ -10,9 +10,11 @@ from pydantic import ValidationError
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import (
+    NETWORK_DEFAULTS,
     OPTIMISER_DEFAULTS,
     SECTIONS,
     Config,
+    NetworkConfig,
     OptimiseConfig,
     bound_reasons,
     setting_keys,
@@ -177,23 +179,33 @@ def check_given(preset: str | None, where: Callable[[], str]) -> str:
 def resolve(preset: str, overrides: Mapping[str, Any], where: Where) -> Config:
     """The settings: defaults < preset < overrides (by dotted key, see `flatten`).
 
-    Some defaults are those of the optimiser that these levels choose (`OPTIMISER_DEFAULTS`). For
-    such a setting, the value of a preset applies to the preset's own optimiser only. An override
-    always applies.
+    Some defaults are those of the network and the optimiser that these levels choose
+    (`NETWORK_DEFAULTS`, `OPTIMISER_DEFAULTS`). For a setting of the optimiser, the value of a
+    preset applies to the preset's own optimiser only. An override always applies.
 
     Raises:
         InputError: unknown preset, or settings that do not fit together.
     """
     check_preset(preset, lambda: where("preset"))
     chosen = presets()[preset]
-    key, default = "optimise.optimiser", OptimiseConfig().optimiser
+    kind = {**chosen, **overrides}.get("network.kind", NetworkConfig().kind)
+    of_network = NETWORK_DEFAULTS.get(kind, {})
+    key = "optimise.optimiser"
+    default = of_network.get(key, OptimiseConfig().optimiser)
     optimiser = {**chosen, **overrides}.get(key, default)
-    if optimiser != chosen.get(key, default):
+    if optimiser != chosen.get(key, OptimiseConfig().optimiser):
         own = {f"optimise.{name}" for values in OPTIMISER_DEFAULTS.values() for name in values}
         chosen = {name: value for name, value in chosen.items() if name not in own}
     defaults = OPTIMISER_DEFAULTS.get(optimiser, {})
-    flat = {f"optimise.{name}": value for name, value in defaults.items()} | chosen | {**overrides}
+    of_optimiser = {f"optimise.{name}": value for name, value in defaults.items()}
+    flat = {**of_network, **of_optimiser, **chosen, **overrides}
     try:
-        return Config.model_validate(_nested(flat))
+        config = Config.model_validate(_nested(flat))
     except ValidationError as error:
         raise InputError("\n".join(line for _, line in _lines(error, where))) from None
+    if optimiser == "kfac" != default:
+        raise InputError(
+            f"{where(key)}: found 'kfac'; the layers of network.kind {kind} are not registered for "
+            f"it; try {default}"
+        )
+    return config

@@ -24,7 +24,7 @@ import numpy as np
 from ferminet_core.chemistry import orbitals
 from ferminet_core.parallel import collectives
 from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import ansatz, networks
 from ferminet_core.wavefunction.determinants import log_sum_determinants
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -201,7 +201,7 @@ def samples(
     weights = weights.at[np.arange(factors.size) % n_reference].add(factors)
 
     def log_network(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        matrices = networks.assemble(networks.orbitals(params, x, positions, spins))
+        matrices = ansatz.assemble(networks.orbitals(params, x, positions, spins))
         sign, log = log_sum_determinants(matrices, factors)
         return jnp.sum(log), (sign, log)
 

@@ -10,9 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ferminet_core.parallel import platform
 from ferminet_core.vmc.passes import even_passes
-from ferminet_core.wavefunction import forward_laplacian, stacked_laplacian
+from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.features import distance
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -53,10 +52,9 @@ def local_energy(
         chunk: walkers per pass of the forward Laplacian, at most; all at once if None. In small
             passes the Jacobians, (3n, n, width) per walker, fit the cache or the device's memory.
     """
-    form = forward_laplacian if platform.on_cpu() else stacked_laplacian
 
     def kinetic(walkers: jax.Array) -> jax.Array:
-        psi = form.log_psi_derivatives(params, walkers, nuclei.positions, spins)
+        psi = networks.log_psi_derivatives(params, walkers, nuclei.positions, spins)
         return jnp.where(jnp.isfinite(psi.log), -0.5 * psi.laplacian_ratio, jnp.nan)
 
     n = electrons.shape[0]

@@ -85,7 +85,7 @@ def apply(
         params: {"pi", "sigma"}
         ae: (..., electron, nucleus, 3), bohr
         r_ae: (..., electron, nucleus), bohr
-        scale: product of an input and a parameter (see `networks.Layers`)
+        scale: product of an input and a parameter (see `layers.Layers`)
     """
     sigma = params["sigma"]
     kind = kind_of(params)

@@ -16,8 +16,6 @@ the operands of all sums and products, down to the traces over determinants. On 
 vectorised, and only the product with the weights needs a transposition.
 """
 
-import functools
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -25,29 +23,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferminet_core.wavefunction import envelopes
-from ferminet_core.wavefunction.determinants import (
-    cofactors,
-    eliminate,
-    invert,
-    log_sum,
-    log_sum_determinants,
-    mend,
-    second_cofactors,
+from ferminet_core.wavefunction.ansatz import Spins, assemble, spin_slices
+from ferminet_core.wavefunction.derivatives import (
+    LogPsi,
+    Matrices,
+    of_matrices,
+    safe_inverse,
+    total,
+    with_jastrow,
 )
 from ferminet_core.wavefunction.features import distance, log_scale
-from ferminet_core.wavefunction.networks import (
-    Params,
-    Spins,
-    assemble,
-    jastrow_pairs,
-    residual,
-    spin_slices,
-    split_weights,
-)
-
-# Up to this size products of matrices are written as sums, which on a CPU is faster than a call for
-# each product (LiH).
-LARGEST_SUMMED = 8
+from ferminet_core.wavefunction.layers import Params, residual, split_weights
 
 
 class Jet(NamedTuple):
@@ -75,31 +61,11 @@ class PairJet(NamedTuple):
     laplacian: jax.Array
 
 
-class LogPsi(NamedTuple):
-    """log|psi| and its derivatives, with a first axis of walkers, or of one.
-
-    Attributes:
-        sign: of psi.
-        log: log|psi|.
-        gradient: grad log|psi| (electron, 3), bohr^-1.
-        laplacian_ratio: (lap psi) / psi, bohr^-2.
-    """
-
-    sign: jax.Array
-    log: jax.Array
-    gradient: jax.Array
-    laplacian_ratio: jax.Array
-
-
-def _safe_inverse(r: jax.Array) -> jax.Array:
-    return jnp.where(r == 0, 0.0, 1.0 / jnp.where(r == 0, 1.0, r))
-
-
 def _tanh(x: Jet | PairJet, previous: Jet | PairJet) -> tuple[jax.Array, jax.Array, jax.Array]:
     """tanh and the residual connection; sums of squares run over all derivative axes."""
     y = jnp.tanh(x.value)
     slope = 1 - y**2
-    # Added one by one, as in `_total`.
+    # Added one by one, as in `total`.
     squares = x.jacobian[:, 0] ** 2 + x.jacobian[:, 1] ** 2 + x.jacobian[:, 2] ** 2
     spread = slope[:, None]
     if squares.ndim > x.value.ndim:
@@ -127,7 +93,7 @@ def vector_input(vector: jax.Array, log: bool) -> _Input:
         d(v_b s)/dv_a = s delta_ab + s' v_a v_b / r,    lap(v_b s) = (v_b / r) (L'' + 2 s').
     """
     r = distance(vector)[..., None]
-    inverse = _safe_inverse(r)
+    inverse = safe_inverse(r)
     unit = vector * inverse
     identity = jnp.broadcast_to(jnp.eye(3, dtype=vector.dtype), (*vector.shape, 3))
     if not log:
@@ -170,11 +136,6 @@ def _one_electron_input(ae: jax.Array, log: bool) -> _Input:
     x = vector_input(ae, log)
     jacobian = jnp.moveaxis(x.jacobian, 2, 1)
     return _Input(x.value.reshape(n, -1), jacobian.reshape(n, 3, -1), x.laplacian.reshape(n, -1))
-
-
-def _total(terms: Iterable[jax.Array]) -> jax.Array:
-    """The sum of the terms, written out: XLA vectorises this on CPUs, not a sum over an axis."""
-    return functools.reduce(jnp.add, terms)
 
 
 def _pair_means(pair: PairJet, slices: list[slice]) -> Jet:
@@ -227,7 +188,7 @@ def _layer(params: Params, h: Jet, pair_means: Jet, slices: list[slice]) -> Jet:
     x = Jet(*(jnp.concatenate(pieces, axis=-1) for pieces in zip(h, pair_means, strict=True)))
     # Value and Laplacian join other rows: a product with a single row is slow.
     means = [
-        jnp.concatenate([_total(rows[s]) / (s.stop - s.start) for s in slices], axis=-1)
+        jnp.concatenate([total(rows[s]) / (s.stop - s.start) for s in slices], axis=-1)
         for rows in (h.value[:, None], h.laplacian[:, None], h.jacobian.reshape(n, 3 * n, -1))
     ]
     shared = jnp.concatenate(means) @ jnp.concatenate(w[1 : 1 + n_spins])
@@ -250,18 +211,6 @@ def _streams(params: Params, electrons: jax.Array, ae: jax.Array, spins: Spins) 
     return h
 
 
-class Matrices(NamedTuple):
-    """The determinants' matrices [electron, orbital] with their derivatives.
-
-    value, laplacian: (determinant, electron, orbital)
-    jacobian: (determinant, orbital, (electron, 3, moved electron))
-    """
-
-    value: jax.Array
-    jacobian: jax.Array
-    laplacian: jax.Array
-
-
 def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spins) -> Matrices:
     """Orbitals from the stream and the envelopes, which depend on their own electron only."""
     values, jacobians, laplacians = [], [], []
@@ -281,7 +230,7 @@ def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spi
         jacobian = jacobian.transpose(3, 4, 0, 1, 2) * jnp.moveaxis(e, 0, 2)[..., None, None]
         from_envelope = jnp.moveaxis(value * de, (0, 1), (3, 2))[..., None]
         jacobian = jacobian + jnp.eye(n, dtype=e.dtype)[s, None] * from_envelope
-        if shape[2] < n:  # A block stands on the diagonal, as in `networks.assemble`.
+        if shape[2] < n:  # A block stands on the diagonal, as in `ansatz.assemble`.
             jacobian = jnp.pad(jacobian, [(0, 0), (s.start, n - s.stop), *[(0, 0)] * 3])
         values.append(value * e)
         jacobians.append(jacobian)
@@ -293,87 +242,13 @@ def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spi
     )
 
 
-def _by_elimination(m: Matrices, weights: jax.Array) -> LogPsi:
-    """`_determinants` of one walker whose matrices may be singular."""
-    sign, log = log_sum_determinants(m.value, weights)
-    e = eliminate(m.value)
-    scale = jnp.broadcast_to(log, weights.shape)
-    first = cofactors(e, scale) * (sign * weights)[:, None]
-    second = second_cofactors(e, scale) * (sign * weights)[:, None, None]
-    k, n = m.value.shape[:2]
-    jacobian = m.jacobian.reshape(k, n, n, 3 * n).transpose(0, 2, 3, 1)
-    rotated = e.left @ jacobian.reshape(k, n, 3 * n * n)
-    c = (rotated.reshape(k, 3 * n * n, n) @ e.right).reshape(k, n, 3 * n, n)
-    diagonal = jnp.einsum("kpqp->kqp", c)
-    gradient = jnp.einsum("kp,kqp->q", first, diagonal)
-    crossed = jnp.sum(c * jnp.swapaxes(c, 1, 3), axis=2)
-    quadratic = jnp.swapaxes(diagonal, 1, 2) @ diagonal - crossed
-    linear = jnp.einsum("kpi,kij,kjp->kp", e.left, m.laplacian, e.right)
-    laplacian = jnp.sum(first * linear) + jnp.sum(second * quadratic)
-    return LogPsi(sign, log, gradient.reshape(3, -1).T, laplacian)
-
-
-def _by_inverses(m: Matrices, weights: jax.Array) -> tuple[LogPsi, jax.Array]:
-    """`_determinants`, and which walkers' matrices are all far from singular.
-
-    With X_q = dM_q M^-1: d_q log det M = tr X_q, and
-    (lap det M) / det M = tr(M^-1 lap M) + sum_q ((tr X_q)^2 - tr(X_q X_q)).
-    """
-    i = invert(m.value)
-    sign, log = log_sum(i.sign, i.log, weights)
-    share = weights * i.sign * jnp.exp(i.log - log[:, None]) * sign[:, None]
-    w, k, n = m.value.shape[:3]
-    # x[..., j, i, q] = (X_q)_ij
-    if n <= LARGEST_SUMMED:
-        x = _total(i.inverse[:, :, o, :, None] * m.jacobian[:, :, o, None] for o in range(n))
-    else:
-        x = jnp.swapaxes(i.inverse, -2, -1) @ m.jacobian
-    x = x.reshape(w, k, n, n, 3 * n)
-    traces = _total(x[:, :, e, e] for e in range(n))
-    squares = _total(x[:, :, e] * x[:, :, :, e] for e in range(n))
-    linear = jnp.sum(i.inverse * jnp.swapaxes(m.laplacian, -2, -1), axis=(-2, -1))
-    linear = linear + jnp.sum(traces**2, axis=-1) - jnp.sum(squares, axis=(-2, -1))
-    gradient = jnp.sum(share[..., None] * traces, axis=1)
-    gradient = jnp.swapaxes(gradient.reshape(w, 3, n), 1, 2)
-    return LogPsi(sign, log, gradient, jnp.sum(share * linear, axis=1)), jnp.all(i.good, axis=1)
-
-
-def _determinants(m: Matrices, weights: jax.Array) -> LogPsi:
-    """Gradient and Laplacian of log|sum_k w_k det M_k| of walkers from those of the matrices."""
-    found, good = _by_inverses(m, weights)
-    one_by_one = jax.vmap(_by_elimination, (0, None))
-    return mend(found, good, lambda some: one_by_one(some, weights), m)
-
-
-def with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:
-    """Multiply psi by exp(J).
-
-    The gradients add, and lap(psi e^J) / (psi e^J) = lap psi/psi + 2 grad.grad J + lap J +
-    |grad J|^2.
-    """
-    c, a = jastrow_pairs(params, spins, electrons.dtype)
-    vector = electrons[:, None, :] - electrons[None, :, :]
-    r = distance(vector)
-    inverse = _safe_inverse(r)
-    slope = c * a**2 / (a + r) ** 2
-    gradient = jnp.sum((slope * inverse)[..., None] * vector, axis=1)
-    laplacian = jnp.sum(-2 * slope / (a + r) + 2 * slope * inverse)
-    cross = jnp.sum(psi.gradient * gradient)
-    return LogPsi(
-        psi.sign,
-        psi.log - 0.5 * jnp.sum(c * a**2 / (a + r)),
-        psi.gradient + gradient,
-        psi.laplacian_ratio + 2 * cross + laplacian + jnp.sum(gradient**2),
-    )
-
-
 def log_psi_derivatives(
     params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
 ) -> LogPsi:
     """log|psi|, its gradient and (lap psi)/psi of walkers.
 
     Args:
-        params: from `networks.init`
+        params: from `ferminet.init`
         electrons: (walker, electron, 3), bohr
         nuclei: (nucleus, 3), bohr
         spins: (n_up, n_down)
@@ -385,8 +260,5 @@ def log_psi_derivatives(
         h = _streams(params, walker, ae, spins)
         return _orbitals(params, h, ae, r_ae, spins)
 
-    psi = _determinants(jax.vmap(matrices)(electrons), params["determinants"]["w"])
-    if "jastrow" in params:
-        times_jastrow = jax.vmap(lambda p, x: with_jastrow(params["jastrow"], p, x, spins))
-        psi = times_jastrow(psi, electrons)
-    return psi
+    psi = of_matrices(jax.vmap(matrices)(electrons), params["determinants"]["w"])
+    return with_jastrow(params, psi, electrons, spins)

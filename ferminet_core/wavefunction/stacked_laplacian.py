@@ -17,10 +17,11 @@ import jax
 import jax.numpy as jnp
 
 from ferminet_core.wavefunction import envelopes
-from ferminet_core.wavefunction.determinants import factorise, log_sum
+from ferminet_core.wavefunction.ansatz import Spins, assemble, spin_slices
+from ferminet_core.wavefunction.derivatives import LogPsi, of_rows, with_jastrow
 from ferminet_core.wavefunction.features import distance
-from ferminet_core.wavefunction.forward_laplacian import LogPsi, vector_input, with_jastrow
-from ferminet_core.wavefunction.networks import Params, Spins, assemble, residual, spin_slices
+from ferminet_core.wavefunction.forward_laplacian import vector_input
+from ferminet_core.wavefunction.layers import Params, residual
 
 
 def _tanh(terms: Sequence[jax.Array], layer: Params, previous: jax.Array) -> jax.Array:
@@ -110,44 +111,14 @@ def _orbitals(params: Params, h: jax.Array, ae: jax.Array, spins: Spins) -> jax.
     return assemble(blocks)
 
 
-def _determinants(m: jax.Array, weights: jax.Array) -> LogPsi:
-    """log|sum_k w_k det M_k| with derivatives from the rows (determinant, row, electron, orbital).
-
-    With X = dM M^-1, d det M = det M tr X and d^2 det M = det M ((tr X)^2 - tr X^2). In terms of
-    Y = dM M'^-1, z = dM v and `Factors` the terms with 1/u^2 cancel. No division by u is left:
-
-        d det M = det M' ((u/s) tr Y + (s - u) w.z)
-        d^2 det M = det M' ((u/s) ((tr Y)^2 - tr Y^2) + 2 (s - u) (tr Y w.z - w.Y z))
-    """
-    k, _, n, _ = m.shape
-    f = factorise(m[:, 0])
-    ratio, gap = f.small / f.large, f.large - f.small
-    sign, log = log_sum(f.sign * jnp.sign(ratio), f.log + jnp.log(jnp.abs(ratio)), weights)
-    share = weights * f.sign * jnp.exp(f.log - log) * sign
-    products = (m[:, 1:].reshape(k, -1, n) @ f.inverse).reshape(k, -1, n, n + 1)
-    y, z = products[..., :n], products[..., n]
-    trace = jnp.trace(y, axis1=-2, axis2=-1)
-    along = z @ f.row[:, :, None]
-    first = ratio[:, None] * trace + gap[:, None] * along[..., 0]
-    # Row times column, one by one: a transposed copy would cost as much as the product before.
-    squares = sum(jnp.sum(y[:, 1:, e] * y[:, 1:, :, e], axis=-1) for e in range(n))
-    crossed = jnp.sum(f.row[:, None, :, None] * y[:, 1:] * z[:, 1:, None], axis=(-2, -1))
-    second = ratio[:, None] * (trace[:, 1:] ** 2 - squares)
-    second = second + 2 * gap[:, None] * (trace[:, 1:] * along[:, 1:, 0] - crossed)
-    gradient = (share @ first[:, 1:]).reshape(3, n).T
-    return LogPsi(sign, log, gradient, share @ (first[:, 0] + jnp.sum(second, axis=-1)))
-
-
 def log_psi_derivatives(
     params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
 ) -> LogPsi:
     """log|psi|, its gradient and (lap psi)/psi of walkers: see `forward_laplacian`."""
 
-    def one(walker: jax.Array) -> LogPsi:
+    def matrices(walker: jax.Array) -> jax.Array:
         ae = walker[:, None, :] - nuclei
-        h = _streams(params, walker, ae, spins)
-        m = _orbitals(params, h, ae, spins)
-        psi = _determinants(m, params["determinants"]["w"])
-        return with_jastrow(params["jastrow"], psi, walker, spins) if "jastrow" in params else psi
+        return _orbitals(params, _streams(params, walker, ae, spins), ae, spins)
 
-    return jax.vmap(one)(electrons)
+    psi = of_rows(jax.vmap(matrices)(electrons), params["determinants"]["w"])
+    return with_jastrow(params, psi, electrons, spins)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ferminet_core.inputs.config import NetworkConfig
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import ansatz, networks
 from ferminet_core.wavefunction.features import features
 from ferminet_core.wavefunction.networks import Params, Spins
 
@@ -39,11 +39,11 @@ def leibniz(matrix: jax.Array) -> jax.Array:
 
 def psi(params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins) -> jax.Array:
     """The wavefunction itself (not its logarithm) of one walker (electron, 3)."""
-    matrices = networks.assemble(networks.orbitals(params, electrons, nuclei, spins))
+    matrices = ansatz.assemble(networks.orbitals(params, electrons, nuclei, spins))
     value = jnp.sum(params["determinants"]["w"] * jax.vmap(leibniz)(matrices))
     if "jastrow" in params:
         r_ee = features(electrons, nuclei).r_ee
-        value *= jnp.exp(networks.jastrow(params["jastrow"], r_ee, spins))
+        value *= jnp.exp(ansatz.jastrow(params["jastrow"], r_ee, spins))
     return value
 
 

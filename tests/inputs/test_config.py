@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from ferminet_core.errors import InputError
 from ferminet_core.inputs import overrides
 from ferminet_core.inputs.config import (
+    NETWORK_DEFAULTS,
     OPTIMISER_DEFAULTS,
     Config,
     McmcConfig,
@@ -154,6 +155,41 @@ def test_every_optimiser_has_defaults_among_the_settings() -> None:
         assert values.keys() <= OptimiseConfig.model_fields.keys()
 
 
+def test_each_network_has_its_own_defaults() -> None:
+    for kind, defaults in NETWORK_DEFAULTS.items():
+        given = resolve("small", {"network.kind": kind}, where)
+        for key, value in defaults.items():
+            section, _, name = key.partition(".")
+            assert getattr(getattr(given, section), name) == value
+    plain = {"network.kind": "psiformer", "network.inputs": "plain", "network.jastrow": False}
+    psiformer = resolve("small", plain, where).network
+    assert (psiformer.inputs, psiformer.jastrow) == ("plain", False)
+    assert resolve("small", {}, where).network.jastrow is False
+
+
+def test_attention_heads_share_the_width() -> None:
+    given = {"network.attention_heads": 5, "network.one_electron_width": 64}
+    assert resolve("small", given, where).network.attention_heads == 5  # FermiNet has none
+    with pytest.raises(InputError, match=r"attention_heads is 5; allowed: a divisor of .*, 64"):
+        resolve("small", {**given, "network.kind": "psiformer"}, where)
+
+
+def test_a_network_without_registrations_is_optimised_by_spring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = {**NETWORK_DEFAULTS, "psiformer": {"optimise.optimiser": "spring"}}
+    monkeypatch.setattr(overrides, "NETWORK_DEFAULTS", own)
+    kind = {"network.kind": "psiformer"}
+    found = resolve("small", kind, where).optimise
+    assert found.optimiser == "spring"
+    assert found.learning_rate == OPTIMISER_DEFAULTS["spring"]["learning_rate"]
+    with pytest.raises(InputError, match="not registered for it; try spring"):
+        resolve("small", {**kind, "optimise.optimiser": "kfac"}, where)
+    adam = resolve("small", {**kind, "optimise.optimiser": "adam"}, where)
+    assert adam.optimise.optimiser == "adam"
+    assert resolve("small", {}, where).optimise.optimiser == "kfac"
+
+
 def test_nested_and_dotted_overrides_are_the_same() -> None:
     nested = {"network": {"layers": 2, "bias": False}, "seed": 1}
     dotted = {"network.layers": 2, "network.bias": False, "seed": 1}
@@ -176,7 +212,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ),
         ({"network.layers.x": 3}, "network.layers.x: unknown setting"),
         ({3: 4}, "3: unknown setting"),
-        ({"network": 3}, "network: found 3; allowed: a mapping; its settings: bias"),
+        ({"network": 3}, "network: found 3; allowed: a mapping; its settings: attention_heads"),
         ({"network": None}, "network: found None; allowed: a mapping"),
         ({"network": {"layers": 2}, "network.layers": 2}, "network.layers: given twice"),
         ({"mcmc.walkers": 0}, "mcmc.walkers: found 0; allowed: at least 2"),

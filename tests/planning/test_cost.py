@@ -38,7 +38,7 @@ from ferminet_core.vmc.optimisers import kfac, spring
 from ferminet_core.vmc.optimisers.choice import OPTIMISERS
 from ferminet_core.vmc.parity_penalty import Parity, added_energy
 from ferminet_core.vmc.passes import even_passes
-from ferminet_core.wavefunction import adaptation, determinants, forward_laplacian, networks
+from ferminet_core.wavefunction import adaptation, derivatives, determinants, networks
 
 MIB = 2**20
 WALKERS = 64  # enough that what does not grow with them, sums over parameters, is little
@@ -155,7 +155,7 @@ def straight(monkeypatch: pytest.MonkeyPatch, alone: None) -> None:
     """
     scan = jax.lax.scan
     monkeypatch.setattr(jax.lax, "scan", lambda *a, **k: scan(*a, **{**k, "unroll": True}))
-    for module in (forward_laplacian, determinants):
+    for module in (derivatives, determinants):
         monkeypatch.setattr(module, "mend", lambda found, good, compute, inputs: found)
 
 

@@ -19,7 +19,7 @@ from ferminet_core.stages.reference_fit import (
     target_matrices,
 )
 from ferminet_core.vmc.hamiltonian import Nuclei
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import ansatz, networks
 
 STRETCHED = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 4.0)), charge=0, spin=0)
 LITHIUM = Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1)
@@ -43,7 +43,7 @@ def test_targets_are_the_reference_s_determinants(form: str, molecule: Molecule)
     spins = molecule.electrons
     electrons = jax.random.normal(jax.random.key(0), (5, sum(spins), 3))
     blocks = target_matrices(reference, electrons, positions, spins, 4, form)
-    found = jnp.linalg.slogdet(networks.assemble(blocks))[1]
+    found = jnp.linalg.slogdet(ansatz.assemble(blocks))[1]
     up, down = orbitals.occupied_orbitals(reference, electrons, positions)
     each = jnp.linalg.slogdet(up)[1] + jnp.linalg.slogdet(down)[1]
     # Determinants 0, 1, 2, 3 of the network take determinants 0, 1, 0, 1 of a broken reference.

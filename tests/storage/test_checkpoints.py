@@ -326,6 +326,7 @@ KEYS = [key for key, rule in resume_rules().items() if rule in UNCHANGEABLE]
 OTHER_VALUES = {
     "reference.method": "rhf",
     "reference.basis": "sto-3g",
+    "network.kind": "psiformer",
     "network.determinant_form": "block",
     "network.envelope": "diagonal",
     "network.inputs": "log",

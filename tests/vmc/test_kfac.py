@@ -16,7 +16,7 @@ from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
 from ferminet_core.vmc.optimisers import kfac, kfac_solves
 from ferminet_core.vmc.optimisers.kfac_solves import Layer
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import layers, networks
 
 # Damping so small that the step is the inverse metric times the gradient; a norm constraint that
 # does not bind.
@@ -159,7 +159,7 @@ def _concatenated(
 
 
 def _stock(params: networks.Params, x: jax.Array) -> jax.Array:
-    y = networks.dense(params, x)
+    y = layers.dense(params, x)
     weights = params["w"], params.get("b")
     return kfac_jax.register_dense(y, x, *weights, variant="repeated_dense")
 
@@ -168,11 +168,12 @@ def _each(params: list[networks.Params], inputs: list[jax.Array]) -> list[jax.Ar
     return [_stock(p, x) for p, x in zip(params, inputs, strict=True)]
 
 
+@pytest.mark.parametrize("kind", networks.NETWORKS)
 @pytest.mark.parametrize(("spins", "bias"), [((2, 1), True), ((3, 0), False)])
 def test_one_pass_gives_kfac_jaxs_factors_and_the_gradient(
-    spins: networks.Spins, bias: bool
+    kind: str, spins: networks.Spins, bias: bool
 ) -> None:
-    config = small_network(bias=bias)
+    config = small_network(kind=kind, bias=bias)
     nuclei = jnp.asarray([[0.0, 0, 0], [0, 0, 1.4]])
     params = networks.init(jax.random.key(0), config, spins, 2, jnp.float64)
     walkers = jax.random.normal(jax.random.key(1), (5, sum(spins), 3))
@@ -213,21 +214,21 @@ def test_one_pass_gives_kfac_jaxs_factors_and_the_gradient(
 def test_stacked_solves_are_those_of_each_layer(devices: int) -> None:
     # Three layers of like sizes, one larger, a layer with one output, and one with no input.
     shapes = [(5, 3), (4, 7), (8, 8), (70, 9), (6, 1), (3, 2)]
-    damping, layers = 1e-3, []
+    damping, stack = 1e-3, []
     for i, (n, m) in enumerate(shapes):
         keys = jax.random.split(jax.random.key(i), 3)
         x, d = (jax.random.normal(k, (12, size)) for k, size in zip(keys, (n, m), strict=False))
-        layers.append(
+        stack.append(
             Layer(x.T @ x, d.T @ d, jnp.asarray(1.0 + i), jax.random.normal(keys[2], (n, m)))
         )
-    layers[-1] = layers[-1]._replace(inputs=jnp.zeros((3, 3)))
+    stack[-1] = stack[-1]._replace(inputs=jnp.zeros((3, 3)))
     mesh = Mesh(jax.devices()[:devices], (AXIS,))
 
     def step(numbers: list[Layer]) -> list[jax.Array]:
         return kfac_solves.solved(numbers, damping)
 
-    found = per_device(step, mesh, (REPLICATED,), REPLICATED)(layers)
-    for layer, x in zip(layers, found, strict=True):
+    found = per_device(step, mesh, (REPLICATED,), REPLICATED)(stack)
+    for layer, x in zip(stack, found, strict=True):
         a, b = kfac_jax.utils.pi_adjusted_kronecker_factors(
             layer.inputs, layer.outputs, damping=damping * layer.places
         )

@@ -11,7 +11,7 @@ from helpers.oracles import duplicate_orbitals, psi_derivatives, shaken, small_n
 
 from ferminet_core.vmc.hamiltonian import Nuclei, local_energy
 from ferminet_core.wavefunction import forward_laplacian, networks, stacked_laplacian
-from ferminet_core.wavefunction.forward_laplacian import LogPsi
+from ferminet_core.wavefunction.derivatives import LogPsi
 
 NUCLEI = jnp.asarray([[0.0, 0.0, 0.0], [0.0, 0.3, 1.4]])
 SPINS = (2, 1)

@@ -35,7 +35,7 @@ from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import kfac_solves
 from ferminet_core.vmc.optimisers.kfac_blocks import Dense, OneElectron, Scale
 from ferminet_core.vmc.optimisers.protocol import Sample, Update
-from ferminet_core.wavefunction import networks
+from ferminet_core.wavefunction import layers, networks
 from ferminet_core.wavefunction.networks import Layers, Params, Spins
 
 # Kinds of layers; the last is kfac-jax's own name.
@@ -50,7 +50,7 @@ def _batch_size(batch: Batch) -> int:
 
 
 def _dense(params: Params, x: jax.Array) -> jax.Array:
-    return _register(DENSE, params, networks.dense(params, x), [x])
+    return _register(DENSE, params, layers.dense(params, x), [x])
 
 
 def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
@@ -60,7 +60,7 @@ def _scale(x: jax.Array, s: jax.Array) -> jax.Array:
 def _one_electron(
     params: Params, h: jax.Array, means: list[jax.Array], pair_means: list[jax.Array]
 ) -> jax.Array:
-    y = networks.one_electron_layer(params, h, means, pair_means)
+    y = layers.one_electron_layer(params, h, means, pair_means)
     return _register(ONE_ELECTRON, params, y, [h, *means, *pair_means])
 
 
@@ -128,7 +128,8 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     """The curvature block of every parameter, {path: class name}.
 
     Raises:
-        RuntimeError: a parameter with no block or with several (a mistake in the registrations).
+        RuntimeError: a parameter with no block of `curvature_function` or with several: a mistake
+            in the registrations, or a network that has none.
     """
     paths = [
         jax.tree_util.keystr(path, simple=True, separator=".")
@@ -136,8 +137,11 @@ def blocks(pre: kfac_jax.OptaxPreconditioner, params: Params) -> dict[str, str]:
     ]
     found: dict[str, list[str]] = {path: [] for path in paths}
     for indices, block in pre.estimator.indices_to_block_map.items():
-        for index in indices:
-            found[paths[index]].append(type(block).__name__)
+        # kfac-jax gives this block to parameters that nothing registered. It squares the gradient
+        # of the whole batch.
+        if not isinstance(block, kfac_jax.NaiveDiagonal):
+            for index in indices:
+                found[paths[index]].append(type(block).__name__)
     wrong = {path: names for path, names in found.items() if len(names) != 1}
     if wrong:
         raise RuntimeError(f"parameters without exactly one curvature block: {wrong}")

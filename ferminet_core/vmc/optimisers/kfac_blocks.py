@@ -75,7 +75,7 @@ class OneElectron(Dense):
         sum_i o_i o_i^T,   (sum_i o_i) s^T,   n s s^T,
 
     and those of x d^T of sum_i o_i d_i^T and s (sum_i d_i)^T. The rows are those of
-    `networks.split_weights`, with the bias last.
+    `layers.split_weights`, with the bias last.
     """
 
     def input_products(self, inputs: Any) -> jax.Array:
