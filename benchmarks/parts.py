@@ -11,6 +11,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ferminet_core.parallel import jax_setup
@@ -136,6 +137,27 @@ def optimise_stage(spec: Any) -> Any:
 
     pretrain = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
     return Optimise(spec, pretrain.result(pretrain.initial(), {}))
+
+
+def iteration(stage: Any) -> Part:
+    """A whole iteration of an optimisation, of a run or of a group."""
+    from ferminet_core.parallel.mesh import REPLICATED
+
+    layout = (stage.specs, REPLICATED)
+    return Part(stage._iteration, (stage.initial(), stage.inputs), layout, layout)
+
+
+def shared_stage(system: Path) -> Any:
+    """The joint optimisation of a scan's group, started from a network that was not pretrained."""
+    from ferminet_core.chemistry import hartree_fock
+    from ferminet_core.inputs.scan import load_scan
+    from ferminet_core.stages.joint_optimise import JointOptimise
+    from ferminet_core.stages.joint_pretrain import JointPretrain
+
+    (group,) = load_scan(system).groups
+    references = [hartree_fock.solve(run.molecule, run.config.reference) for run in group.runs()]
+    pretrain = JointPretrain(group, *references)
+    return JointOptimise(group, pretrain.result(pretrain.initial(), {}))
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
