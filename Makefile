@@ -1,5 +1,6 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-all | test-slurm | test-browser | test-gpu | bench | gpu-program | systems
+# make test | test-all | test-slurm | test-browser | test-gpu | systems
+# make bench | bench-gpu | gpu-wheels | gpu-program
 # make lint | check | docs | lock
 # make clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
@@ -37,7 +38,8 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-all test-slurm test-browser test-gpu bench gpu-program systems lint check docs lock clean-env
+.PHONY: scan test test-all test-slurm test-browser test-gpu bench bench-gpu gpu-wheels gpu-program systems \
+    lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -69,6 +71,15 @@ test-gpu: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
+
+# Times, memory and rates on one GPU in at most 8 minutes; a repetition goes on: REPORT=gpu.jsonl.
+# With a Python whose JAX is on the GPU, or, without a network, with the wheels of gpu-wheels.
+bench-gpu:
+	@python3 -m benchmarks.gpu_setup run $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
+# For a machine without a network: ARGS="--python 3.12 --cuda 13".
+gpu-wheels:
+	@python3 -m benchmarks.gpu_setup wheels $(ARGS)
 
 # What a GPU would be asked to do, counted without one: ARGS="LiH:256 N2:64 --part 'local energy'".
 gpu-program: $(GPU_COMPILER)/ready
@@ -102,7 +113,7 @@ docs: $(READY)
 	@echo "written: site/index.html"
 
 clean-env:
-	rm -rf $(VENV) .venv-lock $(GPU_COMPILER)
+	rm -rf $(VENV) .venv-lock $(GPU_COMPILER) .gpu-wheels .gpu-site
 
 $(READY): $(INSTALLED) pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

@@ -10,7 +10,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,17 +147,32 @@ def iteration(stage: Any) -> Part:
     return Part(stage._iteration, (stage.initial(), stage.inputs), layout, layout)
 
 
-def shared_stage(system: Path) -> Any:
-    """The joint optimisation of a scan's group, started from a network that was not pretrained."""
-    from ferminet_core.chemistry import hartree_fock
+def shared_groups(system: Path, settings: Iterable[str] = ()) -> list[Any]:
+    """The groups of a shared scan."""
     from ferminet_core.inputs.scan import load_scan
+
+    return list(load_scan(system, overrides=list(settings)).groups)
+
+
+def shared_stage(system: Path, settings: Iterable[str] = (), pretrained: bool = False) -> Any:
+    """The joint optimisation of a scan's group.
+
+    Args:
+        system: the system file
+        settings: KEY=VALUE
+        pretrained: whether its network is pretrained first, or random
+    """
+    from ferminet_core.chemistry import hartree_fock
     from ferminet_core.stages.joint_optimise import JointOptimise
     from ferminet_core.stages.joint_pretrain import JointPretrain
 
-    (group,) = load_scan(system).groups
+    (group,) = shared_groups(system, settings)
     references = [hartree_fock.solve(run.molecule, run.config.reference) for run in group.runs()]
     pretrain = JointPretrain(group, *references)
-    return JointOptimise(group, pretrain.result(pretrain.initial(), {}))
+    state = pretrain.initial()
+    for step in pretrain.steps(state) if pretrained else ():
+        state = step.state
+    return JointOptimise(group, pretrain.result(state, {}))
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

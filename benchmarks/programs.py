@@ -174,7 +174,9 @@ def _products(
                 found += _products(x, own, computations)
     elif i.opcode == "dot" or (i.opcode == "custom-call" and "$gemm" in _kind(i)):
         # A product of a library describes itself in JSON, and XLA's own in its text.
-        summed = re.search(r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]([\d",]*)[\]}]', i.attributes)
+        summed = re.search(
+            r'lhs_contracting_dim(?:ension)?s"?[=:][\[{]([\d",]*)[\]}]', i.attributes
+        )
         lengths = arrays(shapes[i.operands[0]])[0][1]
         axes = [int(x) for x in re.findall(r"\d+", summed[1])] if summed else []
         result = math.prod(arrays(i.shape)[0][1])

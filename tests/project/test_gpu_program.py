@@ -69,7 +69,7 @@ ENTRY %main (a: f32[10,4], b: f32[6]) -> f32[4] {
   %e = f32[10,4]{1,0} all-to-all(%a), replica_groups={{0,1}}, dimensions={0}
   %d = f32[10]{0} dot(%a, %c), lhs_contracting_dims={1}, rhs_contracting_dims={0}
   %three = f32[10]{0} dot(%a, %c), lhs_contracting_dims={1}, algorithm=dot_tf32_tf32_f32_x3
-  ROOT %exact = f32[10]{0} dot(%a, %c), lhs_contracting_dims={1}, operand_precision={highest,highest}
+  ROOT %exact = f32[10] dot(%a, %c), lhs_contracting_dims={1}, operand_precision={highest,highest}
   %c = f32[4]{0} parameter(2)
 }
 """
