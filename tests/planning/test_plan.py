@@ -301,7 +301,8 @@ def run_plan(*words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("system", "preset", "parameters"), [("h2", "small", 33448), ("n2", "paper", 766960)]
+    ("system", "preset", "parameters"),
+    [("h2", "small", 33448), ("n2", "gpu", 766960), ("n2", "paper", 766960)],
 )
 def test_the_command_prints_totals(system: str, preset: str, parameters: int) -> None:
     words = (f"systems/{system}.yaml", "--preset", preset, "--device", "a100")
