@@ -101,10 +101,11 @@ def line(name: str, compiled: Any) -> str:
     """A row of the table."""
     found = count(compiled.as_text())
     memory = compiled.memory_analysis().temp_size_in_bytes / 2**20
+    products = ", ".join(f"{kind} {n / 1e9:.3g}" for kind, n in found.products.most_common())
     kinds = ", ".join(f"{kind} {n}" for kind, n in found.kernels.most_common(6))
     return (
         f"| {name} | {found.kernels.total()} | {found.bytes / 2**30:.3f} | {memory:.0f} | "
-        f"{found.unknown_loops} | {found.transfers} | {kinds} |"
+        f"{found.unknown_loops} | {found.transfers} | {products} | {kinds} |"
     )
 
 
@@ -128,7 +129,8 @@ def main(
     # Without a GPU no process can read a kept program back.
     jax.config.update("jax_enable_compilation_cache", False)
     print("| case, part | kernels | GiB moved | MiB temporary | loops of unknown length |", end="")
-    print(" transfers to the host | most frequent |\n|---|---|---|---|---|---|---|")
+    print(" transfers to the host | Gflop of products by precision | most frequent |")
+    print("|---|---|---|---|---|---|---|---|")
     for case in cases:
         name, _, walkers = case.partition(":")
         if case.endswith(".yaml"):

@@ -35,6 +35,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 ITERATIONS = ("iteration by kfac", "iteration by spring")
 ENERGIES = ("local energy", "local energy by folx")
 REST = ("log psi", "sampling", "gradient", "curvature", "inverse", "update", "update by spring")
+PASSES = ("local energy, TF32 x3", "local energy, BF16 x3")
 PEERS = ("local energy by folx, sparse", "iteration by DeepQMC")
 # Cases and parts, the most valuable first.
 ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -47,6 +48,7 @@ ORDER: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("N2:4096", (*ENERGIES, "iteration by kfac")),
     ("LiH:256", (*REST, *PEERS)),
     ("N2:1024", (*REST, *PEERS)),
+    ("N2:1024", PASSES),
     ("LiH:4096", (*ENERGIES, *ITERATIONS)),
     ("H10:1024", (*ENERGIES, *ITERATIONS)),
     ("H10:64", (*REST, *PEERS)),

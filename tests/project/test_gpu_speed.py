@@ -12,18 +12,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 from helpers.paths import ROOT
 
 from benchmarks import gpu_setup, gpu_speed
 from benchmarks.cases import CASES
 
+HANGS = {"hangs": True}
 ON_GPU = {"platform": "gpu", "device": "H"}
 
 
 class FakeWorker:
-    """Prints the lines of a script for the parts that it was given; None ends it, Empty hangs."""
+    """Prints the lines of a script for the parts that it was given; None ends it."""
 
     script: ClassVar[dict[str, Any]] = {}
     now: ClassVar[float] = 0.0
@@ -40,7 +41,8 @@ class FakeWorker:
         yield None
 
     def line(self, seconds: float) -> dict[str, Any] | None:
-        if (found := next(self._lines)) is queue.Empty:
+        found = next(self._lines)
+        if found == HANGS:
             FakeWorker.now += seconds
             raise queue.Empty
         return found
@@ -64,7 +66,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, end: float = 1e9, **script: Any) -> li
 def test_a_part_that_hangs_or_ends_its_process_has_a_row_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = rows(monkeypatch, a=queue.Empty, b=None)
+    found = rows(monkeypatch, a=HANGS, b=None)
     assert [(row["part"], row["state"]) for row in found] == [
         ("a", "stopped"),
         ("b", "failed"),
@@ -78,7 +80,7 @@ def test_a_part_that_hangs_or_ends_its_process_has_a_row_and_the_rest_goes_on(
 def test_a_part_that_the_end_of_the_time_cuts_off_is_left_for_the_next_call(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    found = rows(monkeypatch, end=50.0, b=queue.Empty)
+    found = rows(monkeypatch, end=50.0, b=HANGS)
     assert [row["part"] for row in found] == ["a"]
 
 
