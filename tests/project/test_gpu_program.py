@@ -1,5 +1,12 @@
 """The counting of `benchmarks.programs`, on a program that is short enough to count by hand."""
 
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
 from benchmarks.programs import count, size
 
 PROGRAM = """
@@ -90,3 +97,23 @@ def test_sizes_of_shapes() -> None:
     assert size("f32[256,4,3]{2,1,0}") == 256 * 4 * 3 * 4
     assert size("(bf16[10]{0}, pred[3]{0}, s8[65]{0}, f64[])") == 20 + 3 + 65 + 8
     assert size("u32[0]{0}") == 0
+
+
+COMPILER = ROOT / ".gpu-compiler"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (COMPILER / "ready").exists(), reason="`make gpu-program` installs XLA's")
+def test_products_of_an_h100_s_program_have_full_precision() -> None:
+    part = ("LiH:4", "--part", "local energy", "--part", "iteration by spring")
+    command = [sys.executable, "-m", "benchmarks.gpu_program", *part]
+    # Neither the host devices of the tests nor XLA's options for them.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(COMPILER)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    head, _, *rows = (line.split(" | ") for line in done.stdout.splitlines())
+    column = head.index("Gflop of products by precision")
+    assert [row[column].split()[0] for row in rows] == ["highest", "highest"]
+    assert not any("," in row[column] for row in rows)
