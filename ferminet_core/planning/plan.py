@@ -174,10 +174,10 @@ def _together(spec: RunSpec) -> int:
 
 
 def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
-    """Bytes of each message between devices in an iteration of the optimisation."""
+    """Bytes of each message between devices in an iteration, as averages over devices."""
     itemsize = ITEMSIZE[run.config.runtime.precision]
-    # Gradient, local energies, acceptance.
-    common = [net.parameters, load.total, 2 * load.geometries]
+    # Local energies, which are gathered, and acceptance.
+    common = [load.total / 2, 2 * load.geometries]
     own = COSTS[run.config.optimise.optimiser].messages(net, load)
     return [itemsize * n for n in (*common, *own)]
 
