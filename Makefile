@@ -89,7 +89,8 @@ gpu-program: $(GPU_COMPILER)/ready
 $(GPU_COMPILER)/ready: $(READY)
 	@rm -rf $(GPU_COMPILER)
 	@$(BIN)/pip install --quiet --no-deps --target $(GPU_COMPILER) jax-cuda12-plugin==0.9.1 \
-	    jax-cuda12-pjrt==0.9.1 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79
+	    jax-cuda12-pjrt==0.9.1 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79 \
+	    folx==0.2.30 jaxtyping==0.3.11 wadler-lindig==0.1.8
 	@touch $@
 
 # Every file in systems/ from end to end at the preset smoke; a long run.

@@ -1,6 +1,6 @@
 """Count the kernels of the program that a GPU would run, without a GPU. This measures no time.
 
-    make gpu-program ARGS="LiH:256 N2:64 --part 'local energy' --part 'log psi'"
+    make gpu-program ARGS="LiH:256 N2:64 --part 'local energy' --peer folx"
 
 XLA compiles for a GPU that is described to it, here an H100 with 80 GB. It needs neither the GPU
 nor its driver. The final program tells how many kernels it launches, the bytes that they read and
@@ -11,10 +11,12 @@ function can be compared here; only a GPU can say which is faster.
 Module `programs` has the rules of the counting.
 """
 
+import importlib.util
 import os
+import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from unittest import mock
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,7 +24,7 @@ os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")  # the compiler al
 
 import typer
 
-from benchmarks import parts
+from benchmarks import gpu_parts, parts
 from benchmarks.cases import CASES
 from benchmarks.programs import count
 from ferminet_core.parallel import jax_setup
@@ -77,8 +79,10 @@ def compile_for(target: str, part: parts.Part) -> Any:
         return call.trace(*arguments).lower(lowering_platforms=("cuda",)).compile()
 
 
-def programs(case: str, walkers: int, names: Container[str]) -> Iterator[tuple[str, parts.Part]]:
-    """The parts of an iteration by KFAC, and whole iterations by KFAC and SPRING."""
+def programs(
+    case: str, walkers: int, names: Container[str], peer: str | None = None
+) -> Iterator[tuple[str, parts.Part]]:
+    """The parts of an iteration by KFAC, whole iterations by KFAC and SPRING, and folx's energy."""
 
     def stage(optimiser: str) -> Any:
         chosen = {
@@ -95,6 +99,8 @@ def programs(case: str, walkers: int, names: Container[str]) -> Iterator[tuple[s
     for optimiser in ("kfac", "spring"):
         if (name := f"iteration by {optimiser}") in names:
             yield name, parts.iteration(kfac if optimiser == "kfac" else stage(optimiser))
+    for name, sparsity in FOLX.items() if peer == "folx" else ():
+        yield name, gpu_parts.by_folx(kfac, kfac.initial(), sparsity)
 
 
 def line(name: str, compiled: Any) -> str:
@@ -110,6 +116,8 @@ def line(name: str, compiled: Any) -> str:
 
 
 PARTS = ("log psi", "sampling", "local energy", "gradient", "curvature", "inverse", "update")
+# folx's sparsity_threshold: 0 keeps every Jacobian dense, and folx recommends 6 for FermiNet.
+FOLX = {"local energy by folx, dense": 0, "local energy by folx, sparse": 6}
 NAMES = (*PARTS, "iteration by kfac", "iteration by spring")
 
 
@@ -119,11 +127,21 @@ def main(
         list[str], typer.Argument(help="CASE:WALKERS, such as N2:1024, or a shared scan's file.")
     ],
     part: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NAMES)}.")] = None,
+    peer: Annotated[
+        Literal["folx"] | None, typer.Option(help="Count its local energy of the same network.")
+    ] = None,
     show: Annotated[bool, typer.Option(help="Print the programs as well.")] = False,
 ) -> None:
     """Print kernels, bytes and memory of programs for an H100."""
     import jax
 
+    if peer and importlib.util.find_spec("folx") is None:
+        print(
+            "error: --peer folx: folx is not installed; allowed: after `rm -r .gpu-compiler`, "
+            "`make gpu-program` installs it",
+            file=sys.stderr,
+        )
+        raise typer.Exit(2)
     jax_setup.prepare_process(1)
     jax_setup.configure_jax("float32")
     # Without a GPU no process can read a kept program back.
@@ -136,7 +154,7 @@ def main(
         if case.endswith(".yaml"):
             found = iter([("joint iteration", parts.iteration(parts.shared_stage(Path(case))))])
         else:
-            found = programs(name, int(walkers or CASES[name].walkers), part or NAMES)
+            found = programs(name, int(walkers or CASES[name].walkers), part or NAMES, peer)
         for label, program in found:
             compiled = compile_for(H100, program)
             print(line(f"{case}, {label}", compiled), flush=True)

@@ -1,11 +1,12 @@
 """Messages between devices in one iteration, counted in the compiled program. No time is measured.
 
-    .venv/bin/python -m benchmarks.messages LiH:256 N2:4096 systems/n2_shared.yaml --devices 8
+    .venv/bin/python -m benchmarks.messages count LiH:256 systems/n2_shared.yaml --devices 8
+    .venv/bin/python -m benchmarks.messages scaling
 
-The program is compiled for this many host devices, in the form that GPUs get, and its messages are
-those of module `programs`: their number and their bytes on one device. From them follows the time
-by the model of `planning.machines.collective_seconds`, with data sheets of H100s, beside that of
-the arithmetic by `plan`. Neither was measured.
+`count` compiles the program for this many host devices, in the form that GPUs get. Its messages are
+those of module `programs`: their number and their bytes on one device. `scaling` prints a model of
+iterations on 1 to 512 GPUs: the arithmetic by `plan` with the data sheet of the H100, and the
+messages by `planning.machines.collective_seconds`. Nothing in it was measured.
 """
 
 from collections import Counter
@@ -49,8 +50,8 @@ def stages(case: str) -> Iterator[tuple[str, Any]]:
         yield optimiser, parts.optimise_stage(spec)
 
 
-@app.command()
-def main(
+@app.command("count")
+def count_messages(
     cases: Annotated[list[str], typer.Argument(help="CASE:WALKERS or a shared scan's file.")],
     devices: Annotated[int, typer.Option(help="Host devices.")] = 8,
 ) -> None:
@@ -64,6 +65,49 @@ def main(
             each = ", ".join(f"{kind} {n} x {size}" for (kind, size), n in sorted(found.items()))
             total = sum(size * n for (_, size), n in found.items())
             print(f"| {case}, {name} | {each} | {total / 2**20:.2f} |", flush=True)
+
+
+GPUS_PER_NODE = 8
+# Cases of the model: the published network, and as many walkers as 512 GPUs can share.
+WALKERS, ROWS = (4096, 16384), 1024
+
+
+def modelled() -> Iterator[tuple[str, Any]]:
+    """Optimisations by name: runs of N2 by KFAC, and a shared scan of its six lengths."""
+    from ferminet_core.inputs.scan import load_scan
+
+    for walkers in WALKERS:
+        chosen = {"mcmc.walkers": walkers, "optimise.optimiser": "kfac"}
+        yield f"N2, {walkers} walkers, KFAC", CASES["N2"].spec(**chosen)
+    system = Path(__file__).parents[1] / "systems" / "n2_shared.yaml"
+    for own, rows in ((512, ROWS), (512, 3 * ROWS)):
+        settings = (f"sharing.walkers={own}", f"sharing.rows={rows}")
+        (group,) = load_scan(system, preset="gpu", overrides=settings).groups
+        yield f"six lengths of N2, {own} walkers each, {rows} in an update", group
+
+
+@app.command()
+def scaling() -> None:
+    """Print the model of iterations on several GPUs."""
+    from ferminet_core.inputs.run_spec import GroupSpec
+    from ferminet_core.planning import plan
+    from ferminet_core.planning.machines import GPUS, Layout
+
+    layouts = [Layout(1, 1), *(Layout(n, GPUS_PER_NODE) for n in (1, 8, 64))]
+    print("| optimisation | GPUs | arithmetic, ms | messages, MiB | messages, ms | efficiency |")
+    print("|---|---|---|---|---|---|")
+    for name, spec in modelled():
+        stage = "joint_optimise" if isinstance(spec, GroupSpec) else "optimise"
+        plan.check_layout([spec], layouts[-1])
+        found = [plan.stage_plan(spec, stage, GPUS["h100"], layout) for layout in layouts]
+        for layout, one in zip(layouts, found, strict=True):
+            sizes = plan.messages(spec, stage, GPUS["h100"], layout) if layout.devices > 1 else []
+            work = one.step_seconds - one.messages_seconds
+            share = found[0].step_seconds / one.step_seconds / layout.devices
+            print(
+                f"| {name} | {layout.devices} | {1e3 * work:.2f} | {sum(sizes) / 2**20:.1f} | "
+                f"{1e3 * one.messages_seconds:.2f} | {100 * share:.0f} % |"
+            )
 
 
 if __name__ == "__main__":
