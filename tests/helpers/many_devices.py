@@ -18,6 +18,7 @@ from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, fetch, per_device, place
 from ferminet_core.planning import plan
+from ferminet_core.planning.machines import GPUS
 from ferminet_core.stages import datasets
 from ferminet_core.vmc.energy import clip_energies
 from ferminet_core.vmc.hamiltonian import local_energy, potential_energy
@@ -120,9 +121,8 @@ def compiled(
 
 def planned(optimiser: str, devices: int) -> list[float]:
     """Bytes of each message of an iteration by `plan`."""
-    spec = spec_of(optimiser)
-    load = plan.load_of(spec, "optimise", "cpu", devices)
-    return plan._messages(spec, plan.network_of(spec), load)
+    layout = plan.Layout(1, devices)
+    return plan.messages(spec_of(optimiser), "optimise", GPUS["h100"], layout)
 
 
 def main() -> None:
