@@ -1,5 +1,6 @@
 # make scan [SYSTEM=h2] [PRESET=small] [CORES=2] [RESULTS=results] [SET="optimise.iterations=500"]
-# make test | test-all | test-slurm | test-browser | test-gpu | bench | gpu-program | systems
+# make test | test-all | test-slurm | test-browser | test-gpu | systems
+# make bench | bench-gpu | gpu-wheels | gpu-program
 # make lint | check | docs | lock
 # make clean-env
 # Needs git, make and a Python from 3.11 to 3.13; everything else goes into .venv.
@@ -37,7 +38,8 @@ SNAKEMAKE := $(BIN)/snakemake --profile cluster_profiles/local $(if $(CORES),--c
 CONFIG := --config "system=$(SYSTEM)" "results=$(RESULTS)" \
     $(if $(PRESET),"preset=$(PRESET)") $(if $(SET),"set=$(SET)")
 
-.PHONY: scan test test-all test-slurm test-browser test-gpu bench gpu-program systems lint check docs lock clean-env
+.PHONY: scan test test-all test-slurm test-browser test-gpu bench bench-gpu gpu-wheels gpu-program systems \
+    lint check docs lock clean-env
 
 scan: $(READY)
 	@$(SNAKEMAKE) $(ARGS) $(CONFIG)
@@ -70,6 +72,15 @@ bench: $(READY)
 	@$(BIN)/python -m benchmarks.speed environments
 	@$(BIN)/python -m benchmarks.speed run $(ARGS)
 
+# Times, memory and rates on one GPU in at most 8 minutes; a repetition goes on: REPORT=gpu.jsonl.
+# With a Python whose JAX is on the GPU, or, without a network, with the wheels of gpu-wheels.
+bench-gpu:
+	@python3 -m benchmarks.gpu_setup run $(if $(REPORT),--report $(REPORT)) $(ARGS)
+
+# For a machine without a network: ARGS="--python 3.12 --cuda 13".
+gpu-wheels:
+	@python3 -m benchmarks.gpu_setup wheels $(ARGS)
+
 # What a GPU would be asked to do, counted without one: ARGS="LiH:256 N2:64 --part 'local energy'".
 gpu-program: $(GPU_COMPILER)/ready
 	@PYTHONPATH=$(GPU_COMPILER) $(BIN)/python -m benchmarks.gpu_program $(ARGS)
@@ -78,7 +89,8 @@ gpu-program: $(GPU_COMPILER)/ready
 $(GPU_COMPILER)/ready: $(READY)
 	@rm -rf $(GPU_COMPILER)
 	@$(BIN)/pip install --quiet --no-deps --target $(GPU_COMPILER) jax-cuda12-plugin==0.9.1 \
-	    jax-cuda12-pjrt==0.9.1 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79
+	    jax-cuda12-pjrt==0.9.1 nvidia-cuda-nvcc-cu12==12.9.86 nvidia-cuda-runtime-cu12==12.9.79 \
+	    folx==0.2.30 jaxtyping==0.3.11 wadler-lindig==0.1.8
 	@touch $@
 
 # Every file in systems/ from end to end at the preset smoke; a long run.
@@ -102,7 +114,7 @@ docs: $(READY)
 	@echo "written: site/index.html"
 
 clean-env:
-	rm -rf $(VENV) .venv-lock $(GPU_COMPILER)
+	rm -rf $(VENV) .venv-lock $(GPU_COMPILER) .gpu-wheels .gpu-site
 
 $(READY): $(INSTALLED) pyproject.toml
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .

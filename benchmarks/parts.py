@@ -10,7 +10,8 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ferminet_core.parallel import jax_setup
@@ -128,6 +129,42 @@ def optimise_stage(spec: Any) -> Any:
 
     pretrain = Pretrain(spec, hartree_fock.solve(spec.molecule, spec.config.reference))
     return Optimise(spec, pretrain.result(pretrain.initial(), {}))
+
+
+def iteration(stage: Any) -> Part:
+    """A whole iteration of an optimisation, of a run or of a group."""
+    from ferminet_core.parallel.mesh import REPLICATED
+
+    layout = (stage.specs, REPLICATED)
+    return Part(stage._iteration, (stage.initial(), stage.inputs), layout, layout)
+
+
+def shared_groups(system: Path, settings: Iterable[str] = ()) -> list[Any]:
+    """The groups of a shared scan."""
+    from ferminet_core.inputs.scan import load_scan
+
+    return list(load_scan(system, overrides=list(settings)).groups)
+
+
+def shared_stage(system: Path, settings: Iterable[str] = (), pretrained: bool = False) -> Any:
+    """The joint optimisation of a scan's group.
+
+    Args:
+        system: the system file
+        settings: KEY=VALUE
+        pretrained: whether its network is pretrained first, or random
+    """
+    from ferminet_core.chemistry import hartree_fock
+    from ferminet_core.stages.joint_optimise import JointOptimise
+    from ferminet_core.stages.joint_pretrain import JointPretrain
+
+    (group,) = shared_groups(system, settings)
+    references = [hartree_fock.solve(run.molecule, run.config.reference) for run in group.runs()]
+    pretrain = JointPretrain(group, *references)
+    state = pretrain.initial()
+    for step in pretrain.steps(state) if pretrained else ():
+        state = step.state
+    return JointOptimise(group, pretrain.result(state, {}))
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:

@@ -101,31 +101,34 @@ def log_psi(
     return jnp.log(jnp.abs(psi)) + shift
 
 
-def by_folx(case: Case) -> "Energies":
-    """Local energies of walkers by folx."""
+def energies(spins: tuple[int, int], chunk: int | None, sparsity: float) -> "Energies":
+    """Local energies of walkers by folx, this many walkers per pass (all at once if None)."""
     import folx
     import jax
     import jax.numpy as jnp
 
     from ferminet_core.vmc.hamiltonian import potential_energy
 
-    spins = (case.spins[0], case.spins[1])
-
-    def energies(params: Any, electrons: "jax.Array", nuclei: Any) -> "jax.Array":
+    def found(params: Any, electrons: "jax.Array", nuclei: Any) -> "jax.Array":
         def kinetic(walker: "jax.Array") -> "jax.Array":
             def log(x: "jax.Array") -> "jax.Array":
                 return log_psi(params, x, nuclei.positions, spins)
 
-            found = folx.forward_laplacian(log, case.sparsity)(walker)
-            return -0.5 * (found.laplacian + jnp.sum(found.jacobian.dense_array**2))
+            parts = folx.forward_laplacian(log, sparsity)(walker)
+            return -0.5 * (parts.laplacian + jnp.sum(parts.jacobian.dense_array**2))
 
-        if case.chunk is None:
-            found = jax.vmap(kinetic)(electrons)
+        if chunk is None:
+            kinetics = jax.vmap(kinetic)(electrons)
         else:
-            found = jax.lax.map(kinetic, electrons, batch_size=case.chunk)
-        return found + potential_energy(electrons, nuclei)
+            kinetics = jax.lax.map(kinetic, electrons, batch_size=chunk)
+        return kinetics + potential_energy(electrons, nuclei)
 
-    return energies
+    return found
+
+
+def by_folx(case: Case) -> "Energies":
+    """Local energies of walkers by folx."""
+    return energies((case.spins[0], case.spins[1]), case.chunk, case.sparsity)
 
 
 def by_own(case: Case) -> "Energies":
@@ -138,7 +141,7 @@ def by_own(case: Case) -> "Energies":
     )
 
 
-def on_devices(energies: "Energies", arrays: tuple[Any, Any, Any]) -> "Callable[[], jax.Array]":
+def on_devices(function: "Energies", arrays: tuple[Any, Any, Any]) -> "Callable[[], jax.Array]":
     """The same function, compiled, with its arguments on the devices.
 
     Parameters and nuclei are on all devices, and walkers are spread over them, before any timing.
@@ -152,7 +155,7 @@ def on_devices(energies: "Energies", arrays: tuple[Any, Any, Any]) -> "Callable[
         jax.device_put(x, NamedSharding(mesh, spec)) for x, spec in zip(arrays, specs, strict=True)
     ]
     compiled = jax.jit(
-        jax.shard_map(energies, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
+        jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=split, check_vma=False)
     )
     return lambda: compiled(*placed)
 

@@ -108,7 +108,7 @@ def configuration(preset: str | None = None, **overrides: Any) -> Config:
     """All settings of a run: defaults, then those of a preset, then overrides.
 
     Args:
-        preset: "smoke", "small", "paper" or "pfau2020". Must be given.
+        preset: "smoke", "small", "gpu", "paper" or "pfau2020". Must be given.
         **overrides: Settings by section, such as `optimise={"iterations": 500}`, or by dotted key,
             such as `**{"optimise.iterations": 500}`.
 

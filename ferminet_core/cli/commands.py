@@ -41,6 +41,10 @@ def check(
     schema: Annotated[
         bool, typer.Option(help="Print the JSON schema of system files, for editors.")
     ] = False,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of an optimisation: refuse walkers that they cannot share."),
+    ] = None,
 ) -> None:
     """Check a system file and print its table of runs. Nothing is computed."""
     if schema:
@@ -50,6 +54,11 @@ def check(
         raise typer.BadParameter("give a system file, or --schema", param_hint="SYSTEM")
     scan = load_scan(system, preset=preset, overrides=overrides or ())
     check_bases(scan.runs, str(scan.path))
+    if devices is not None:
+        from ferminet_core.planning.machines import Layout
+        from ferminet_core.planning.plan import check_layout
+
+        check_layout([*scan.groups, *scan.runs], Layout(1, devices), f"--devices: found {devices}")
     if resolved:
         tables.print_resolved(scan)
     else:

@@ -8,7 +8,7 @@ import typer
 SystemFile = Annotated[Path, typer.Argument(help="System file, such as systems/h2.yaml.")]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Preset instead of the file's own: smoke, small, paper or pfau2020."),
+    typer.Option(help="Preset instead of the file's own: smoke, small, gpu, paper or pfau2020."),
 ]
 Overrides = Annotated[
     list[str] | None,

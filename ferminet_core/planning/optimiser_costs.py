@@ -37,8 +37,12 @@ class OptimiserCost(Protocol):
         """Numbers that a device holds besides the state while it makes a step."""
         ...
 
-    def messages(self, net: Network, load: Load) -> list[int]:
-        """Numbers of each of its messages between devices, the gradient's left out."""
+    def messages(self, net: Network, load: Load) -> list[float]:
+        """Numbers of each of its messages between devices, as averages over devices.
+
+        Numbers that are exchanged or gathered count half: they pass each link once, those of an
+        average twice.
+        """
         ...
 
 
@@ -64,10 +68,10 @@ class AdamCost:
         del load
         return 2 * self.state_numbers(net, config)
 
-    def messages(self, net: Network, load: Load) -> list[int]:
-        """None."""
-        del net, load
-        return []
+    def messages(self, net: Network, load: Load) -> list[float]:
+        """The gradient."""
+        del load
+        return [net.parameters]
 
 
 # --- KFAC -----------------------------------------------------------------------------------------
@@ -153,10 +157,10 @@ class KfacCost:
         del load
         return 2 * self.state_numbers(net, config)
 
-    def messages(self, net: Network, load: Load) -> list[int]:
-        """All factors, which travel with the gradient, and the solutions."""
+    def messages(self, net: Network, load: Load) -> list[float]:
+        """All factors with the gradient, and the step, whose layers the devices share."""
         del load
-        return [net.curvature, net.parameters]
+        return [net.curvature + net.parameters, net.parameters]
 
 
 # --- SPRING ---------------------------------------------------------------------------------------
@@ -221,10 +225,11 @@ class SpringCost:
         del config
         return 3 * load.own * net.parameters + 3 * load.total**2
 
-    def messages(self, net: Network, load: Load) -> list[int]:
-        """The gradients of a device's walkers, the matrix, products with it, and three vectors."""
+    def messages(self, net: Network, load: Load) -> list[float]:
+        """Gradients of its walkers, exchanged; matrix and products; three vectors, gathered."""
         products = [2 * load.total] * (2 + CORRECTIONS)
-        return [load.own * net.parameters, load.total**2, *products, 2 * net.parameters]
+        gathered = 3 * net.parameters / 2
+        return [load.own * net.parameters / 2, load.total**2, *products, gathered]
 
 
 COSTS: Mapping[str, OptimiserCost] = {

@@ -125,19 +125,25 @@ def _optimised(specs: Iterable[RunSpec]) -> list[RunSpec]:
     return [spec for spec in specs if spec.config.optimise.iterations > 0]
 
 
-def check_layout(specs: Iterable[RunSpec], layout: Layout) -> None:
+def check_layout(specs: Iterable[RunSpec], layout: Layout, given: str = "") -> None:
     """Check that the devices can share the walkers of all optimisations evenly.
+
+    Args:
+        specs: runs and groups
+        layout: nodes, and devices on each
+        given: the option and its value for the error line, if not those of `plan`
 
     Raises:
         InputError: they cannot; `mesh.walker_mesh` would refuse them in the job.
     """
     n = layout.devices
+    of_plan = f"--nodes, --devices-per-node: found {layout.nodes} and {layout.per_node}"
     for spec in _optimised(specs):
         walkers = _walkers(spec)
         if walkers % n:
             raise InputError(
-                f"--nodes, --devices-per-node: found {layout.nodes} and {layout.per_node}, but "
-                f"{spec.run_id} has {walkers_key(_optimisation(spec))} {walkers}; allowed: "
+                f"{given or of_plan}, but {spec.run_id} has "
+                f"{walkers_key(_optimisation(spec))} {walkers}; allowed: "
                 f"multiples of {n} on {n} devices (try {walkers + -walkers % n})"
             )
 
@@ -173,11 +179,14 @@ def _together(spec: RunSpec) -> int:
     return min(max(1, sharing.rows // sharing.walkers), len(spec.members))
 
 
-def _messages(run: RunSpec, net: Network, load: Load) -> list[float]:
-    """Bytes of each message between devices in an iteration of the optimisation."""
+def messages(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> list[float]:
+    """Bytes of each message between devices in an iteration, as averages over devices."""
+    if stage not in OPTIMISATIONS:
+        return []
+    net, load = network_of(run), load_of(run, stage, machine.platform, layout.devices)
     itemsize = ITEMSIZE[run.config.runtime.precision]
-    # Gradient, local energies, acceptance.
-    common = [net.parameters, load.total, 2 * load.geometries]
+    # Local energies, which are gathered, and acceptance.
+    common = [load.total / 2, 2 * load.geometries]
     own = COSTS[run.config.optimise.optimiser].messages(net, load)
     return [itemsize * n for n in (*common, *own)]
 
@@ -222,8 +231,7 @@ def stage_plan(run: RunSpec, stage: str, machine: Machine, layout: Layout) -> St
     parts = {name: part(name, w) for name, w in PARTS[stage](net, run.config, load).items()}
     optimises = stage in OPTIMISATIONS
     iterations = _iterations(run, stage)
-    messages = _messages(run, net, load) if optimises else []
-    messages_s = collective_seconds(machine, layout, messages)
+    messages_s = collective_seconds(machine, layout, messages(run, stage, machine, layout))
     step = sum(p.seconds for p in parts.values()) + messages_s
     before = 0.0
     if optimises and iterations:

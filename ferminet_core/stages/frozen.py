@@ -12,6 +12,7 @@ import xarray as xr
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.parallel import jax_setup
 from ferminet_core.stages import datasets
 from ferminet_core.vmc import hamiltonian, mcmc
 from ferminet_core.wavefunction import networks
@@ -21,8 +22,7 @@ from ferminet_core.wavefunction import networks
 def precision_of(config: Config) -> Iterator[None]:
     """JAX with the precision of a run, for the length of a call."""
     double = config.runtime.precision == "float64"
-    # "highest", or float32 products run with a 10-bit mantissa (TF32) on NVIDIA GPUs.
-    with jax.enable_x64(double), jax.default_matmul_precision("highest"):
+    with jax.enable_x64(double), jax.default_matmul_precision(jax_setup.PRODUCTS):
         yield
 
 

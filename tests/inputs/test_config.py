@@ -87,7 +87,7 @@ def test_the_rates_of_a_full_calculation_are_many_steps_of_imaginary_time(name: 
     assert rates.sum() > 100
 
 
-@pytest.mark.parametrize("name", ["smoke", "small", "paper", "pfau2020"])
+@pytest.mark.parametrize("name", ["smoke", "small", "gpu", "paper", "pfau2020"])
 def test_presets_resolve_and_only_name_what_they_change(name: str) -> None:
     config = resolve(name, {}, where)
     default = Config().model_dump()
@@ -97,8 +97,14 @@ def test_presets_resolve_and_only_name_what_they_change(name: str) -> None:
 
 
 def test_presets_get_smaller() -> None:
-    sizes = [resolve(name, {}, where).optimise.iterations for name in ("smoke", "small", "paper")]
-    assert sizes == sorted(set(sizes))
+    names = ("smoke", "small", "gpu", "paper")
+    found = [resolve(name, {}, where) for name in names]
+    for sizes in ([c.optimise.iterations for c in found], [c.mcmc.walkers for c in found]):
+        assert sizes == sorted(set(sizes))
+
+
+def test_the_preset_gpu_has_the_published_network() -> None:
+    assert resolve("gpu", {}, where).network == Config().network
 
 
 def test_overrides_beat_the_preset() -> None:

@@ -602,7 +602,7 @@ def test_several_problems_have_a_line_each(load: Load) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"preset": "tiny"}, "--preset: unknown preset 'tiny'; allowed: paper, pfau2020"),
+        ({"preset": "tiny"}, "--preset: unknown preset 'tiny'; allowed: gpu, paper, pfau2020"),
         ({"overrides": ["mcmc.walker=3"]}, "--set mcmc.walker: unknown setting.*'walkers'"),
         ({"overrides": ["mcmc.walkers"]}, "--set: found 'mcmc.walkers'; allowed: KEY=VALUE"),
         ({"overrides": ["mcmc.walkers="]}, "--set: found 'mcmc.walkers='; allowed: KEY=VALUE"),
@@ -964,7 +964,7 @@ def test_schema_knows_every_setting_and_key() -> None:
     assert "network" in overrides["properties"]
     assert overrides["additionalProperties"] is False
     assert schema["additionalProperties"] is False
-    assert {"smoke", "small", "paper"} <= set(schema["properties"]["preset"]["enum"])
+    assert {"smoke", "small", "gpu", "paper"} <= set(schema["properties"]["preset"]["enum"])
     for name in SYSTEMS:
         text = (ROOT / "systems" / f"{name}.yaml").read_text()
         assert set(yaml.safe_load(text)) <= set(schema["properties"])

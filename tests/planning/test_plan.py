@@ -265,6 +265,27 @@ def test_walkers_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("system", "devices", "line"),
+    [
+        (
+            "n2",
+            24,
+            "r_1.815 has mcmc.walkers 256; allowed: multiples of 24 on 24 devices (try 264)",
+        ),
+        ("n2_shared", 48, "shared has sharing.walkers 64; allowed: multiples of 48 on 48 devices"),
+    ],
+)
+def test_check_refuses_walkers_that_devices_cannot_share(
+    system: str, devices: int, line: str
+) -> None:
+    words = ["check", f"systems/{system}.yaml", "--devices"]
+    found = CliRunner().invoke(app, [*words, str(devices)])
+    assert isinstance(found.exception, InputError)
+    assert str(found.exception).startswith(f"--devices: found {devices}, but {line}")
+    assert CliRunner().invoke(app, [*words, "32"]).exit_code == 0
+
+
 def profile_keys() -> set[str]:
     """Resources that the profiles use."""
     found = set()
@@ -301,7 +322,8 @@ def run_plan(*words: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("system", "preset", "parameters"), [("h2", "small", 33448), ("n2", "paper", 766960)]
+    ("system", "preset", "parameters"),
+    [("h2", "small", 33448), ("n2", "gpu", 766960), ("n2", "paper", 766960)],
 )
 def test_the_command_prints_totals(system: str, preset: str, parameters: int) -> None:
     words = (f"systems/{system}.yaml", "--preset", preset, "--device", "a100")

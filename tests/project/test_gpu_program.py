@@ -1,6 +1,13 @@
-"""The counting of `benchmarks.gpu_program`, on a program that is short enough to count by hand."""
+"""The counting of `benchmarks.programs`, on a program that is short enough to count by hand."""
 
-from benchmarks.gpu_program import count, size
+import os
+import subprocess
+import sys
+
+import pytest
+from helpers.paths import ROOT
+
+from benchmarks.programs import count, size
 
 PROGRAM = """
 HloModule m
@@ -36,10 +43,15 @@ ENTRY %main (a: f32[10,4]) -> f32[4] {
   %loop = (s32[], f32[10,4]{1,0}) while(%start), condition=%condition, body=%body, N3
   %other = (s32[], f32[10,4]{1,0}) while(%loop), condition=%condition, body=%body
   %b = f32[10,4]{1,0} get-tuple-element(%other), index=1
-  %g = f32[10,4]{1,0} custom-call(%b, %b), custom_call_target="__cublas$gemm"
+  %w = f32[4,4]{1,0} constant({...})
+  %g = f32[10,4]{1,0} custom-call(%b, %w), custom_call_target="__cublas$gemm", GEMM
   ROOT %out = f32[4]{0} fusion(%g), kind=kInput, calls=%taken
 }
-""".replace("N3", 'backend_config={"known_trip_count":{"n":"3"}}')
+""".replace("N3", 'backend_config={"known_trip_count":{"n":"3"}}').replace(
+    "GEMM",
+    'backend_config={"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"]},"precision_config":'
+    '{"operand_precision":["HIGHEST","HIGHEST"],"algorithm":"ALG_UNSET"}}',
+)
 
 
 def test_a_program_counted_by_hand() -> None:
@@ -47,12 +59,61 @@ def test_a_program_counted_by_hand() -> None:
     # Three passes of one loop, one of that of unknown length.
     assert found.kernels == {"loop fusion": 4, "cublas$gemm": 1, "input fusion": 1}
     assert found.unknown_loops == 1
-    # 160 bytes are the array: read and written by four passes, three times by the product; the last
-    # kernel reads four numbers of it and writes them.
-    assert found.bytes == 4 * 320 + 3 * 160 + 32
+    # 160 bytes are the array: read and written by four passes and by the product with 64 bytes; the
+    # last kernel reads four numbers of it and writes them.
+    assert found.bytes == 4 * 320 + 2 * 160 + 64 + 32
+    # Of forty numbers, each a sum of four products.
+    assert found.products == {"highest": 2 * 40 * 4}
+
+
+MESSAGES = """
+ENTRY %main (a: f32[10,4], b: f32[6]) -> f32[4] {
+  %a = f32[10,4]{1,0} parameter(0)
+  %b = f32[6]{0} parameter(1)
+  %r = (f32[10,4]{1,0}, f32[6]{0}) all-reduce(%a, %b), replica_groups={{0,1}}, to_apply=%add
+  %g = (f32[6]{0}, f32[12]{0}) all-gather-start(%b), replica_groups={{0,1}}, dimensions={0}
+  %whole = f32[12]{0} all-gather-done(%g)
+  %e = f32[10,4]{1,0} all-to-all(%a), replica_groups={{0,1}}, dimensions={0}
+  %d = f32[10]{0} dot(%a, %c), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %three = f32[10]{0} dot(%a, %c), lhs_contracting_dims={1}, algorithm=dot_tf32_tf32_f32_x3
+  ROOT %exact = f32[10] dot(%a, %c), lhs_contracting_dims={1}, operand_precision={highest,highest}
+  %c = f32[4]{0} parameter(2)
+}
+"""
+
+
+def test_messages_and_precisions_counted_by_hand() -> None:
+    found = count(MESSAGES)
+    assert found.messages == {
+        ("all-reduce", 4 * 46): 1,
+        ("all-gather", 4 * 12): 1,
+        ("all-to-all", 4 * 40): 1,
+    }
+    each = 2 * 10 * 4
+    assert found.products == {"default": each, "dot_tf32_tf32_f32_x3": each, "highest": each}
 
 
 def test_sizes_of_shapes() -> None:
     assert size("f32[256,4,3]{2,1,0}") == 256 * 4 * 3 * 4
     assert size("(bf16[10]{0}, pred[3]{0}, s8[65]{0}, f64[])") == 20 + 3 + 65 + 8
     assert size("u32[0]{0}") == 0
+
+
+COMPILER = ROOT / ".gpu-compiler"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (COMPILER / "ready").exists(), reason="`make gpu-program` installs XLA's")
+def test_products_of_an_h100_s_program_have_full_precision() -> None:
+    part = ("LiH:4", "--part", "local energy", "--part", "iteration by spring")
+    command = [sys.executable, "-m", "benchmarks.gpu_program", *part]
+    # Neither the host devices of the tests nor XLA's options for them.
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    environment["PYTHONPATH"] = str(COMPILER)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    head, _, *rows = (line.split(" | ") for line in done.stdout.splitlines())
+    column = head.index("Gflop of products by precision")
+    assert [row[column].split()[0] for row in rows] == ["highest", "highest"]
+    assert not any("," in row[column] for row in rows)

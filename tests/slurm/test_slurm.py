@@ -426,13 +426,20 @@ def assert_accepted(words: list[str]) -> None:
     assert "to start at" in done.stderr
 
 
-def test_lines_of_the_gpu_profile_are_accepted(scan: Scan) -> None:
+@pytest.mark.parametrize(("gpus", "nodes"), [(4, 2), (1, 1)])
+def test_lines_of_the_gpu_profile_are_accepted(
+    scan: Scan, gpus: int, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing runs on a GPU here."""
+    monkeypatch.setenv("FERMINET_GPUS", str(gpus))
+    monkeypatch.setenv("FERMINET_NODES", str(nodes))
     for words in submissions(scan, "slurm-gpu", "--until", "optimise"):
-        assert any(word.startswith("--gres=gpu:4") or word == "--gres" for word in words), words
+        gres = [word for word in words if word.startswith(f"--gres=gpu:{gpus}") or word == "--gres"]
+        assert gres, words
         assert_accepted(words)
-        assert "--nodes=2" in words
-        assert "--ntasks-per-node=4" in words
+        if gpus * nodes > 1:
+            assert f"--nodes={nodes}" in words
+            assert f"--ntasks-per-node={gpus}" in words
         assert words[words.index("--mem-per-cpu") + 1] == "2000"
         assert "--cpus-per-task=8" in words
         assert not any(word.startswith("--ntasks-per-gpu") for word in words)

@@ -244,7 +244,7 @@ def test_every_parameter_has_its_block_in_kfac(kind: str, bias: bool) -> None:
     for path, leaf in leaves:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
         dense = name.endswith((".w", ".b")) and not name.startswith("determinants")
-        assert (blocks[name] != "ScaleAndShiftDiagonal") == dense, (name, leaf.shape)
+        assert (blocks[name] != "Scale") == dense, (name, leaf.shape)
 
 
 def test_kfac_names_the_parameters_that_it_cannot_see() -> None:

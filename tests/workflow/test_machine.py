@@ -24,6 +24,39 @@ def test_the_cores_of_a_profile_are_those_that_a_container_grants(
         assert int(ProfileConfigFileParser().parse(file)["cores"]) == 6
 
 
+def of_optimise(gpus: int, nodes: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The resources of an optimisation in the profile for GPUs."""
+    monkeypatch.setenv("FERMINET_GPUS", str(gpus))
+    monkeypatch.setenv("FERMINET_NODES", str(nodes))
+    with open(ROOT / "cluster_profiles" / "slurm-gpu" / "config.yaml") as file:
+        found = ProfileConfigFileParser().parse(file)["set-resources"]
+    words = (entry.partition(":") for entry in found)
+    return dict(word.split("=", 1) for rule, _, word in words if rule == "optimise")
+
+
+@pytest.mark.parametrize(("gpus", "nodes"), [(4, 1), (8, 1), (4, 2), (1, 2), (8, 64)])
+def test_every_gpu_of_every_node_has_a_rank(
+    gpus: int, nodes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = of_optimise(gpus, nodes, monkeypatch)
+    assert found["gres"] == f"'gpu:{gpus}'"
+    assert (found["nodes"], found["tasks_per_node"]) == (str(nodes), str(gpus))
+    assert found["mpi"].startswith("'srun ")
+    assert found["slurm_extra"] == "'--signal=USR1@60'"
+
+
+def test_one_gpu_has_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = of_optimise(1, 1, monkeypatch)
+    assert found == {"gres": "'gpu:1'", "cpus_per_task": "8", "mem_mb_per_cpu": "2000"}
+
+
+def test_a_whole_node_has_as_many_runs_as_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for gpus in ("1", "8"):
+        monkeypatch.setenv("FERMINET_GPUS", gpus)
+        with open(ROOT / "cluster_profiles" / "whole-node" / "config.yaml") as file:
+            assert ProfileConfigFileParser().parse(file)["resources"] == [f"gpu={gpus}"]
+
+
 def test_a_scan_needs_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc/none")  # where not even root can make a folder
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)

@@ -81,17 +81,14 @@ def bounded_step(
 
 def solved(layers: Sequence[Layer], damping: jax.Array | float) -> list[jax.Array]:
     """The steps (n, m) of all layers; call inside `shard_map`."""
-    groups = stacks([layer.gradient.shape for layer in layers])
-    found, before = [], 0
-    for group in groups:
-        found.append(_shared(*_stacked([layers[i] for i in group], damping), before))
+    steps, before = [jnp.zeros(())] * len(layers), 0
+    for group in stacks([layer.gradient.shape for layer in layers]):
+        stack = _shared(*_stacked([layers[i] for i in group], damping), before)
         before += len(group)
-    steps = [jnp.zeros(())] * len(layers)
-    for group, stack in zip(groups, collectives.total(found), strict=True):
         for i, step in zip(group, stack, strict=True):
             n, m = layers[i].gradient.shape
             steps[i] = step[:n, :m]
-    return steps
+    return list(collectives.total(steps))
 
 
 def stacks(shapes: Sequence[tuple[int, ...]]) -> list[list[int]]:
