@@ -52,6 +52,12 @@ def gram(rows: float, inputs: float, outputs: float) -> Kernel:
     return product(rows, inputs, outputs)._replace(kind="gram")
 
 
+def factors(rows: float, inputs: int, outputs: int, bias: bool) -> Work:
+    """KFAC's two factors of a dense map from its inputs and gradients at so many places."""
+    joined = [sweep(2 * rows * (inputs + 1))] if bias else []
+    return [*joined, gram(rows, inputs + bias, inputs + bias), gram(rows, outputs, outputs)]
+
+
 def inverse(n: int) -> Kernel:
     """The inverse of an (n, n) matrix.
 

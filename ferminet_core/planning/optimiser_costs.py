@@ -12,14 +12,14 @@ from ferminet_core.planning.kernels import (
     Kernel,
     Load,
     Work,
-    gram,
+    factors,
     inverse,
     product,
     repeat,
     sweep,
 )
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import adapted, backward, forward, gradient
+from ferminet_core.planning.network_work import STREAMS, adapted, backward, forward, gradient
 
 
 class OptimiserCost(Protocol):
@@ -76,17 +76,9 @@ class AdamCost:
 def curvature(net: Network, w: float) -> Work:
     """KFAC's factors from w walkers, and their running averages (`kfac.update_curvature`)."""
     work = forward(net, w, kept=True) + backward(net, w, weights=False)
-    n, s = net.electrons, len(net.spins)
-    for layer in net.layers:
-        # The means of a walker are shared by its electrons (`kfac.OneElectron`).
-        shared, own = s * layer.one_in, layer.one_in + s * layer.two_in + layer.one.bias
-        work += [sweep(w * (n + 1) * own, w * n * own), sweep(2 * (shared + own) ** 2)]
-        work += [gram(w * n, own, own), gram(w, own, shared), gram(w, shared, shared)]
-        work.append(gram(w * n, layer.one.outputs, layer.one.outputs))
-    for d in [*(layer.two for layer in net.layers if layer.two), *net.orbitals]:
-        rows, inputs = w * d.rows, d.inputs + d.bias
-        work += [sweep(2 * rows * inputs)] if d.bias else []
-        work += [gram(rows, inputs, inputs), gram(rows, d.outputs, d.outputs)]
+    work += STREAMS[net.kind].curvature(net, w)
+    for d in net.orbitals:
+        work += factors(w * d.rows, d.inputs, d.outputs, d.bias)
     # Envelopes and widths: the squares of single walkers' gradients.
     terms = w * net.nuclei * net.orbital_values * (1 + net.sigma)
     work.append(sweep(2 * terms, 3 * terms))
