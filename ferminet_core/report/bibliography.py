@@ -98,7 +98,7 @@ USES: tuple[Use, ...] = (
     Use("electron-electron cusps", ("Kato1957",), lambda run: run.config.network.jastrow),
     Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
     Use("the local energy by a forward Laplacian", ("Li2024",), _always),
-    Use("folx, the forward Laplacian of Psiformer", ("Gao2023",), _psiformer),
+    Use("folx, the forward Laplacian of Psiformer", ("Folx2023",), _psiformer),
     Use("KFAC", ("Martens2015", "KFACJAX2022"), _optimised_by("kfac")),
     Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),
     Use("MinSR, which SPRING extends", ("Chen2024",), _optimised_by("spring")),
