@@ -62,4 +62,5 @@ CASES = {
         Case("N2", f"N 0 0 0, N 0 0 {N2_BOND}", "paper", 64),
     )
 }
+ATOMS = {"Be": Case("Be", "Be 0 0 0", "small", 256)}
 CHAINS = {f"H{n}": chain(n) for n in (4, 8, 12, 16, 20)}

@@ -4,6 +4,11 @@ One JSON object describes the case:
 
     .venv/bin/python -m benchmarks.parts '{"case": "LiH", "devices": 2, "iterations": 200}'
     ... '{"case": "N2", "devices": 1, "iterations": 50, "settings": {"mcmc.walkers": 4096}}'
+
+Another network, with the sizes of another preset than the case's:
+
+    ... '{"case": "N2", "devices": 1, "iterations": 100, "preset": "small",
+          "settings": {"network.kind": "psiformer"}}'
 """
 
 import json
@@ -168,12 +173,13 @@ def shared_stage(system: Path, settings: Iterable[str] = (), pretrained: bool = 
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times of one case; `job`: case, iterations, parts (whether to time them), settings."""
+    """Times of one case; `job`: case, iterations, parts (whether to time), settings, preset."""
     import jax
 
-    from benchmarks.cases import CASES, CHAINS
+    from benchmarks.cases import ATOMS, CASES, CHAINS
 
-    case = {**CASES, **CHAINS}[job["case"]]
+    case = {**CASES, **CHAINS, **ATOMS}[job["case"]]
+    case = case._replace(preset=job.get("preset", case.preset))
     settings = {"optimise.iterations": job["iterations"], **job.get("settings", {})}
     stage = optimise_stage(case.spec(**settings))
     state = stage.initial()

@@ -15,7 +15,14 @@ import math
 from ferminet_core.inputs.config import CHECK_SWEEPS, RECORDS_PER_CALL, Config
 from ferminet_core.planning.kernels import Load, Work, repeat, sweep
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import adapted, forward, gradient, local_energy, moves
+from ferminet_core.planning.network_work import (
+    STREAMS,
+    adapted,
+    forward,
+    gradient,
+    local_energy,
+    moves,
+)
 from ferminet_core.planning.optimiser_costs import COSTS
 from ferminet_core.vmc.passes import ITEMSIZE, even_passes
 
@@ -85,18 +92,16 @@ def peak_memory(net: Network, config: Config, load: Load) -> float:
     that the backward pass of the gradient needs and those of a pass of the local energy; and the
     arrays from which the optimiser makes its step.
     """
-    n, s = net.electrons, len(net.spins)
+    n = net.electrons
     at_once = load.geometries if load.at_once else 1
     w = at_once * load.walkers
     state = net.parameters + optimiser_numbers(net, config) + load.whole.own * (3 * n + 2)
-    streams = sum(
-        n * (d.one_in + s * d.two_in + d.one.outputs) + n * n * d.two_in for d in net.layers
-    )
+    streams = STREAMS[net.kind].stream_numbers(net)
     matrices = net.determinants * n * n
     # Streams and their gradients; envelopes of each nucleus and their slopes.
     backward = w * (1.5 * streams + 4 * matrices + 2 * net.nuclei * net.orbital_values)
     _, size = even_passes(math.ceil(load.walkers), load.chunk)
-    widest = max(d.one.outputs + d.one_in + s * d.two_in for d in net.layers)
+    widest = STREAMS[net.kind].widest(net)
     chunk = at_once * size * 3 * n * (2.5 * n * widest + 2 * matrices)
     step = COSTS[config.optimise.optimiser].step_numbers(net, config.optimise, load)
     return ITEMSIZE[config.runtime.precision] * (2 * state + max(backward, chunk) + step)

@@ -52,6 +52,17 @@ def gram(rows: float, inputs: float, outputs: float) -> Kernel:
     return product(rows, inputs, outputs)._replace(kind="gram")
 
 
+def factors(rows: float, inputs: int, outputs: int, bias: bool) -> Work:
+    """KFAC's two factors of a dense map from its inputs and gradients at so many places.
+
+    Also what the gradient of the energy takes besides the weights' part of it: gradients weighted
+    by energies, and the biases' part.
+    """
+    joined = [sweep(2 * rows * (inputs + 1)), gram(rows, 1, outputs)] if bias else []
+    found = [gram(rows, inputs + bias, inputs + bias), gram(rows, outputs, outputs)]
+    return [*joined, *found, sweep(rows * outputs, rows * outputs)]
+
+
 def inverse(n: int) -> Kernel:
     """The inverse of an (n, n) matrix.
 

@@ -41,19 +41,43 @@ class Layer(NamedTuple):
     one: Dense
     two: Dense | None
 
+    @property
+    def dense(self) -> list[Dense]:
+        """All dense maps."""
+        return [self.one] if self.two is None else [self.one, self.two]
+
+
+class AttentionLayer(NamedTuple):
+    """The dense maps of a layer of Psiformer, and its attention heads.
+
+    maps: to queries, keys and values, and from what attention found; one: the perceptron
+    """
+
+    maps: tuple[Dense, ...]
+    one: Dense
+    heads: int
+
+    @property
+    def dense(self) -> list[Dense]:
+        """All dense maps."""
+        return [*self.maps, self.one]
+
 
 class Network(NamedTuple):
     """Sizes of a wavefunction.
 
+    kind: `network.kind`; embedding: Psiformer's map of the inputs
     spins: electrons of each spin present; orbitals: the maps to the orbitals of each
     sigma: numbers of an envelope's width; jastrow: lengths of the cusp factor
     parities: that the optimisation may have to keep, at most
     components: of the coordinates that the heads of a group's wavefunction multiply; 0 for a run
     """
 
+    kind: str
     nuclei: int
     spins: tuple[int, ...]
-    layers: tuple[Layer, ...]
+    embedding: Dense | None
+    layers: tuple[Layer, ...] | tuple[AttentionLayer, ...]
     determinants: int
     orbitals: tuple[Dense, ...]
     sigma: int
@@ -69,8 +93,8 @@ class Network(NamedTuple):
     @property
     def dense(self) -> list[Dense]:
         """All dense maps."""
-        maps = [d for layer in self.layers for d in (layer.one, layer.two) if d is not None]
-        return [*maps, *self.orbitals]
+        first = [self.embedding] if self.embedding else []
+        return [*first, *(d for layer in self.layers for d in layer.dense), *self.orbitals]
 
     @property
     def envelope(self) -> int:
@@ -115,6 +139,32 @@ def most_components(geometries: int, nuclei: int) -> int:
     return min(MOST_COMPONENTS, geometries - 1, features)
 
 
+def _layers(config: NetworkConfig, nuclei: int, spins: tuple[int, ...]) -> tuple[Layer, ...]:
+    """The layers of a FermiNet (`ferminet.init`)."""
+    n, n_spins = sum(spins), len(spins)
+    one, two = 4 * nuclei, 4
+    layers = []
+    for index in range(config.layers):
+        inputs = one * (1 + n_spins) + two * n_spins
+        wide = Dense(n, inputs, config.one_electron_width, config.bias)
+        last = index == config.layers - 1
+        pair = None if last else Dense(n * n, two, config.two_electron_width, config.bias)
+        layers.append(Layer(one, two, wide, pair))
+        one, two = config.one_electron_width, config.two_electron_width
+    return tuple(layers)
+
+
+def _attention_layers(
+    config: NetworkConfig, nuclei: int, spins: tuple[int, ...]
+) -> tuple[AttentionLayer, ...]:
+    """The layers of a Psiformer (`psiformer.init`)."""
+    del nuclei
+    n, width = sum(spins), config.one_electron_width
+    maps = (Dense(n, width, width, False),) * 4
+    one = Dense(n, width, width, config.bias)
+    return (AttentionLayer(maps, one, config.attention_heads),) * config.layers
+
+
 def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> Network:
     """The sizes that `networks.init` gives a wavefunction of the molecule.
 
@@ -125,21 +175,16 @@ def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> N
     """
     spins = tuple(n for n in molecule.electrons if n > 0)
     n, n_spins, n_nuclei = sum(spins), len(spins), len(molecule.symbols)
-    one, two = 4 * n_nuclei, 4
-    layers = []
-    for index in range(config.layers):
-        inputs = one * (1 + n_spins) + two * n_spins
-        wide = Dense(n, inputs, config.one_electron_width, config.bias)
-        last = index == config.layers - 1
-        pair = None if last else Dense(n * n, two, config.two_electron_width, config.bias)
-        layers.append(Layer(one, two, wide, pair))
-        one, two = config.one_electron_width, config.two_electron_width
-    k = config.determinants
+    attends = config.kind == "psiformer"
+    make = _attention_layers if attends else _layers
+    one, k = config.one_electron_width, config.determinants
     columns = [n] * n_spins if config.determinant_form == "dense" else list(spins)
     return Network(
+        kind=config.kind,
         nuclei=n_nuclei,
         spins=spins,
-        layers=tuple(layers),
+        embedding=Dense(n, 4 * n_nuclei + 1, one, False) if attends else None,
+        layers=make(config, n_nuclei, spins),
         determinants=k,
         orbitals=tuple(
             Dense(rows, one, k * orbitals, config.orbital_bias)

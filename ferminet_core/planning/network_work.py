@@ -5,10 +5,45 @@ hand from the modules; tests compare the counts with XLA's.
 """
 
 import math
+from collections.abc import Mapping
+from typing import Protocol
 
+from ferminet_core.planning import ferminet_work, psiformer_work
 from ferminet_core.planning.kernels import Kernel, Work, gram, product, repeat, sweep
 from ferminet_core.planning.network_sizes import Network
 from ferminet_core.vmc.passes import even_passes
+
+
+class Streams(Protocol):
+    """The work of one network up to its orbitals."""
+
+    def forward(self, net: Network, w: float, kept: bool) -> Work:
+        """The last layer's stream of w walkers; `kept` for a backward pass."""
+        ...
+
+    def jets(self, net: Network, w: float) -> Work:
+        """The last layer's stream with its derivatives."""
+        ...
+
+    def backward(self, net: Network, w: float) -> Work:
+        """The backward pass, to the parameters or to the layers' outputs only."""
+        ...
+
+    def curvature(self, net: Network, w: float) -> Work:
+        """KFAC's factors of the layers."""
+        ...
+
+    def stream_numbers(self, net: Network) -> float:
+        """Numbers of a walker's streams that the backward pass reads."""
+        ...
+
+    def widest(self, net: Network) -> int:
+        """Numbers of an electron, at most, that a layer of the forward Laplacian holds."""
+        ...
+
+
+# By `network.kind`.
+STREAMS: Mapping[str, Streams] = {"ferminet": ferminet_work, "psiformer": psiformer_work}
 
 
 def _envelopes(net: Network, w: float) -> Kernel:
@@ -40,25 +75,9 @@ def forward(net: Network, w: float, kept: bool = False) -> Work:
         kept: whether the outputs of all layers are written for a backward pass; otherwise the last
             output of the pairs is only averaged
     """
-    n, s, m = net.electrons, len(net.spins), net.nuclei
-    distances = n * m + n * n
+    distances = net.electrons * net.nuclei + net.electrons**2
     work = [sweep(8 * w * distances, 12 * w * distances, w * distances)]
-    for layer in net.layers:
-        one, two, out = layer.one_in, layer.two_in, layer.one.outputs
-        inputs = one + s * two
-        means = w * (n * one + n * n * two)
-        work += [sweep(means, means), sweep(2 * w * n * inputs)]
-        work.append(product(w * n, inputs, out))
-        # The weights are split by the inputs that they apply to.
-        work += [sweep(2 * layer.one.inputs * out), product(w, s * one, out)]
-        work.append(sweep(3 * w * n * out, 3 * w * n * out, w * n * out))
-        if pair := layer.two:
-            numbers = w * pair.rows * pair.outputs
-            work.append(product(w * pair.rows, pair.inputs, pair.outputs))
-            if kept or layer is not net.layers[-2]:
-                work.append(sweep(3 * numbers, 2 * numbers, pairs=numbers))
-            else:
-                work.append(sweep(3 * numbers, 2 * numbers, numbers))
+    work += STREAMS[net.kind].forward(net, w, kept)
     for o in net.orbitals:
         work += [sweep(2 * w * o.rows * o.inputs), product(w * o.rows, o.inputs, o.outputs)]
     return [*work, _envelopes(net, w), *_determinants(net, w)]
@@ -71,55 +90,12 @@ def moves(net: Network, w: float, steps: int) -> Work:
     return repeat(forward(net, w), steps + 1) + repeat(step, steps)
 
 
-def _jet_tanh(numbers: float, jacobian: float, previous: bool) -> Work:
-    """tanh of value, Jacobian and Laplacian, with the residual connection where there is one."""
-    squares = sweep(jacobian + 3 * numbers, 2 * jacobian + 6 * numbers)
-    chain = sweep((2 + previous) * jacobian, (1 + previous) * jacobian)
-    return [squares, chain]
-
-
 def _inverse_steps(net: Network, w: float) -> Work:
     """Gauss-Jordan inverses of the determinants' matrices (`determinants.invert`)."""
     n = net.electrons
     numbers = w * net.determinants * n * n
     around = sweep(12 * numbers, 20 * numbers)
     return [sweep(8 * numbers, 12 * numbers).times(n)._replace(launches=8.0 * n), around]
-
-
-def _jet_layers(net: Network, w: float) -> Work:
-    """The streams with their derivatives (`forward_laplacian._streams`)."""
-    n, s = net.electrons, len(net.spins)
-    directions = 3 * n
-    distances = n * net.nuclei + n * n
-    work = [sweep(24 * w * distances, 30 * w * distances, w * distances)]
-    for index, layer in enumerate(net.layers):
-        one, two, out = layer.one_in, layer.two_in, layer.one.outputs
-        numbers, jacobian = w * n * out, w * directions * n * out
-        work.append(sweep(2 * layer.one.inputs * out))
-        # Means of the pairs: values and Laplacians, own derivatives, and those of the others.
-        pairs = w * n * n * two
-        work += [sweep(10 * pairs, 2 * pairs), product(5 * pairs / n, n, s)]
-        means_of_pairs = w * directions * n * s * two
-        if index == 0:
-            work += [sweep(2 * means_of_pairs, means_of_pairs)]
-            work += [product(w * n * rows, s * two, out) for rows in (directions, 2)]
-            work += [product(w * n * 5, one, out), product(w * n * 3, one, out)]
-            work += [sweep(3 * jacobian, 4 * jacobian)]
-        else:
-            inputs = one + s * two
-            work += [sweep(2 * w * directions * n * inputs, means_of_pairs)]
-            work += [sweep(w * directions * (n + s) * one, w * directions * n * one)]
-            work += [product(w * n * rows, inputs, out) for rows in (directions, 2)]
-            work += [product(w * rows, s * one, out) for rows in (directions, 2)]
-            work += [sweep(2 * jacobian, 2 * jacobian)]
-        work += _jet_tanh(numbers, jacobian, index > 0)
-        work.append(sweep(numbers, numbers, numbers))
-        if pair := layer.two:
-            numbers = w * pair.rows * pair.outputs
-            work += [product(w * pair.rows * rows, pair.inputs, pair.outputs) for rows in (3, 2)]
-            work += _jet_tanh(numbers, 3 * numbers, pair.inputs == pair.outputs)
-            work.append(sweep(numbers, numbers, pairs=numbers))
-    return work
 
 
 def _jet_determinants(net: Network, w: float) -> Work:
@@ -144,12 +120,11 @@ def _jet_determinants(net: Network, w: float) -> Work:
 def local_energy(net: Network, w: float, chunk: int) -> Work:
     """Local energies of w walkers by the forward Laplacian, at most `chunk` at a time."""
     passes, size = even_passes(math.ceil(w), chunk)
-    return repeat(_jet_layers(net, size) + _jet_determinants(net, size), passes)
+    return repeat(STREAMS[net.kind].jets(net, size) + _jet_determinants(net, size), passes)
 
 
 def backward(net: Network, w: float) -> Work:
     """The backward pass from log|psi| to the parameters."""
-    n, s = net.electrons, len(net.spins)
     values = w * net.orbital_values
     terms = net.nuclei * values
     work = _inverse_steps(net, w)
@@ -159,21 +134,7 @@ def backward(net: Network, w: float) -> Work:
     for o in net.orbitals:
         work.append(product(w * o.rows, o.outputs, o.inputs))
         work.append(gram(w * o.rows, o.inputs, o.outputs))
-    for index, layer in reversed(list(enumerate(net.layers))):
-        one, two, out = layer.one_in, layer.two_in, layer.one.outputs
-        inputs = one + s * two
-        work.append(sweep(4 * w * n * out, 4 * w * n * out))
-        if index > 0:
-            work.append(product(w * n, out, inputs))
-            work.append(sweep(2 * w * n * inputs + 3 * w * n * n * two, w * n * n * two))
-        work += [gram(w * n, inputs, out), gram(w, s * one, out)]
-        work += [product(w, out, s * one)] if index > 0 else []
-        if pair := layer.two:
-            numbers = w * pair.rows * pair.outputs
-            work.append(sweep(4 * numbers, 4 * numbers))
-            if index > 0:
-                work.append(product(w * pair.rows, pair.outputs, pair.inputs))
-            work.append(gram(w * pair.rows, pair.inputs, pair.outputs))
+    work += STREAMS[net.kind].backward(net, w)
     return work
 
 

@@ -12,14 +12,14 @@ from ferminet_core.planning.kernels import (
     Kernel,
     Load,
     Work,
-    gram,
+    factors,
     inverse,
     product,
     repeat,
     sweep,
 )
 from ferminet_core.planning.network_sizes import Network
-from ferminet_core.planning.network_work import adapted, gradient
+from ferminet_core.planning.network_work import STREAMS, adapted, gradient
 
 
 class OptimiserCost(Protocol):
@@ -79,24 +79,9 @@ class AdamCost:
 
 def curvature(net: Network, w: float) -> Work:
     """The gradient and KFAC's factors from w walkers, and their running averages (`kfac.sweep`)."""
-    work = gradient(net, w)
-    n, s = net.electrons, len(net.spins)
-    for layer in net.layers:
-        # The means of a walker are shared by its electrons (`kfac.OneElectron`).
-        shared, own = s * layer.one_in, layer.one_in + s * layer.two_in + layer.one.bias
-        work += [sweep(w * (n + 1) * own, w * n * own), sweep(2 * (shared + own) ** 2)]
-        work += [gram(w * n, own, own), gram(w, own, shared), gram(w, shared, shared)]
-        out = layer.one.outputs
-        # Derivatives by the outputs, and the same weighted by the energies; the biases' gradient
-        # comes with that of the weights.
-        work += [gram(w * n, out, out), sweep(w * n * out, w * n * out)]
-        work += [gram(w * n, 1, out)] if layer.one.bias else []
-    for d in [*(layer.two for layer in net.layers if layer.two), *net.orbitals]:
-        rows, inputs = w * d.rows, d.inputs + d.bias
-        work += [sweep(2 * rows * inputs)] if d.bias else []
-        work += [gram(rows, inputs, inputs), gram(rows, d.outputs, d.outputs)]
-        work.append(sweep(rows * d.outputs, rows * d.outputs))
-        work += [gram(rows, 1, d.outputs)] if d.bias else []
+    work = gradient(net, w) + STREAMS[net.kind].curvature(net, w)
+    for d in net.orbitals:
+        work += factors(w * d.rows, d.inputs, d.outputs, d.bias)
     # Envelopes and widths: single walkers' gradients, their squares and their weighted sum.
     terms = w * net.nuclei * net.orbital_values * (1 + net.sigma)
     work.append(sweep(2 * terms, 5 * terms))

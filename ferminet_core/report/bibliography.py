@@ -82,17 +82,23 @@ def _as_in_the_later_code(run: RunSpec) -> bool:
     return network.determinant_form == "dense" or network.envelope == "isotropic"
 
 
+def _psiformer(run: RunSpec) -> bool:
+    return run.config.network.kind == "psiformer"
+
+
 def _point_of_a_curve(run: RunSpec) -> bool:
     return len(run.molecule.symbols) == 2 and bool(run.parameters)
 
 
 USES: tuple[Use, ...] = (
     Use("the wavefunction, its pretraining and optimisation", ("Pfau2020",), _always),
+    Use("Psiformer", ("vonGlehn2023",), _psiformer),
     Use("dense determinants or isotropic envelopes", ("Spencer2020",), _as_in_the_later_code),
     Use("scaled inputs", ("vonGlehn2023",), lambda run: run.config.network.inputs == "log"),
     Use("electron-electron cusps", ("Kato1957",), lambda run: run.config.network.jastrow),
     Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
     Use("the local energy by a forward Laplacian", ("Li2024",), _always),
+    Use("folx, the forward Laplacian of Psiformer", ("Folx2023",), _psiformer),
     Use("KFAC", ("Martens2015", "KFACJAX2022"), _optimised_by("kfac")),
     Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),
     Use("MinSR, which SPRING extends", ("Chen2024",), _optimised_by("spring")),

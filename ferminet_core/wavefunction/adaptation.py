@@ -7,11 +7,12 @@ that are linear in coordinates z(R):
 
 The coefficients h are called heads, and start at zero. With A = sum_j z_j h_j, layer by layer,
 
-    W -> W (1 + A_scale),    b -> (b + A_b) (1 + A_scale)     one-electron layers, by output
+    W -> W (1 + A_scale),    b -> (b + A_b) (1 + A_scale)     layers "one", by output
     b -> b + A_b                                              two-electron layers and orbitals
     pi -> pi + A_pi,  sigma -> sigma exp(l tanh(A_sigma / l)) envelopes, l = log 3
     w -> w exp(A_w)                                           determinants
 
+Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons; a network may have none.
 The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the shared
 wavefunction too. Without heads the geometry enters by the network's inputs alone. An envelope's
 exponent changes by a factor of 3 at most, however far the nuclei are from those of the training.
@@ -104,7 +105,7 @@ def heads(params: Params, components: int) -> Params:
         return jnp.zeros((components, *x.shape), x.dtype)
 
     layers = []
-    for layer in params["layers"]:
+    for layer in params.get("layers", []):
         one, two = layer["one"], layer.get("two", {})
         found = {"scale": jnp.zeros((components, one["w"].shape[1]), one["w"].dtype)}
         found |= {"one": zeros(one["b"])} if "b" in one else {}
@@ -133,15 +134,17 @@ def adapt(theta: Params, z: jax.Array) -> Params:
     if not linear:
         return params
     a = jax.tree.map(lambda h: jnp.tensordot(z, h, axes=1), linear)
-    layers = [_layer(*pair) for pair in zip(params["layers"], a["layers"], strict=True)]
     orbitals = [
         {**o, "b": o["b"] + d["b"]} if "b" in o else o
         for o, d in zip(params["orbitals"], a["orbitals"], strict=True)
     ]
     envelope = [_envelope(*pair) for pair in zip(params["envelope"], a["envelope"], strict=True)]
     weights = params["determinants"]["w"] * jnp.exp(a["determinants"]["w"])
-    adapted = {**params, "layers": layers, "orbitals": orbitals, "envelope": envelope}
-    return networks.bounded({**adapted, "determinants": {"w": weights}})
+    adapted = {**params, "orbitals": orbitals, "envelope": envelope, "determinants": {"w": weights}}
+    if "layers" in params:
+        pairs = zip(params["layers"], a["layers"], strict=True)
+        adapted["layers"] = [_layer(*pair) for pair in pairs]
+    return networks.bounded(adapted)
 
 
 def _layer(params: Params, a: Params) -> Params:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ferminet_core.parallel import platform
 from ferminet_core.wavefunction.ansatz import Spins, jastrow_pairs
 from ferminet_core.wavefunction.determinants import (
     cofactors,
@@ -155,6 +156,15 @@ def of_rows(m: jax.Array, weights: jax.Array) -> LogPsi:
     respect to the coordinates (a, q) of the moved electron q.
     """
     return jax.vmap(_of_one, (0, None))(m, weights)
+
+
+def from_rows(m: jax.Array, weights: jax.Array) -> LogPsi:
+    """`of_rows` in the form that suits the devices."""
+    if not platform.on_cpu():
+        return of_rows(m, weights)
+    jacobian = m[:, :, 2:].transpose(0, 1, 4, 3, 2)  # (walker, determinant, orbital, i, (a, q))
+    jacobian = jacobian.reshape(*jacobian.shape[:3], -1)
+    return of_matrices(Matrices(m[:, :, 0], jacobian, m[:, :, 1]), weights)
 
 
 def with_jastrow(params: Params, psi: LogPsi, electrons: jax.Array, spins: Spins) -> LogPsi:

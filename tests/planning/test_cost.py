@@ -41,6 +41,7 @@ from ferminet_core.vmc.passes import even_passes
 from ferminet_core.wavefunction import adaptation, derivatives, determinants, networks
 
 MIB = 2**20
+PSIFORMER = {"network.kind": "psiformer"}
 WALKERS = 64  # enough that what does not grow with them, sums over parameters, is little
 
 MOLECULES = {
@@ -80,20 +81,27 @@ def test_parameters_are_those_of_the_network(
     assert found.parameters == n_numbers(shapes(config, molecule))
 
 
-def test_parameters_follow_biases_and_cusps() -> None:
-    """Each differs from the default in one way; the counts must differ and be right."""
+@pytest.mark.parametrize("kind", networks.NETWORKS)
+def test_parameters_follow_biases_and_cusps(kind: str) -> None:
+    """Each differs from the others in one way; the counts must differ and be right."""
     counts = set()
+    plain = {"network.kind": kind, "network.jastrow": False}
     for key in ("bias", "orbital_bias", "jastrow"):
-        config = resolve("small", {f"network.{key}": key != "bias"}, str).network
+        config = resolve("small", {**plain, f"network.{key}": key != "bias"}, str).network
         found = network_sizes.network(config, MOLECULES["LiH"]).parameters
         assert found == n_numbers(shapes(config, MOLECULES["LiH"]))
         counts.add(found)
     assert len(counts) == 3
 
 
-@pytest.mark.parametrize("preset", ["small", "pfau2020"])
-def test_curvature_numbers_are_those_of_kfac(preset: str) -> None:
-    config, molecule = resolve(preset, {}, str), MOLECULES["LiH"]
+@pytest.mark.parametrize(
+    ("preset", "kind"),
+    [("small", "ferminet"), ("pfau2020", "ferminet"), ("small", "psiformer")],
+)
+def test_curvature_numbers_are_those_of_kfac(preset: str, kind: str) -> None:
+    # The lengths of cusps are scalars, which are not counted here.
+    settings = {"network.kind": kind, "network.jastrow": False}
+    config, molecule = resolve(preset, settings, str), MOLECULES["LiH"]
     params = shapes(config.network, molecule)
     log_psi = functools.partial(kfac.curvature_function, spins=molecule.electrons)
     pre = kfac.preconditioner(config.optimise, log_psi)
@@ -215,6 +223,23 @@ def test_operations_are_those_that_xla_counts(name: str, part: str) -> None:
         # Square roots of distances are taken twice, and a few logarithms are not counted.
         wanted = analysis["transcendentals"]
         assert kernels.functions(found) == pytest.approx(wanted, rel=0.1)
+
+
+@pytest.mark.usefixtures("straight")
+@pytest.mark.parametrize("part", ["forward", "local energy", "gradient"])
+def test_operations_of_psiformer_are_those_that_xla_counts(part: str) -> None:
+    """As above. Products are exact but in folx's forward Laplacian, to a hundredth."""
+    case = CASES["LiH"]
+    config = case.spec(**PSIFORMER).config.network
+    _, electrons, nuclei = arguments(case)
+    params = shapes(config, case.molecule)
+    function, found = functions_of(case)[part], counted(config, case.molecule)[part]
+    analysis: Any = jax.jit(function).lower(params, electrons, nuclei).cost_analysis()
+    assert kernels.flops(found) == pytest.approx(analysis["flops"], rel=0.02)
+    traced = jax.make_jaxpr(function)(params, electrons, nuclei)
+    multiplied = sum(kernel.flops for kernel in found if kernel.kind in ("product", "gram"))
+    exact = 1e-2 if part == "local energy" else 1e-9
+    assert multiplied == pytest.approx(sum(products(traced.jaxpr)), rel=exact)
 
 
 @pytest.mark.usefixtures("straight")
@@ -442,6 +467,10 @@ def test_the_state_holds_what_the_optimiser_keeps() -> None:
     assert numbers(**{"optimise.inverse_period": 2}) > numbers() + net.curvature - net.diagonal - 1
 
 
+def test_every_network_of_the_settings_has_its_work() -> None:
+    assert set(network_work.STREAMS) == set(networks.NETWORKS)
+
+
 def test_every_optimiser_of_the_settings_has_its_defaults_its_cost_and_its_object() -> None:
     names = set(get_args(OptimiseConfig.model_fields["optimiser"].annotation))
     assert set(optimiser_costs.COSTS) == set(OPTIMISERS) == set(OPTIMISER_DEFAULTS) == names
@@ -468,11 +497,15 @@ def test_the_series_of_an_optimisation_are_all_counted() -> None:
 
 
 @pytest.mark.parametrize("components", [1, 3])
-@pytest.mark.parametrize("envelope", ["isotropic", "anisotropic"])
+@pytest.mark.parametrize(
+    ("kind", "envelope"),
+    [("ferminet", "isotropic"), ("ferminet", "anisotropic"), ("psiformer", "isotropic")],
+)
 def test_parameters_of_a_group_are_those_of_its_wavefunction(
-    components: int, envelope: str
+    components: int, kind: str, envelope: str
 ) -> None:
-    config = resolve("small", {"network.envelope": envelope}, str).network
+    settings = {"network.kind": kind, "network.envelope": envelope}
+    config = resolve("small", settings, str).network
     for molecule in MOLECULES.values():
         params = shapes(config, molecule)
         theta = jax.eval_shape(functools.partial(adaptation.start, components=components), params)

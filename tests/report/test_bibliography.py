@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from ferminet_core.cli import commands
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import OPTIMISER_DEFAULTS
+from ferminet_core.inputs.config import NETWORK_DEFAULTS, OPTIMISER_DEFAULTS
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import load_scan
 from ferminet_core.report import bibliography
@@ -137,6 +137,16 @@ def test_every_optimiser_has_a_purpose_of_its_own(tmp_path: Path, optimiser: str
     assert purposes(optimiser).difference(*others)
 
 
+@pytest.mark.parametrize("kind", sorted(NETWORK_DEFAULTS.keys() - {"ferminet"}))
+def test_every_network_has_a_purpose_of_its_own(tmp_path: Path, kind: str) -> None:
+    def purposes(**settings: object) -> set[str]:
+        runs = runs_of(tmp_path, H2, **settings)
+        return {use.purpose for use in bibliography.USES if any(map(use.applies, runs))}
+
+    inputs = {"network__inputs": "log", "network__jastrow": True}
+    assert purposes(network__kind=kind, **inputs) - purposes(**inputs)
+
+
 def test_every_entry_is_reached(tmp_path: Path) -> None:
     """By settings, and by the tables of literature."""
     correlated = ["ccsd(t)", "uccsd(t)", "nevpt2", "fci"]
@@ -144,6 +154,7 @@ def test_every_entry_is_reached(tmp_path: Path) -> None:
     for name in OPTIMISER_DEFAULTS:
         found |= set(cited(runs_of(tmp_path, H2, optimise__optimiser=name)))
     for settings in (
+        {"network__kind": "psiformer"},
         {"network__jastrow": True, "network__inputs": "log", "pretrain__optimiser": "lamb"},
         {
             "conventional__methods": correlated,

@@ -24,6 +24,7 @@ from ferminet_core.stages.inference import Inference
 from ferminet_core.stages.optimise import Optimise
 from ferminet_core.stages.pretrain import Pretrain
 from ferminet_core.storage import artefacts, checkpoints
+from ferminet_core.wavefunction import networks
 
 MOLECULE = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 3.0)), charge=0, spin=0)
 
@@ -41,6 +42,13 @@ def spec_of(steps: int, **optimise_settings: Any) -> RunSpec:
         }
     )
     return RunSpec(scan="s", run_id="r", geometry="r", molecule=MOLECULE, config=config)
+
+
+def of_kind(spec: RunSpec, kind: str) -> RunSpec:
+    """The run with another network."""
+    network = spec.config.network.model_copy(update={"kind": kind, "jastrow": True})
+    config = spec.config.model_copy(update={"network": network})
+    return spec.model_copy(update={"config": config})
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +136,23 @@ def test_other_optimisers_n_plus_n_is_2n(
         return Optimise(spec_of(8, optimiser=optimiser), pretrained)
 
     assert_same(stage(), run(stage()), go_on(stage(), leave(stage(), tmp_path, 5)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", sorted(networks.NETWORKS.keys() - {"ferminet"}))
+def test_other_networks_n_plus_n_is_2n(
+    kind: str, reference: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the pretraining to the inference, on two devices."""
+    use_devices(monkeypatch, 2)
+    spec = of_kind(spec_of(6), kind)
+    found = reference
+    for make, after in ((Pretrain, 3), (Optimise, 3), (Inference, 30)):
+        inputs = (found, reference) if make is Inference else (found,)
+        whole = run(make(spec, *inputs))
+        rest = go_on(make(spec, *inputs), leave(make(spec, *inputs), tmp_path / make.name, after))
+        assert_same(make(spec, *inputs), whole, rest)
+        found = make(spec, *inputs).result(*whole)
 
 
 @pytest.mark.parametrize("after", [3, 4, 8])

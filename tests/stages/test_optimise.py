@@ -144,12 +144,26 @@ def test_a_penalty_without_strength_changes_no_bit(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("optimiser", ["kfac", *OTHER_OPTIMISERS])
+@pytest.mark.parametrize(
+    ("optimiser", "kind"),
+    [
+        ("kfac", "ferminet"),
+        ("kfac", "psiformer"),
+        *(pytest.param(*p.values, "ferminet", marks=p.marks) for p in OTHER_OPTIMISERS),
+    ],
+)
 def test_one_and_two_devices_take_the_same_steps(
-    optimiser: str, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+    optimiser: str, kind: str, pretrained: xr.Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     more = {"inverse_period": 3, "clip_centre": "median"} if optimiser == "kfac" else {}
     spec = spec_of(optimiser=optimiser, **more)
+    if kind != "ferminet":
+        network = spec.config.network.model_copy(update={"kind": kind})
+        spec = spec.model_copy(
+            update={"config": spec.config.model_copy(update={"network": network})}
+        )
+        stage = Pretrain(spec, hartree_fock.solve(MOLECULE, Config().reference))
+        pretrained = stage.result(stage.initial(), {})
     one, two = (run(spec, pretrained, n, monkeypatch) for n in (1, 2))
     # Order of summation in float64, 32 terms of order one: 1e-15. A damping of 1e-3 under
     # curvatures of up to 100 (32 walkers, whose scores have norms of some units) raises it by 1e5,

@@ -258,7 +258,7 @@ def test_kfac_names_the_parameters_that_it_cannot_see() -> None:
         kfac.empty_statistics(pre, params, NUCLEI, walkers)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != SIMPLEST])
+@pytest.mark.parametrize("kind", KINDS)
 def test_heads_reach_the_layers_of_a_shared_wavefunction(kind: str) -> None:
     spins = (2, 1)
     params = random_params(small(kind, jastrow=True), spins)
