@@ -291,6 +291,17 @@ class SharingConfig(Section):
     )
 
 
+class PseudopotentialConfig(Section):
+    """Local energies with pseudopotentials; molecules without one do not use it."""
+
+    quadrature: Literal["icosahedron", "octahedron"] = Field(
+        "icosahedron",
+        description="Points around a nucleus for the part of a pseudopotential that depends on the "
+        "angular momentum: 12 (exact up to degree 5) or 6 (up to 3). Fewer points take half the "
+        "time and add noise, but no bias.",
+    )
+
+
 class InferenceConfig(Section):
     """Measurement at fixed parameters."""
 
@@ -350,6 +361,7 @@ class Config(Section):
     mcmc: McmcConfig = McmcConfig()
     pretrain: PretrainConfig = PretrainConfig()
     optimise: OptimiseConfig = OptimiseConfig()
+    pseudopotential: PseudopotentialConfig = PseudopotentialConfig()
     sharing: SharingConfig = SharingConfig()
     inference: InferenceConfig = InferenceConfig()
     runtime: RuntimeConfig = RuntimeConfig()

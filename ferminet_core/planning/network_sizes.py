@@ -157,7 +157,7 @@ def _parities(molecule: Molecule) -> int:
 
     Each has made a further determinant of the reference, if it has a parity.
     """
-    group = operations(np.asarray(molecule.positions), np.asarray(molecule.charges, float))
+    group = operations(np.asarray(molecule.positions), np.asarray(molecule.atomic_numbers, float))
     twice = [o for o in group if np.allclose(o.matrix @ o.matrix, np.eye(3), atol=1e-6)]
     different = {tuple(o.permutation.tolist()) for o in twice if o.moves}
     return min(len(different), MOST - 1)

@@ -231,12 +231,33 @@ def orbitals(
     """Orbitals of each spin present: (..., determinant, electron of that spin, orbital)."""
     f = features(electrons, nuclei)
     h = streams(params, f, spins, layers)
+    return orbital_values(params, h, f.ae, f.r_ae, spins, layers)
+
+
+def orbital_values(
+    params: Params,
+    h: jax.Array,
+    ae: jax.Array,
+    r_ae: jax.Array,
+    spins: Spins,
+    layers: Layers = PLAIN,
+) -> list[jax.Array]:
+    """Orbitals as `orbitals` gives them.
+
+    Args:
+        params: from `init`
+        h: (..., electron, width), the last layer's one-electron stream
+        ae: (..., electron, nucleus, 3), r_i - R_m, bohr
+        r_ae: (..., electron, nucleus), bohr
+        spins: (n_up, n_down)
+        layers: functions that apply the parameters
+    """
     result = []
     for s, linear, envelope in zip(
         spin_slices(spins), params["orbitals"], params["envelope"], strict=True
     ):
         values = layers.dense(linear, h[..., s, :])
-        decay = envelopes.apply(envelope, f.ae[..., s, :, :], f.r_ae[..., s, :], layers.scale)
+        decay = envelopes.apply(envelope, ae[..., s, :, :], r_ae[..., s, :], layers.scale)
         values = values.reshape(decay.shape) * decay
         result.append(jnp.moveaxis(values, -2, -3))
     return result
