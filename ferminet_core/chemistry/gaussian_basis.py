@@ -30,9 +30,7 @@ def build_mole(
     mole = gto.M(
         atom=list(zip(molecule.symbols, molecule.positions, strict=True)),
         unit="Bohr",
-        basis={
-            symbol: element_basis(basis, symbol, potentials) for symbol in molecule.symbols
-        },
+        basis={symbol: element_basis(basis, symbol, potentials) for symbol in molecule.symbols},
         ecp={symbol: in_pyscf(potential) for symbol, potential in potentials.items()},
         charge=molecule.charge,
         spin=molecule.spin,

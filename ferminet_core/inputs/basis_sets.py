@@ -19,9 +19,7 @@ from ferminet_core.inputs.molecule import ELEMENTS
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +*(),@_-]*")
 _SIZES = {"d": 2, "t": 3, "q": 4, "5": 5, "6": 6}
 # The sets of ccECP pseudopotentials are named like Dunning's, after the name of the potential.
-_DUNNING = re.compile(
-    rf"(ccecp(?:he|reg|28|36)?)?(aug)?cc(p|pc|pwc)v([{''.join(_SIZES)}])z"
-)
+_DUNNING = re.compile(rf"(ccecp(?:he|reg|28|36)?)?(aug)?cc(p|pc|pwc)v([{''.join(_SIZES)}])z")
 _CCECP = re.compile(r"ccecp(he|reg|28|36)?")
 _BFD = re.compile(r"bfdv[dtq5]z")
 # PySCF has no single error for a missing set. It raises its own (a RuntimeError), an error of its
@@ -194,9 +192,7 @@ def _absent(name: str, symbol: str) -> str:
 
     if plain(name) in gto.basis.ALIAS:
         covered = [
-            e
-            for e in ELEMENTS
-            if load_from_pyscf(gto.basis.load, element_basis(name, e), e)
+            e for e in ELEMENTS if load_from_pyscf(gto.basis.load, element_basis(name, e), e)
         ]
         if not covered:
             return f"{show(name)} has no functions for {symbol}; choose another, such as 'cc-pvdz'"

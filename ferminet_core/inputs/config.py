@@ -291,14 +291,17 @@ class SharingConfig(Section):
     )
 
 
+POINTS: Mapping[str, int] = {"octahedron": 6, "icosahedron": 12}
+
+
 class PseudopotentialConfig(Section):
     """Local energies with pseudopotentials; molecules without one do not use it."""
 
-    quadrature: Literal["icosahedron", "octahedron"] = Field(
-        "icosahedron",
+    quadrature: Literal["octahedron", "icosahedron"] = Field(
+        "octahedron",
         description="Points around a nucleus for the part of a pseudopotential that depends on the "
-        "angular momentum: 12 (exact up to degree 5) or 6 (up to 3). Fewer points take half the "
-        "time and add noise, but no bias.",
+        "angular momentum: 6, exact up to degree 3, or 12, up to 5 and twice as expensive. Either "
+        "adds noise, but no bias.",
     )
 
 

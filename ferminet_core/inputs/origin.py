@@ -190,13 +190,15 @@ def _changed_keys(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
     return [key for key in keys if key in changed]
 
 
-def potential_label(potentials: Sequence[Pseudopotential]) -> str:
-    """What stands for the cores: "ccecp (N, O)" or "all electrons"."""
+def potential_label(
+    potentials: Sequence[Pseudopotential], all_electrons: str = "all electrons"
+) -> str:
+    """What stands for the cores, such as "ccecp (N, O)"; or the text for all electrons."""
     symbols: dict[str, list[str]] = {}
     for potential in potentials:
         symbols.setdefault(potential.name, []).append(potential.symbol)
     named = [f"{name} ({', '.join(of)})" for name, of in symbols.items()]
-    return ", ".join(named) or "all electrons"
+    return ", ".join(named) or all_electrons
 
 
 def _atoms(molecule: Molecule) -> str:

@@ -231,6 +231,11 @@ class LiteratureSpec(Section):
     spin: Whole | None = Field(
         None, description="2S that they belong to. Default: that of the file."
     )
+    pseudopotential: str | None = Field(
+        None,
+        description="Pseudopotential that they were computed with. Default: all electrons. They "
+        "are compared with runs of the same potential only.",
+    )
     value: str = Field("value", description="Column of the energies (hartree).")
     error: str | None = Field(None, description="Column of their errors (hartree).")
     kind: Literal["exact", "experiment", "method"] = Field(

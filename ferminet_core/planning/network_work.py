@@ -144,7 +144,20 @@ def _jet_determinants(net: Network, w: float) -> Work:
 def local_energy(net: Network, w: float, chunk: int) -> Work:
     """Local energies of w walkers by the forward Laplacian, at most `chunk` at a time."""
     passes, size = even_passes(math.ceil(w), chunk)
-    return repeat(_jet_layers(net, size) + _jet_determinants(net, size), passes)
+    work = repeat(_jet_layers(net, size) + _jet_determinants(net, size), passes)
+    return work + moved(net, w)
+
+
+def moved(net: Network, w: float) -> Work:
+    """The part of pseudopotentials that is not local (`moved_electron.network_ratios`)."""
+    if not net.moved:
+        return []
+    # Of the pairs, those of the moved electron with all others and back.
+    layers = [
+        layer._replace(two=layer.two and layer.two._replace(rows=2 * net.electrons))
+        for layer in net.layers
+    ]
+    return forward(net, w) + forward(net._replace(layers=tuple(layers)), w * net.moved)
 
 
 def backward(net: Network, w: float, weights: bool = True) -> Work:
