@@ -25,7 +25,6 @@ from plotly.offline import get_plotlyjs
 
 from ferminet_core.analysis.run_start import of_group
 from ferminet_core.analysis.summary import Summary
-from ferminet_core.inputs.origin import potential_label
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import MILLI
 from ferminet_core.report import tables
@@ -230,9 +229,7 @@ def _page(summary: Summary, pages: Sequence[RunPage], runs: Sequence[Run], folde
     state = f"{done} of {total} runs done" if done < total else f"all {total} runs done"
     sections = [
         _result(summary, pages),
-        Section(
-            "Energies", text=_comparability(summary, pages), charts=_energy_charts(summary, pages)
-        ),
+        Section("Energies", text=_comparability(summary), charts=_energy_charts(summary, pages)),
         _quantities(summary),
         _zero_variance(summary, pages),
         _shared(summary, folder),
@@ -358,19 +355,16 @@ def _quantities(summary: Summary) -> Section:
     )
 
 
-def _comparability(summary: Summary, pages: Sequence[RunPage]) -> str:
+def _comparability(summary: Summary) -> str:
     """Sentences on pseudopotentials, and on points with different starts; empty without these."""
-    return " ".join(filter(None, (_potentials(pages), _starts(summary))))
+    return " ".join(filter(None, (_potentials(summary), _starts(summary))))
 
 
-def _potentials(pages: Sequence[RunPage]) -> str:
-    found = list(dict.fromkeys(potential_label(p.run.molecule.pseudopotentials) for p in pages))
-    if not any(page.run.molecule.pseudopotentials for page in pages):
+def _potentials(summary: Summary) -> str:
+    found = [name or "all electrons" for name in summary.table["pseudopotential"].unique()]
+    if found == ["all electrons"]:
         return ""
-    if len(found) == 1:
-        which = f"Pseudopotential: {found[0]}."
-    else:
-        which = f"Pseudopotentials of the runs: {'; '.join(found)}."
+    which = f"Pseudopotential{'s of the runs' * (len(found) > 1)}: {'; '.join(found)}."
     return (
         f"{which} Total energies compare with those of the same potential only, and differences "
         "along a curve with all."

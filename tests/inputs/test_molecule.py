@@ -42,14 +42,20 @@ def test_electrons(symbol: str, charge: int, spin: int, electrons: tuple[int, in
 
 
 def test_nuclear_charges_are_places_in_the_periodic_table() -> None:
-    assert len(ELEMENTS) == len(set(ELEMENTS)) == 36
-    assert [ELEMENTS.index(s) + 1 for s in ("Ne", "Ar", "Ca", "Fe", "Zn", "Kr")] == [
+    assert len(ELEMENTS) == len(set(ELEMENTS)) == 94
+    assert [
+        ELEMENTS.index(s) + 1 for s in ("Ne", "Ar", "Ca", "Fe", "Zn", "Kr", "Xe", "Au", "Rn", "Pu")
+    ] == [
         10,
         18,
         20,
         26,
         30,
         36,
+        54,
+        79,
+        86,
+        94,
     ]
     assert WATER.charges == (8.0, 1.0, 1.0)
 
