@@ -15,7 +15,6 @@ term, with the kinetic energy as |grad delta|^2 / 2, is of second order in delta
 first order. It vanishes for an eigenfunction psi_T, and its noise falls with delta.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
 from ferminet_core.vmc.pseudopotentials import semilocal_energy
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.determinants import log_sum_determinants
-from ferminet_core.wavefunction.moved_electron import full_ratios, network_ratios
+from ferminet_core.wavefunction.moved_electron import Ratios, full_ratios, network_ratios
 from ferminet_core.wavefunction.networks import Params, Spins
 
 # Bohr^-3, added to the squared norm of a target's row, which is the reference's density of that
@@ -225,7 +224,10 @@ def samples(
     numerator = second_order + first_order
     if nuclei.potentials is not None:
         # delta V delta + 2 delta V psi_T, V being the part that is not local.
-        own, other = _semilocal(params, reference, weights, electrons, nuclei, spins)
+        ratios = _ratios(params, reference, weights, electrons, positions, spins)
+        own, other = (
+            semilocal_energy(nuclei.potentials, electrons, positions, each) for each in ratios
+        )
         numerator = numerator + delta * (psi * own + psi_t * other)
     return Samples(
         log_ratio,
@@ -237,16 +239,15 @@ def samples(
     )
 
 
-def _semilocal(
+def _ratios(
     params: Params,
     reference: orbitals.Determinants,
     weights: jax.Array,
     electrons: jax.Array,
-    nuclei: Nuclei,
+    positions: jax.Array,
     spins: Spins,
-) -> tuple[jax.Array, jax.Array]:
-    """(V psi) / psi of the network and of psi_T, (walker,), V being not local; see `compare`."""
-    positions = nuclei.positions
+) -> tuple[Ratios, Ratios]:
+    """Ratios of psi and of psi_T at the walkers."""
 
     def psi_t(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         sign, log = jnp.ones(()), jnp.zeros(())
@@ -259,8 +260,7 @@ def _semilocal(
 
     without = {name: part for name, part in params.items() if name != "jastrow"}
     network = network_ratios(without, electrons, positions, spins)
-    energy = functools.partial(semilocal_energy, nuclei.potentials, electrons, positions)
-    return energy(network), energy(full_ratios(psi_t, electrons))
+    return network, full_ratios(psi_t, electrons)
 
 
 def read(reference: Samples, network: Samples) -> Reading:

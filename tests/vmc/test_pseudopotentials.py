@@ -27,7 +27,8 @@ LITHIUM = with_pseudopotentials(("Li",), ((0.0, 0.0, 0.0),), spin=1)
 
 
 def nuclei_of(molecule: Molecule, quadrature: str = "icosahedron") -> Nuclei:
-    config = Config(pseudopotential=PseudopotentialConfig(quadrature=quadrature))
+    section = PseudopotentialConfig.model_validate({"quadrature": quadrature})
+    config = Config(pseudopotential=section)
     return datasets.nuclei(molecule, config, jnp.float64)
 
 
@@ -48,7 +49,7 @@ def test_a_quadrature_is_exact_up_to_its_degree_and_no_further(name: str, degree
 
     def mean(momentum: int) -> float:
         orders = range(-momentum, momentum + 1)
-        return max(abs(np.mean(sph_harm_y(momentum, m, theta, phi))) for m in orders)
+        return max(float(abs(np.mean(sph_harm_y(momentum, m, theta, phi)))) for m in orders)
 
     assert mean(0) == pytest.approx(1 / math.sqrt(4 * math.pi), rel=1e-14)
     # Rounding of at most 12 harmonics of order 1.
