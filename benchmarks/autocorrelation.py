@@ -37,7 +37,7 @@ def records(run: Path) -> Callable[[bool], tuple[np.ndarray, float]]:
     optimised = artefacts.load(run / "optimise.zarr.zip")
     spec = RunSpec.model_validate_json(str(optimised.attrs["spec"]))
     params = datasets.params(optimised, spec, jnp.float32)
-    nuclei = datasets.nuclei(spec.molecule, jnp.float32)
+    nuclei = datasets.nuclei(spec.molecule, spec.config, jnp.float32)
     start = mcmc.walkers(jnp.asarray(optimised["walkers"].values[:WALKERS]))
 
     spins = spec.molecule.electrons

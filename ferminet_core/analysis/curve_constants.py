@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from ferminet_core.analysis.potential_curve import (
     reduced_mass,
 )
 from ferminet_core.analysis.scan_table import measured
-from ferminet_core.inputs.molecule import ELEMENTS
+from ferminet_core.inputs.molecule import ELEMENTS, Molecule
 from ferminet_core.inputs.run_spec import RunSpec
 
 # Energy and standard error (hartree) of free atoms and ions by symbol and charge.
@@ -106,7 +107,7 @@ def _minimum(
         "fitted_suspect": list(used["run_id"][used["verdict"].str.startswith("suspect")]),
         "fitted_unconverged": list(used["run_id"][used["verdict"].str.startswith("not converged")]),
         "fitted_untrained": list(used["run_id"][used["verdict"].str.startswith("not optimised")]),
-        **_depth(minimum, symbols, curve.state.charge, fragments),
+        **_depth(minimum, runs[curve.run_ids[0]].molecule, fragments),
     }
 
 
@@ -151,12 +152,10 @@ def _with_slopes(
     }
 
 
-def _depth(
-    minimum: CurveMinimum, symbols: tuple[str, ...], charge: int, fragments: Fragments
-) -> dict[str, Any]:
+def _depth(minimum: CurveMinimum, molecule: Molecule, fragments: Fragments) -> dict[str, Any]:
     """D_e relative to the separated fragments that were run."""
     try:
-        apart = separated(symbols, charge, fragments)
+        apart = separated(molecule.symbols, molecule.charge, fragments, molecule.cores)
     except FitRefusedError as refusal:
         return {"D_e_refused": str(refusal)}
     depth = Estimate(
@@ -189,28 +188,35 @@ def _fragments(
     return found
 
 
-def separated(symbols: Sequence[str], charge: int, fragments: Fragments) -> Separated:
+def separated(
+    symbols: Sequence[str],
+    charge: int,
+    fragments: Fragments,
+    cores: Mapping[str, int] = MappingProxyType({}),
+) -> Separated:
     """The lowest energy of a molecule's separated atoms, over all ways to share its charge.
 
     The atoms of a neutral molecule are neutral. Those of an ion have charges of its sign: HeH+ has
-    the limits He + H+ and He+ + H. A bare nucleus, such as the proton, has the energy 0. Limits
-    with an atom that was not run are left out, and named.
+    the limits He + H+ and He+ + H. A bare nucleus, such as the proton, has the energy 0, and so has
+    a core whose electrons a pseudopotential replaces. Limits with an atom that was not run are left
+    out, and named.
 
     Args:
         symbols: of the molecule's nuclei.
         charge: of the molecule.
         fragments: the atoms and ions that were run.
+        cores: electrons that pseudopotentials replace, by element.
 
     Raises:
         FitRefusedError: no limit has all its atoms.
     """
-    known = dict(fragments)
-    known |= {(symbol, ELEMENTS.index(symbol) + 1): (0.0, 0.0) for symbol in symbols}
+    bare = {symbol: ELEMENTS.index(symbol) + 1 - cores.get(symbol, 0) for symbol in symbols}
+    known = dict(fragments) | dict.fromkeys(bare.items(), (0.0, 0.0))
     sign = 1 if charge > 0 else -1
     limits: dict[tuple[tuple[str, int], ...], str] = {}
     for places in itertools.combinations_with_replacement(range(len(symbols)), abs(charge)):
         atoms = [(symbol, sign * places.count(i)) for i, symbol in enumerate(symbols)]
-        if all(q <= ELEMENTS.index(symbol) + 1 for symbol, q in atoms):
+        if all(q <= bare[symbol] for symbol, q in atoms):
             text = " + ".join(formula([symbol], q) for symbol, q in atoms)
             limits.setdefault(tuple(sorted(atoms)), text)
     found, not_run = [], []
@@ -244,7 +250,7 @@ def atomisation(runs: Sequence[RunSpec], table: pd.DataFrame) -> dict[str, dict[
             if len(molecule.symbols) == 1:
                 continue
             with contextlib.suppress(FitRefusedError):
-                apart = separated(molecule.symbols, molecule.charge, fragments)
+                apart = separated(molecule.symbols, molecule.charge, fragments, molecule.cores)
                 result[run_id] = {
                     "value_Eh": apart.energy - float(energy),
                     "error_Eh": math.hypot(apart.error, error),

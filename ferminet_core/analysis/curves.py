@@ -1,30 +1,33 @@
 """The curves of a scan: which of its runs belong together on one.
 
 A curve is what one variant computes of one state over one parameter. Energies of different nuclei,
-charges or spins are never on one curve, and neither are structures of the same nuclei that are
-separate entries of `geometries`, such as a chain and a square. All that is fitted, compared or
-drawn along a parameter is taken per curve. Hartree-Fock and published energies belong to a state.
+charges, spins or pseudopotentials are never on one curve, and neither are structures of the same
+nuclei that are separate entries of `geometries`, such as a chain and a square. All that is fitted,
+compared or drawn along a parameter is taken per curve. Hartree-Fock and published energies belong
+to a state.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.parameter_values import entry_name
 from ferminet_core.inputs.run_spec import RunSpec
 
 
 class State(NamedTuple):
-    """A molecule in one electronic state, at any of its geometries.
+    """A molecule in one electronic state, at any of its geometries, with one set of potentials.
 
     entry: of `geometries`, empty for the atoms at the top of a system file; symbols: of the nuclei;
-    spin: 2S
+    spin: 2S; potential: names of the pseudopotentials, empty for all electrons
     """
 
     entry: str
     symbols: tuple[str, ...]
     charge: int
     spin: int
+    potential: str = ""
 
     @property
     def formula(self) -> str:
@@ -53,7 +56,13 @@ def state_of(run: RunSpec) -> State:
     """The state that a run computes."""
     molecule = run.molecule
     entry = entry_name(run.geometry, run.parameters) if run.parameters else run.geometry
-    return State(entry, molecule.symbols, molecule.charge, molecule.spin)
+    potential = "+".join(sorted(potentials_of(molecule)))
+    return State(entry, molecule.symbols, molecule.charge, molecule.spin, potential)
+
+
+def potentials_of(molecule: Molecule) -> set[str]:
+    """The names of a molecule's pseudopotentials; none with all electrons."""
+    return {potential.name for potential in molecule.pseudopotentials}
 
 
 def varied_parameter(runs: Sequence[RunSpec]) -> str | None:
@@ -101,7 +110,9 @@ def state_labels(states: Iterable[State]) -> dict[State, str]:
         same = [other for other in different if names[other] == name]
         charge = f", charge {state.charge}" if len({s.charge for s in same}) > 1 else ""
         spin = f", spin {state.spin}" if len({s.spin for s in same}) > 1 else ""
-        labels[state] = f"{name}{charge}{spin}" if counts[name] > 1 else name
+        several = len({s.potential for s in same}) > 1
+        potential = f", {state.potential or 'all electrons'}" if several else ""
+        labels[state] = f"{name}{charge}{spin}{potential}" if counts[name] > 1 else name
     return labels
 
 

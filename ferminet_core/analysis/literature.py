@@ -1,8 +1,9 @@
 """Published energies to compare a scan with.
 
 A file that is missing or does not fit gives a warning and empty values, and never fails a scan: its
-results do not depend on what is already known. Published energies belong to one state, and are
-never compared with the runs of another that happens to have the same parameters.
+results do not depend on what is already known. Published energies belong to one state, with
+all electrons or one pseudopotential, and are never compared with the runs of another that happens
+to have the same parameters.
 """
 
 import io
@@ -16,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.curves import State, state_of
+from ferminet_core.analysis.curves import State, potentials_of, state_of
 from ferminet_core.inputs.messages import replace_unprintable
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
@@ -159,6 +160,11 @@ def _own_runs(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> list[Run
         if all(name in run.parameters or name in _FACTS for name in matched)
         and spec.geometry in (None, state_of(run).entry)
     ]
+    # Total energies without the cores are on another scale.
+    potentials = set() if spec.pseudopotential is None else {spec.pseudopotential}
+    if own and not (own := [run for run in own if potentials_of(run.molecule) == potentials]):
+        what = f"the pseudopotential {spec.pseudopotential}" if potentials else "all electrons"
+        return refuse(f"the energies are those of {what}, and no run has the same")
     for key in ("charge", "spin"):
         given, found = getattr(spec, key), {getattr(run.molecule, key) for run in own}
         if given is None and (matched & {"geometry", key} or len(found) < 2):

@@ -32,10 +32,11 @@ def localisation_flags(inference: Mapping[str, Any], molecule: Molecule) -> list
         inference: attributes of the inference; moments that it did not measure get no sentence.
         molecule: nuclei, charge and spin.
     """
-    positions, charges = np.array(molecule.positions), np.array(molecule.charges)
-    group = operations(positions, charges)
+    # All centres that treat equal nuclei alike are one in the directions where symmetry says 0.
+    positions, numbers = np.array(molecule.positions), np.array(molecule.atomic_numbers, float)
+    group = operations(positions, numbers)
     projector = forbidden_part(group)
-    middle = centre(positions, charges)
+    middle = centre(positions, numbers)
     moved = [np.linalg.norm(positions[o.permutation] - positions, axis=1).max() for o in group]
     limit = SHARE * max(*moved, _LEAST_EXTENT)
     flags = []

@@ -35,6 +35,7 @@ from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.verdict import Verdict, judge
 from ferminet_core.inputs.basis_sets import basis_label
 from ferminet_core.inputs.messages import replace_unprintable
+from ferminet_core.inputs.origin import potential_label
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import Column
@@ -281,6 +282,7 @@ def _row(
         "molecule": formula(run.molecule.symbols),
         "total_charge": run.molecule.charge,
         "spin_2S": run.molecule.spin,
+        "pseudopotential": potential_label(run.molecule.pseudopotentials, all_electrons=""),
         "variant": run.variant,
         "state": outcome.state,
         "start": outcome.start.text if outcome.start else "",

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from pyscf import ao2mo, cc, fci, gto, mcscf, mrpt, scf
+from pyscf.gto.ecp import core_configuration
 from pyscf.mcscf import avas
 
 from ferminet_core.chemistry.hartree_fock import fix_degenerate
@@ -169,6 +170,28 @@ def _valence_shells(mole: gto.Mole) -> list[str] | None:
     return sorted(labels)
 
 
+def _valence_basis(mole: gto.Mole) -> str | dict[str, list[Any]]:
+    """The set that has the atoms' valence orbitals under PySCF's labels.
+
+    PySCF counts an atom's shells from the first one that its pseudopotential leaves. So the set of
+    such an atom has no other shells.
+    """
+    if not mole.has_ecp():
+        return _VALENCE_BASIS
+    found = {}
+    for atom in range(mole.natm):
+        symbol = mole.atom_pure_symbol(atom)
+        below = list(core_configuration(mole.atom_nelec_core(atom), symbol))
+        kept = []
+        for shell in gto.basis.load(_VALENCE_BASIS, symbol):
+            if below[shell[0]] > 0:
+                below[shell[0]] -= 1
+            else:
+                kept.append(shell)
+        found[symbol] = kept
+    return found
+
+
 def _nevpt2(restricted: Any) -> MethodEnergy:
     """Strongly contracted NEVPT2 (Angeli et al. 2001, doi:10.1063/1.1361246) on a CASSCF.
 
@@ -185,8 +208,9 @@ def _nevpt2(restricted: Any) -> MethodEnergy:
     labels = _valence_shells(mole)
     if labels is None:
         return no_energy("NEVPT2 refused: atoms beyond argon")
+    minao = _valence_basis(mole)
     orbitals, electrons, start = avas.avas(
-        restricted, labels, threshold=_VALENCE_SHARE, minao=_VALENCE_BASIS, canonicalize=False
+        restricted, labels, threshold=_VALENCE_SHARE, minao=minao, canonicalize=False
     )
     space = f"active space of {electrons} electrons in {orbitals} orbitals"
     if orbitals > MAX_ACTIVE:

@@ -213,7 +213,9 @@ def _parities(
 
 def _images(mole: gto.Mole) -> list[tuple[np.ndarray, np.ndarray]]:
     """Operations (3, 3) and (ao, ao) that permute the nuclei, one for each permutation."""
-    group = operations(mole.atom_coords(), mole.atom_charges().astype(float))
+    # Places in the periodic table: with pseudopotentials, different nuclei may have one charge.
+    numbers = [gto.charge(mole.atom_pure_symbol(i)) for i in range(mole.natm)]
+    group = operations(mole.atom_coords(), np.asarray(numbers, float))
     # Operations of one permutation differ by turns about nuclei, which move no charge.
     different = {tuple(o.permutation.tolist()): o for o in reversed(group) if o.moves}
     return [(operation.matrix, ao_image(mole, operation)) for operation in different.values()]

@@ -1,11 +1,13 @@
 """Gaussian basis sets by name, and the molecule in them, from PySCF."""
 
+from typing import Any
+
 import numpy as np
 from pyscf import gto
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.basis_sets import check_basis, element_basis
-from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.molecule import Molecule, Pseudopotential
 
 
 def build_mole(
@@ -23,11 +25,13 @@ def build_mole(
         InputError: The basis is unsuitable (`check_basis`), or has fewer orbitals than electrons of
             one spin.
     """
-    check_basis(basis, molecule.symbols, key)
+    potentials = {p.symbol: p for p in molecule.pseudopotentials}
+    check_basis(basis, molecule.symbols, key, {s: p.name for s, p in potentials.items()})
     mole = gto.M(
         atom=list(zip(molecule.symbols, molecule.positions, strict=True)),
         unit="Bohr",
-        basis={symbol: element_basis(basis, symbol) for symbol in molecule.symbols},
+        basis={symbol: element_basis(basis, symbol, potentials) for symbol in molecule.symbols},
+        ecp={symbol: in_pyscf(potential) for symbol, potential in potentials.items()},
         charge=molecule.charge,
         spin=molecule.spin,
         cart=cartesian,
@@ -40,6 +44,21 @@ def build_mole(
             "electrons; choose a larger basis"
         )
     return mole
+
+
+def in_pyscf(potential: Pseudopotential) -> list[Any]:
+    """A pseudopotential as PySCF takes it: the core, and (a, c) of each part and n."""
+    parts = {-1: potential.local, **dict(enumerate(potential.channels))}
+    return [
+        potential.core,
+        [
+            [
+                momentum,
+                [[[t.exponent, t.coefficient] for t in terms if t.power == n] for n in range(7)],
+            ]
+            for momentum, terms in parts.items()
+        ],
+    ]
 
 
 def shell_variables(mole: gto.Mole) -> dict[str, tuple[str, np.ndarray]]:

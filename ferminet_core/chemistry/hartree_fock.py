@@ -228,7 +228,7 @@ def _alternating_density(mole: gto.Mole) -> np.ndarray:
     polarisation = np.zeros(mole.nao)
     for atom, (_, _, first, last) in enumerate(mole.aoslice_by_atom()):
         symbol = mole.atom_pure_symbol(atom)
-        polarisation[first:last] = signs[atom] * _unpaired(symbol) / gto.charge(symbol)
+        polarisation[first:last] = signs[atom] * _unpaired(symbol) / mole.atom_charge(atom)
     tilt = 0.25 * (polarisation[:, None] + polarisation[None, :]) * density
     return np.stack([0.5 * density + tilt, 0.5 * density - tilt])
 

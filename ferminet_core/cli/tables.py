@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.origin import describe
+from ferminet_core.inputs.origin import describe, potential_label
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_file import json_schema
 from ferminet_core.units import format_duration
@@ -33,9 +33,11 @@ def console() -> Console:
 def print_runs(scan: Scan) -> None:
     """The run table: one row per run."""
     variants = any(run.variant for run in scan.runs)
+    pseudo = any(run.molecule.pseudopotentials for run in scan.runs)
     started = any(run.neighbour or run.group for run in scan.runs)
     left = ["run", "geometry", *(["variant"] if variants else []), *scan.parameters]
-    right = ["formula", "charge", "2S", "up/down", "basis", "walkers", "iterations"]
+    right = ["formula", "charge", "2S", "up/down", *(["pseudopotential"] if pseudo else [])]
+    right += ["basis", "walkers", "iterations"]
     rows = [[*left, *right, *(["starts from"] if started else [])]]
     for run in scan.runs:
         molecule, config = run.molecule, run.config
@@ -46,6 +48,7 @@ def print_runs(scan: Scan) -> None:
             f"{molecule.charge:+d}" if molecule.charge else "0",
             str(molecule.spin),
             f"{molecule.n_up}/{molecule.n_down}",
+            *([potential_label(molecule.pseudopotentials)] if pseudo else []),
             config.reference.basis,
             str(config.mcmc.walkers),
             str(config.optimise.iterations),

@@ -323,6 +323,20 @@ class SharingConfig(Section):
     )
 
 
+POINTS: Mapping[str, int] = {"octahedron": 6, "icosahedron": 12}
+
+
+class PseudopotentialConfig(Section):
+    """Local energies with pseudopotentials; molecules without one do not use it."""
+
+    quadrature: Literal["octahedron", "icosahedron"] = Field(
+        "octahedron",
+        description="Points around a nucleus for the part of a pseudopotential that depends on the "
+        "angular momentum: 6, exact up to degree 3, or 12, up to 5 and twice as expensive. Either "
+        "adds noise, but no bias.",
+    )
+
+
 class InferenceConfig(Section):
     """Measurement at fixed parameters."""
 
@@ -382,6 +396,7 @@ class Config(Section):
     mcmc: McmcConfig = McmcConfig()
     pretrain: PretrainConfig = PretrainConfig()
     optimise: OptimiseConfig = OptimiseConfig()
+    pseudopotential: PseudopotentialConfig = PseudopotentialConfig()
     sharing: SharingConfig = SharingConfig()
     inference: InferenceConfig = InferenceConfig()
     runtime: RuntimeConfig = RuntimeConfig()

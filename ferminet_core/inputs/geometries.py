@@ -15,9 +15,10 @@ from ferminet_core.inputs.expressions import (
     parse_condition,
 )
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.molecule import Molecule, Pseudopotential
 from ferminet_core.inputs.origin import same_molecule
 from ferminet_core.inputs.parameter_values import value_text, values_of, values_text
+from ferminet_core.inputs.pseudopotentials import pseudopotentials
 from ferminet_core.inputs.system_file import parse_system
 from ferminet_core.inputs.system_keys import (
     MAX_RUN_NAME,
@@ -82,7 +83,7 @@ class _Condition:
             raise InputError(f"{self.where()}: {error}") from None
 
 
-def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
+def points(system: SystemFile, file: YamlFile, name: str) -> dict[str, list[Point]]:
     """Every geometry of the scan: families in the file's order, the last parameter fastest.
 
     Args:
@@ -90,9 +91,13 @@ def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
         file: The file, for error lines.
         name: Name of a single geometry without parameters.
 
+    Returns:
+        By what a variant adds to the names of its runs, as pseudopotentials differ between
+        variants; without variants there is the plain one.
+
     Raises:
-        InputError: No geometry, wrong coordinates, an impossible molecule, an unused parameter or
-            too many runs.
+        InputError: No geometry, wrong coordinates, an impossible molecule, an unused parameter, too
+            many runs, or no such pseudopotential.
     """
     families = _families(system, file, name)
     conditions = _conditions(system, file, families)
@@ -101,12 +106,51 @@ def points(system: SystemFile, file: YamlFile, name: str) -> list[Point]:
     count = sum(math.prod(map(len, family.values.values())) for family in families)
     if count * len(variants) > MAX_RUNS:
         raise InputError(f"{file.path}: more than {MAX_RUNS} runs; split the scan")
-    found: list[Point] = []
-    for family in families:
-        for values in itertools.product(*family.values.values()):
-            parameters = {**family.frame, **dict(zip(family.values, values, strict=True))}
-            found.append(_point(family, parameters, conditions, file.path))
-    _check_lengths(found, max(map(len, variants)), file.path)
+    places = [
+        (family, {**family.frame, **dict(zip(family.values, values, strict=True))})
+        for family in families
+        for values in itertools.product(*family.values.values())
+    ]
+    made: dict[tuple[Pseudopotential, ...], list[Point]] = {}
+    found = {}
+    for variant, potentials in _potentials(system, file, families).items():
+        if potentials not in made:
+            made[potentials] = [
+                _point(*place, conditions, file.path, potentials) for place in places
+            ]
+        found[variant] = made[potentials]
+    _check_lengths(next(iter(made.values())), max(map(len, variants)), file.path)
+    return found
+
+
+def _potentials(
+    system: SystemFile, file: YamlFile, families: Sequence[_Family]
+) -> dict[str, tuple[Pseudopotential, ...]]:
+    """The pseudopotentials of each variant, by what it adds to the names of its runs.
+
+    Raises:
+        InputError: There is no such pseudopotential, or none for an element.
+    """
+    symbols = sorted({atom.symbol for family in families for atom in family.atoms})
+    key = "pseudopotential"
+    asked: dict[str, tuple[Any, tuple[str | int, ...]]] = {"": (system.pseudopotential, (key,))}
+    if system.variants:
+        asked = {
+            variant_suffix(v): (system.pseudopotential, (key,))
+            if v.pseudopotential is None
+            else (v.pseudopotential, ("variants", i, key))
+            for i, v in enumerate(system.variants)
+        }
+    read: dict[tuple[str | int, ...], tuple[Pseudopotential, ...]] = {}
+    found = {}
+    for variant, (choice, place) in asked.items():
+        if place not in read:
+
+            def where(*inside: str, place: tuple[str | int, ...] = place) -> str:
+                return file.where((*place, *inside))
+
+            read[place] = pseudopotentials(choice, symbols, file.path.parent, where)
+        found[variant] = read[place]
     return found
 
 
@@ -117,7 +161,8 @@ def geometry_of(
 
     Args:
         path: The system file.
-        known: Parameters and molecules that tell which of the file's geometries it is.
+        known: Parameters and molecules that tell which of the file's geometries it is, and give its
+            pseudopotentials.
 
     Returns:
         A function from parameters to the molecule there. It raises `InputError` where a coordinate
@@ -130,10 +175,11 @@ def geometry_of(
     system = parse_system(file)
     families = _families(system, file, "")
     conditions = _conditions(system, file, families)
+    potentials = known[0][1].pseudopotentials if known else ()
 
     def found(family: _Family, parameters: Mapping[str, float]) -> Molecule:
         values = {name: float(value_text(value)) for name, value in parameters.items()}
-        return _point(family, values, conditions, path).molecule
+        return _point(family, values, conditions, path, potentials).molecule
 
     def gives(family: _Family, parameters: Mapping[str, float], molecule: Molecule) -> bool:
         if {*family.values, *family.frame} != {*parameters}:
@@ -163,7 +209,11 @@ def _check_lengths(found: Sequence[Point], variant: int, path: Path) -> None:
 
 
 def _point(
-    family: _Family, parameters: dict[str, float], conditions: list[_Condition], path: Path
+    family: _Family,
+    parameters: dict[str, float],
+    conditions: list[_Condition],
+    path: Path,
+    potentials: tuple[Pseudopotential, ...],
 ) -> Point:
     charge, spin = family.charge, family.spin
     overrides = dict(family.overrides)
@@ -174,12 +224,14 @@ def _point(
             spin = spin if case.spin is None else case.spin
             overrides.update(case.overrides)
     name = "_".join(filter(None, (family.name, values_text(parameters)))).lower()
+    symbols = tuple(atom.symbol for atom in family.atoms)
     molecule = Molecule.make(
-        symbols=tuple(atom.symbol for atom in family.atoms),
+        symbols=symbols,
         positions=tuple(atom.position(parameters, family.units) for atom in family.atoms),
         charge=charge,
         spin=spin,
         where=f"{path}: geometry {name}",
+        pseudopotentials=tuple(p for p in potentials if p.symbol in symbols),
     )
     return Point(name, parameters, molecule, overrides)
 

@@ -11,7 +11,7 @@ from pydantic_core import ErrorDetails
 Location = tuple[str | int, ...]
 
 # Tags that distinguish the forms of a key. They appear only in pydantic's locations.
-TAGS = ("<number>", "<list>", "<range>", "<grid>", "<word>", "<anchors>", "<sharing>")
+TAGS = ("<number>", "<list>", "<range>", "<grid>", "<word>", "<anchors>", "<sharing>", "<elements>")
 
 _MAX_LISTED = 12
 # Lines of one error. A file with sixty thousand unknown keys has one mistake.

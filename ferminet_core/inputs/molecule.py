@@ -5,9 +5,18 @@ import hashlib
 import json
 import math
 import re
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import dotted, error_lines, show
@@ -20,13 +29,16 @@ ELEMENTS = (
     "Na", "Mg", "Al", "Si", "P", "S", "Cl", "Ar",
     "K", "Ca", "Sc", "Ti", "V", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn",
     "Ga", "Ge", "As", "Se", "Br", "Kr",
+    "Rb", "Sr", "Y", "Zr", "Nb", "Mo", "Tc", "Ru", "Rh", "Pd", "Ag", "Cd",
+    "In", "Sn", "Sb", "Te", "I", "Xe",
+    "Cs", "Ba", "La", "Ce", "Pr", "Nd", "Pm", "Sm", "Eu", "Gd", "Tb", "Dy", "Ho", "Er", "Tm", "Yb",
+    "Lu", "Hf", "Ta", "W", "Re", "Os", "Ir", "Pt", "Au", "Hg", "Tl", "Pb", "Bi", "Po", "At", "Rn",
+    "Fr", "Ra", "Ac", "Th", "Pa", "U", "Np", "Pu",
 )
 # fmt: on
-# Further elements, which are not misspelt lighter ones.
-HEAVIER = re.compile(
-    "Rb|Sr|Y|Zr|Nb|Mo|Tc|Ru|Rh|Pd|Ag|Cd|In|Sn|Sb|Te|I|Xe|Cs|Ba|La|Ce|Pr|Nd|Pm|Sm|Eu|Gd|Tb|Dy|Ho|Er"
-    "|Tm|Yb|Lu|Hf|Ta|W|Re|Os|Ir|Pt|Au|Hg|Tl|Pb|Bi|Po|At|Rn|Fr|Ra|Ac|Th|Pa|U|Np|Pu"
-)
+# The elements that may have all of their electrons. The others need a pseudopotential: no basis
+# set of PySCF's describes their cores, and relativity matters.
+ALL_ELECTRON = ELEMENTS[:36]
 # Nuclei nearer than this (bohr) are a slip, and no basis set suits them.
 COINCIDENT = 1e-3
 # Bounds of what users give (see `Molecule.make`). Stored molecules need not obey them.
@@ -46,16 +58,44 @@ _HINTS = {
 }
 _GHOST = re.compile(r"(?i)(ghost|gh|bq|x)[-_:.@]?[a-z]{0,2}[0-9]*|@[a-z]+|[a-z]{1,2}:")
 _LABEL = re.compile(r"(?i)([a-z]{1,2})(?:[-_:@#(.]?[0-9].*|@.+)")
-ALLOWED_ELEMENTS = f"{ELEMENTS[0]} to {ELEMENTS[-1]}"
+ALLOWED_ELEMENTS = f"{ALL_ELECTRON[0]} to {ALL_ELECTRON[-1]}"
 
 Position = tuple[float, float, float]
+
+
+class RadialTerm(NamedTuple):
+    """A term c r^(n - 2) exp(-a r^2) of a potential, hartree and bohr: n, a and c."""
+
+    power: int
+    exponent: float
+    coefficient: float
+
+
+class Pseudopotential(BaseModel):
+    """What stands for the nucleus and the core of an element, as numbers.
+
+    Besides -(Z - core) / r it has a local part U and a part U_l for each angular momentum l = 0, 1,
+    ... of an electron about the nucleus (see docs/pseudopotentials.md).
+
+    name: as the system file gives it; core: electrons that it replaces
+    local: U; channels: U_0, U_1, ...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    symbol: str
+    name: str
+    core: Annotated[int, Field(ge=0)]
+    local: tuple[RadialTerm, ...]
+    channels: tuple[tuple[RadialTerm, ...], ...]
 
 
 class Molecule(BaseModel):
     """Nuclei at fixed positions (bohr) with electrons of given charge and spin.
 
-    `spin` is 2S = n_up - n_down. Construction raises pydantic's ValidationError; `make` raises an
-    InputError instead.
+    `spin` is 2S = n_up - n_down. Elements with one of `pseudopotentials` have valence electrons
+    only, and no other electron counts. Construction raises pydantic's ValidationError; `make`
+    raises an InputError instead.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -64,11 +104,26 @@ class Molecule(BaseModel):
     positions: tuple[Position, ...]
     charge: Annotated[int, Field(strict=True)] = 0
     spin: Annotated[int, Field(strict=True)] = 0
+    # By symbol; of elements of the molecule only.
+    pseudopotentials: tuple[Pseudopotential, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Molecules with all electrons keep the hashes that they had without this key."""
+        content: dict[str, Any] = dump(self)
+        if not self.pseudopotentials:
+            content.pop("pseudopotentials", None)
+        return content
 
     @model_validator(mode="after")
     def _possible(self, info: ValidationInfo) -> "Molecule":
         for symbol in self.symbols:
             check_element(symbol)
+            if symbol not in ALL_ELECTRON and symbol not in self.cores:
+                raise ValueError(
+                    f"{symbol} needs a pseudopotential; give `pseudopotential`, such as ccecp; "
+                    f"without one allowed: {ALLOWED_ELEMENTS}"
+                )
         if len(self.symbols) != len(self.positions):
             raise ValueError(f"{len(self.symbols)} symbols for {len(self.positions)} positions")
         if info.context is GIVEN:
@@ -139,6 +194,7 @@ class Molecule(BaseModel):
         charge: int = 0,
         spin: int = 0,
         where: str = "molecule",
+        pseudopotentials: tuple[Pseudopotential, ...] = (),
     ) -> "Molecule":
         """A molecule; positions in bohr.
 
@@ -147,6 +203,7 @@ class Molecule(BaseModel):
         """
         try:
             parts = {"symbols": symbols, "positions": positions, "charge": charge, "spin": spin}
+            parts |= {"pseudopotentials": pseudopotentials}
             return cls.model_validate(parts, context=GIVEN)
         except ValidationError as error:
             lines = error_lines(
@@ -157,9 +214,26 @@ class Molecule(BaseModel):
             raise InputError("\n".join(line for _, line in lines)) from None
 
     @property
+    def cores(self) -> dict[str, int]:
+        """Electrons that pseudopotentials replace, by the elements that have one."""
+        return {potential.symbol: potential.core for potential in self.pseudopotentials}
+
+    @property
+    def atomic_numbers(self) -> tuple[int, ...]:
+        """Places in the periodic table, in order of the atoms: these tell elements apart."""
+        return tuple(ELEMENTS.index(symbol) + 1 for symbol in self.symbols)
+
+    @property
     def charges(self) -> tuple[float, ...]:
-        """Nuclear charges, in order of the atoms."""
-        return tuple(float(ELEMENTS.index(symbol) + 1) for symbol in self.symbols)
+        """Charges of the nuclei in order of the atoms, less those of cores with a pseudopotential.
+
+        With pseudopotentials several elements have one charge, such as 4 of C and Si.
+        """
+        cores = self.cores
+        return tuple(
+            float(number - cores.get(symbol, 0))
+            for symbol, number in zip(self.symbols, self.atomic_numbers, strict=True)
+        )
 
     @property
     def n_electrons(self) -> int:
@@ -192,7 +266,7 @@ class Molecule(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over nuclei, positions, charge and spin."""
+        """SHA-256 (hex) over nuclei, positions, charge, spin and pseudopotentials."""
         return hashlib.sha256(
             json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
         ).hexdigest()
@@ -215,10 +289,10 @@ def check_element(symbol: str) -> None:
         hint = _HINTS[symbol]
     elif label and label[1].capitalize() in ELEMENTS:
         hint = f"labels are not supported; write {label[1].capitalize()}, and one basis set for all"
-    elif _GHOST.fullmatch(symbol) and not HEAVIER.fullmatch(symbol):
+    elif _GHOST.fullmatch(symbol):
         hint = "ghost atoms are not supported; leave this line out"
     else:
         close = difflib.get_close_matches(symbol[:10], ELEMENTS, n=1, cutoff=0.6)
-        hint = f"did you mean {close[0]!r}?" if close and not HEAVIER.fullmatch(symbol) else ""
+        hint = f"did you mean {close[0]!r}?" if close else ""
     hint = f"{hint} " if hint.endswith("?") else f"{hint}; " * bool(hint)
     raise ValueError(f"unknown element {show(symbol)}; {hint}allowed: {ALLOWED_ELEMENTS}")

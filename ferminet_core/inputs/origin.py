@@ -12,7 +12,7 @@ from typing import Any
 
 from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.molecule import Molecule, Pseudopotential
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, canonical_json, flat_settings
 from ferminet_core.inputs.setting_fields import Resume
 from ferminet_core.inputs.stage_table import declared
@@ -28,8 +28,12 @@ _HOW = {True: "with sharing", False: "without sharing"}
 
 
 def same_molecule(a: Molecule, b: Molecule) -> bool:
-    """Whether two molecules are the same request: same nuclei in the same places, same spin."""
-    return (a.symbols, a.charge, a.spin) == (b.symbols, b.charge, b.spin) and all(
+    """Whether two molecules are the same request.
+
+    They have the same nuclei in the same places, the same spin and the same pseudopotentials.
+    """
+    kinds = [(m.symbols, m.charge, m.spin, m.pseudopotentials) for m in (a, b)]
+    return kinds[0] == kinds[1] and all(
         math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
     )
 
@@ -138,7 +142,12 @@ def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:
         for name in ("charge", "spin")
         if (old := getattr(made, name)) != (new := getattr(wanted, name))
     ]
-    in_same_state = wanted.model_copy(update={"charge": made.charge, "spin": made.spin})
+    if made.pseudopotentials != wanted.pseudopotentials:
+        old, new = (potential_label(m.pseudopotentials) for m in (made, wanted))
+        same = " (with other numbers)" if old == new else ""
+        found.append(f"computed with {old}, the file says {new}{same}")
+    state = ("charge", "spin", "pseudopotentials")
+    in_same_state = wanted.model_copy(update={name: getattr(made, name) for name in state})
     return found if same_molecule(made, in_same_state) else [*found, _of_positions(made, wanted)]
 
 
@@ -179,6 +188,17 @@ def _changed_keys(made: RunSpec, wanted: RunSpec, stage: str) -> list[str]:
     if bool(made.neighbour) != bool(wanted.neighbour):
         changed.difference_update(_SHARED)
     return [key for key in keys if key in changed]
+
+
+def potential_label(
+    potentials: Sequence[Pseudopotential], all_electrons: str = "all electrons"
+) -> str:
+    """What stands for the cores, such as "ccecp (N, O)"; or the text for all electrons."""
+    symbols: dict[str, list[str]] = {}
+    for potential in potentials:
+        symbols.setdefault(potential.name, []).append(potential.symbol)
+    named = [f"{name} ({', '.join(of)})" for name, of in symbols.items()]
+    return ", ".join(named) or all_electrons
 
 
 def _atoms(molecule: Molecule) -> str:

@@ -30,7 +30,7 @@ SHARED_DEFAULTS = {
 def run_table(
     path: Path,
     system: SystemFile,
-    geometries: Sequence[Point],
+    geometries: Mapping[str, Sequence[Point]],
     scan: str,
     preset: str,
     command_line: Mapping[str, Any],
@@ -40,7 +40,7 @@ def run_table(
     Args:
         path: The system file, for error lines.
         system: Its checked content.
-        geometries: The geometries of the scan.
+        geometries: The geometries of the scan, by what a variant adds to the names of its runs.
         scan: Name of the scan.
         preset: Preset that the settings start from.
         command_line: Settings above all others, by dotted key.
@@ -51,8 +51,8 @@ def run_table(
     variants = {variant_suffix(v): v.overrides for v in system.variants} or {"": {}}
     shared = {name for name, (sharing, _) in sharing_of(system).items() if sharing}
     runs: dict[str, RunSpec] = {}
-    for point in geometries:
-        for variant, settings in variants.items():
+    for points in zip(*(geometries[variant] for variant in variants), strict=True):
+        for point, (variant, settings) in zip(points, variants.items(), strict=True):
             run_id = f"{point.name}+{variant}" if variant else point.name
             if run_id in runs:
                 raise InputError(f"{path}: two runs are named {run_id!r}; rename a geometry")

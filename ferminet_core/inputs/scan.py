@@ -90,14 +90,15 @@ def load_scan(
     if preset is not None:
         check_preset(preset, lambda: "--preset")
     base_name = _name(system, file)
-    geometries = points(system, file, base_name)
+    by_variant = points(system, file, base_name)
+    geometries = next(iter(by_variant.values()))
     check_quantities(
         system, file, [(entry_name(p.name, p.parameters), p.name, p.parameters) for p in geometries]
     )
     settings = command_line(overrides)
     used = check_given(preset or system.preset, lambda: f"{file.path}: preset")
     name = base_name if used == own_preset else f"{base_name}-{used}"
-    runs = run_table(file.path, system, geometries, name, used, settings)
+    runs = run_table(file.path, system, by_variant, name, used, settings)
     runs, groups = with_groups(with_neighbours(runs, system, file), system, file)
     return Scan(
         name=name,
@@ -157,15 +158,16 @@ def check_bases(runs: Iterable[RunSpec], where: str) -> None:
     Raises:
         InputError: A basis set is unknown or lacks an element; the line begins with `where`.
     """
-    symbols: dict[tuple[str, str], set[str]] = {}
+    asked: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
     for run in runs:
+        potentials = tuple((p.symbol, p.name) for p in run.molecule.pseudopotentials)
         named = [("reference.basis", run.config.reference.basis)]
         if run.config.conventional.methods:
             named += [("conventional.basis", name) for name in run.config.conventional.basis]
         for pair in named:
-            symbols.setdefault(pair, set()).update(run.molecule.symbols)
-    for (key, name), elements in symbols.items():
+            asked.setdefault((*pair, potentials), set()).update(run.molecule.symbols)
+    for (key, name, potentials), symbols in asked.items():
         try:
-            basis_sets.check_basis(name, elements, key)
+            basis_sets.check_basis(name, symbols, key, dict(potentials))
         except InputError as error:
             raise InputError(f"{where}: {error}") from None

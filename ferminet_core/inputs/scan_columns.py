@@ -218,6 +218,14 @@ _AFTER_OBSERVABLES = (
     Column("total_charge", Kind.COUNT, "charge", "", "total charge"),
     Column("spin_2S", Kind.COUNT, "2S", "", "up minus down electrons"),
     Column(
+        "pseudopotential",
+        Kind.TEXT,
+        "pseudopotential",
+        "",
+        "pseudopotentials, with the elements that have them; empty with all electrons",
+        in_dataset=False,
+    ),
+    Column(
         "error_bootstrap_Eh",
         Kind.NUMBER,
         "error from walkers (Eh)",

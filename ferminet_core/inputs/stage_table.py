@@ -81,7 +81,7 @@ STAGES = (
         "joint_optimise",
         help="Minimise the energies of all geometries of a group with one wavefunction.",
         computed_by="ferminet_core.stages.joint_optimise:JointOptimise",
-        sections=("optimise",),
+        sections=("optimise", "pseudopotential"),
         parents=("joint_pretrain",),
         chain=False,
         of_group=True,
@@ -102,7 +102,7 @@ STAGES = (
         "optimise",
         help="Minimise the energy of one run's wavefunction.",
         computed_by="ferminet_core.stages.optimise:Optimise",
-        sections=("optimise",),
+        sections=("optimise", "pseudopotential"),
         parents=("pretrain",),
     ),
     StageEntry(

@@ -72,7 +72,7 @@ def _hints() -> dict[str, str]:
         **dict.fromkeys(("shared", "group", "sharing"), sharing),
         **dict.fromkeys(("cell", "lattice", "pbc"), cell),
         "basis": "it is a setting, written as `overrides: {reference.basis: cc-pvdz}`",
-        "ecp": "effective core potentials are not supported; all electrons are treated",
+        "ecp": "give `pseudopotential`, such as ccecp",
         "geometry": "give `atoms`, `xyz` or a list of `geometries`",
     }
 
@@ -155,7 +155,7 @@ def _check_variants(system: SystemFile, file: YamlFile) -> None:
         problem = ""
         if variant.name in names:
             problem = f"variant {variant.name!r} is given twice; rename one"
-        elif variant.name == PLAIN_VARIANT and variant.overrides:
+        elif variant.name == PLAIN_VARIANT and (variant.overrides or variant.pseudopotential):
             problem = f"{PLAIN_VARIANT!r} is the variant without overrides; rename this one"
         if problem:
             raise InputError(f"{file.where(('variants', i, 'name'))}: {problem}")

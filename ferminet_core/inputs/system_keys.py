@@ -185,6 +185,16 @@ ShareKey = Annotated[
 ]
 
 
+PotentialKey = Annotated[
+    Annotated[FileName, Tag("<word>")] | Annotated[dict[str, FileName], Tag("<elements>")],
+    Discriminator(
+        _word_or("<elements>", dict),
+        custom_error_type="pseudopotential",
+        custom_error_message="Input should be a name such as ccecp, a file, or {element: name}",
+    ),
+]
+
+
 class Variant(Section):
     """One way to compute every geometry. `base` is the variant without overrides."""
 
@@ -194,6 +204,9 @@ class Variant(Section):
     warm_start: Start | None = Field(None, description="Start of its runs, if it differs.")
     sharing: ShareKey | None = Field(
         None, description="Sharing of a wavefunction among its runs, if it differs."
+    )
+    pseudopotential: PotentialKey | None = Field(
+        None, description="Pseudopotentials of its runs, if they differ; `none` for all electrons."
     )
     overrides: dict[str, Any] = Field({}, description=_OVERRIDES)
 
@@ -217,6 +230,11 @@ class LiteratureSpec(Section):
     )
     spin: Whole | None = Field(
         None, description="2S that they belong to. Default: that of the file."
+    )
+    pseudopotential: str | None = Field(
+        None,
+        description="Pseudopotential that they were computed with. Default: all electrons. They "
+        "are compared with runs of the same potential only.",
     )
     value: str = Field("value", description="Column of the energies (hartree).")
     error: str | None = Field(None, description="Column of their errors (hartree).")
@@ -262,6 +280,11 @@ class SystemFile(Section):
     spin: Whole = Field(0, description="2S, up minus down electrons.")
     atoms: Atoms | None = Field(None, description=_ATOMS)
     xyz: FileName | None = Field(None, description=_XYZ)
+    pseudopotential: PotentialKey | None = Field(
+        None,
+        description="Pseudopotential in place of the cores: PySCF's name, or a file in NWChem's "
+        "format, for all elements or as {element: name}. Elements without one have all electrons.",
+    )
     parameters: dict[str, Values] = Field({}, description="Values of the scan's parameters.")
     grids: dict[str, Grid] = Field({}, description="Named lists of values.")
     geometries: list[Geometry] = Field(

@@ -124,6 +124,15 @@ def curvature(net: Network, w: float) -> Work:
     return work
 
 
+def moved(net: Network) -> Network:
+    """Of the pairs, those of the moved electron with all others and back (`ferminet_moves`)."""
+    layers = tuple(
+        layer._replace(two=layer.two and layer.two._replace(rows=2 * net.electrons))
+        for layer in layers_of(net)
+    )
+    return net._replace(layers=layers)
+
+
 def stream_numbers(net: Network) -> float:
     """Numbers of a walker's streams that the backward pass reads."""
     n, s = net.electrons, len(net.spins)

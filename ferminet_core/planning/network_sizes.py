@@ -12,6 +12,10 @@ from ferminet_core.inputs.molecule import Molecule
 SIGMA_SIZE = {"isotropic": 1, "diagonal": 3, "anisotropic": 9}  # numbers of an envelope's width
 # Of `wavefunction.adaptation`, which loads JAX.
 MOST_COMPONENTS, FEATURES_OF_PAIR = 4, 5
+# Share of the valence electrons that are near enough to a nucleus for its pseudopotential to count
+# (`vmc.pseudopotentials.LEAST_POTENTIAL`). Counted with ccECP at Hartree-Fock's walkers: 0.5 for N
+# in N2, 0.8 for Cl, 0.9 for Al in AlH.
+NEAR_SHARE = 0.75
 
 
 class Dense(NamedTuple):
@@ -71,6 +75,7 @@ class Network(NamedTuple):
     sigma: numbers of an envelope's width; jastrow: lengths of the cusp factor
     parities: that the optimisation may have to keep, at most
     components: of the coordinates that the heads of a group's wavefunction multiply; 0 for a run
+    moved: evaluations with one electron moved that a local energy takes for pseudopotentials
     """
 
     kind: str
@@ -84,6 +89,7 @@ class Network(NamedTuple):
     jastrow: int
     parities: int
     components: int = 0
+    moved: float = 0.0
 
     @property
     def electrons(self) -> int:
@@ -165,13 +171,16 @@ def _attention_layers(
     return (AttentionLayer(maps, one, config.attention_heads),) * config.layers
 
 
-def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> Network:
+def network(
+    config: NetworkConfig, molecule: Molecule, components: int = 0, points: int = 0
+) -> Network:
     """The sizes that `networks.init` gives a wavefunction of the molecule.
 
     Args:
         config: settings of the network
         molecule: its nuclei and electrons
         components: of the coordinates of a group (`adaptation.start`)
+        points: of the quadrature of pseudopotentials
     """
     spins = tuple(n for n in molecule.electrons if n > 0)
     n, n_spins, n_nuclei = sum(spins), len(spins), len(molecule.symbols)
@@ -194,7 +203,15 @@ def network(config: NetworkConfig, molecule: Molecule, components: int = 0) -> N
         jastrow=2 if config.jastrow else 0,
         parities=_parities(molecule),
         components=components,
+        moved=points * NEAR_SHARE * _valence(molecule),
     )
+
+
+def _valence(molecule: Molecule) -> float:
+    """Valence electrons of the nuclei whose pseudopotentials are not local."""
+    semilocal = {p.symbol for p in molecule.pseudopotentials if p.channels}
+    pairs = zip(molecule.symbols, molecule.charges, strict=True)
+    return sum(charge for symbol, charge in pairs if symbol in semilocal)
 
 
 def _parities(molecule: Molecule) -> int:
@@ -202,7 +219,7 @@ def _parities(molecule: Molecule) -> int:
 
     Each has made a further determinant of the reference, if it has a parity.
     """
-    group = operations(np.asarray(molecule.positions), np.asarray(molecule.charges, float))
+    group = operations(np.asarray(molecule.positions), np.asarray(molecule.atomic_numbers, float))
     twice = [o for o in group if np.allclose(o.matrix @ o.matrix, np.eye(3), atol=1e-6)]
     different = {tuple(o.permutation.tolist()) for o in twice if o.moves}
     return min(len(different), MOST - 1)

@@ -33,6 +33,10 @@ class Streams(Protocol):
         """KFAC's factors of the layers."""
         ...
 
+    def moved(self, net: Network) -> Network:
+        """What has to be evaluated after one electron of a known walker has moved."""
+        ...
+
     def stream_numbers(self, net: Network) -> float:
         """Numbers of a walker's streams that the backward pass reads."""
         ...
@@ -120,7 +124,15 @@ def _jet_determinants(net: Network, w: float) -> Work:
 def local_energy(net: Network, w: float, chunk: int) -> Work:
     """Local energies of w walkers by the forward Laplacian, at most `chunk` at a time."""
     passes, size = even_passes(math.ceil(w), chunk)
-    return repeat(STREAMS[net.kind].jets(net, size) + _jet_determinants(net, size), passes)
+    work = repeat(STREAMS[net.kind].jets(net, size) + _jet_determinants(net, size), passes)
+    return work + moved(net, w)
+
+
+def moved(net: Network, w: float) -> Work:
+    """The part of pseudopotentials that is not local (`networks.ratios`)."""
+    if not net.moved:
+        return []
+    return forward(net, w) + forward(STREAMS[net.kind].moved(net), w * net.moved)
 
 
 def backward(net: Network, w: float) -> Work:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ferminet_core.errors import InputError
+from ferminet_core.inputs.config import POINTS
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec
 from ferminet_core.inputs.stage_table import of_groups, walkers_key
 from ferminet_core.planning import cost, network_sizes
@@ -154,7 +155,8 @@ def network_of(spec: RunSpec) -> Network:
     if isinstance(spec, GroupSpec) and spec.config.sharing.heads:
         nuclei = len(spec.molecule.symbols)
         components = network_sizes.most_components(len(spec.members), nuclei)
-    return network_sizes.network(spec.config.network, spec.molecule, components)
+    points = POINTS[spec.config.pseudopotential.quadrature]
+    return network_sizes.network(spec.config.network, spec.molecule, components, points)
 
 
 def load_of(spec: RunSpec, stage: str, platform: str, devices: int) -> Load:

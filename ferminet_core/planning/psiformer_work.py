@@ -81,6 +81,11 @@ def curvature(net: Network, w: float) -> Work:
     return [k for d in _dense_of(net) for k in factors(w * d.rows, d.inputs, d.outputs, d.bias)]
 
 
+def moved(net: Network) -> Network:
+    """All of it: every electron attends to the moved one."""
+    return net
+
+
 def stream_numbers(net: Network) -> float:
     """Numbers of a walker's stream that the backward pass reads."""
     dense = sum(d.rows * (d.inputs + d.outputs) for d in _dense_of(net))

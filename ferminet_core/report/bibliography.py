@@ -74,7 +74,17 @@ def _bases(run: RunSpec) -> Iterator[tuple[str, str]]:
         names += run.config.conventional.basis
     for name in names:
         for symbol in run.molecule.symbols:
-            yield element_basis(name, symbol), symbol
+            yield element_basis(name, symbol, run.molecule.cores), symbol
+
+
+def _potentials(run: RunSpec) -> Iterator[tuple[str, str]]:
+    """The pseudopotentials of a run, each with the element that has it."""
+    for potential in run.molecule.pseudopotentials:
+        yield potential.name, potential.symbol
+
+
+def _has_potentials(run: RunSpec) -> bool:
+    return bool(run.molecule.pseudopotentials)
 
 
 def _as_in_the_later_code(run: RunSpec) -> bool:
@@ -99,6 +109,8 @@ USES: tuple[Use, ...] = (
     Use("sampling", ("Metropolis1953", "Hastings1970", "Umrigar1993"), _always),
     Use("the local energy by a forward Laplacian", ("Li2024",), _always),
     Use("folx, the forward Laplacian of Psiformer", ("Folx2023",), _psiformer),
+    Use("pseudopotentials in the local energy", ("Mitas1991", "Fahy1990"), _has_potentials),
+    Use("a FermiNet with pseudopotentials", ("Li2022",), _has_potentials),
     Use("KFAC", ("Martens2015", "KFACJAX2022"), _optimised_by("kfac")),
     Use("SPRING", ("Goldshlager2024",), _optimised_by("spring")),
     Use("MinSR, which SPRING extends", ("Chen2024",), _optimised_by("spring")),
@@ -161,6 +173,18 @@ BASES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (r"def2(svp|tzvpp?|qzvpp?)", ELEMENTS, "Weigend2005"),
 )
 
+_CCECP = r"ccecp"
+# Pseudopotentials, in the same way. The sets of ccECP are published with their potentials.
+POTENTIALS: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    (_CCECP, ("B", "C", "N", "O", "F", "S"), "Bennett2017"),
+    (_CCECP, _row("Na", "Ar"), "Bennett2018"),
+    (_CCECP, _row("Sc", "Zn"), "Annaberdiyev2018"),
+    (_CCECP, ("H", "He", "Li", "Be", "F", "Ne", "K", "Ca", *_row("Ga", "Kr")), "Wang2019"),
+    (_CCECP, ("Mo", "Pd", "Ag", "Te", "I", "W", "Ir", "Au", "Bi"), "Wang2022"),
+    (r"bfd", ("H", "He", *_row("Li", "Ca"), *_row("Ga", "Kr")), "Burkatzki2007"),
+)
+_OF_POTENTIAL = r"(ccecp|bfd).+"
+
 
 @cache
 def entries() -> dict[str, str]:
@@ -177,8 +201,8 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
         sources: of the published energies that the runs are compared with, as in their tables.
 
     Returns:
-        The purposes by key, in the order of importance; and a line for each basis set and each
-        source without an entry.
+        The purposes by key, in the order of importance; and a line for each pseudopotential, basis
+        set and source without an entry.
     """
     found: dict[str, list[str]] = {}
     missing: list[str] = []
@@ -186,12 +210,16 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
         if any(use.applies(run) for run in runs):
             for key in use.keys:
                 found.setdefault(key, []).append(use.purpose)
-    for name, symbol in sorted({pair for run in runs for pair in _bases(run)}):
-        keys = _basis_keys(name, symbol)
-        for key in keys:
-            found.setdefault(key, []).append(f"basis set {name}")
-        if not keys:
-            missing.append(f"no entry for basis set {name} of {symbol}: cite its authors")
+    for what, table, used in (
+        ("pseudopotential", POTENTIALS, _potentials),
+        ("basis set", BASES, _bases),
+    ):
+        for name, symbol in sorted({pair for run in runs for pair in used(run)}):
+            keys = _keys(table, name, symbol)
+            for key in keys:
+                found.setdefault(key, []).append(f"{what} {name}")
+            if not keys and not re.fullmatch(_OF_POTENTIAL, plain(name)):
+                missing.append(f"no entry for {what} {name} of {symbol}: cite its authors")
     for source in sorted(set(sources)):
         keys = [key for key in _SOURCE_KEY.findall(source) if key in entries()]
         for key in keys:
@@ -201,10 +229,10 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
     return {key: "; ".join(dict.fromkeys(texts)) for key, texts in found.items()}, missing
 
 
-def _basis_keys(name: str, symbol: str) -> list[str]:
+def _keys(table: Sequence[tuple[str, tuple[str, ...], str]], name: str, symbol: str) -> list[str]:
     return [
         key
-        for pattern, symbols, key in BASES
+        for pattern, symbols, key in table
         if symbol in symbols and re.fullmatch(pattern, plain(name))
     ]
 

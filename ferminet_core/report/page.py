@@ -356,6 +356,22 @@ def _quantities(summary: Summary) -> Section:
 
 
 def _comparability(summary: Summary) -> str:
+    """Sentences on pseudopotentials, and on points with different starts; empty without these."""
+    return " ".join(filter(None, (_potentials(summary), _starts(summary))))
+
+
+def _potentials(summary: Summary) -> str:
+    found = [name or "all electrons" for name in summary.table["pseudopotential"].unique()]
+    if found == ["all electrons"]:
+        return ""
+    which = f"Pseudopotential{'s of the runs' * (len(found) > 1)}: {'; '.join(found)}."
+    return (
+        f"{which} Total energies compare with those of the same potential only, and differences "
+        "along a curve with all."
+    )
+
+
+def _starts(summary: Summary) -> str:
     """A sentence on points that were not optimised in the same way; empty if all were."""
     done = summary.table[summary.table["state"] == "done"]
     counts = done["start"].value_counts(sort=False)

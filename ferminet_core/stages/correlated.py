@@ -48,7 +48,10 @@ class Correlated(Inference):
         ends = (start, end)
         others = place(self.mesh, tuple(e.params for e in ends), REPLICATED)
         self.params = (self.params, *others)
-        self.nuclei = (self.nuclei, *(datasets.nuclei(e.molecule, self.dtype) for e in ends))
+        self.nuclei = (
+            self.nuclei,
+            *(datasets.nuclei(e.molecule, self.config, self.dtype) for e in ends),
+        )
 
     def _record(
         self,

@@ -25,13 +25,18 @@ from ferminet_core.vmc import passes
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.vmc.optimisers import spring
 from ferminet_core.vmc.parity_penalty import Parity
+from ferminet_core.vmc.pseudopotentials import potentials
 from ferminet_core.wavefunction import networks
 from ferminet_core.wavefunction.networks import Params, Spins
 
 
-def nuclei(molecule: Molecule, dtype: Any) -> Nuclei:
-    """Positions (bohr) and charges as arrays; always from the spec, never from an artefact."""
-    return Nuclei(jnp.asarray(molecule.positions, dtype), jnp.asarray(molecule.charges, dtype))
+def nuclei(molecule: Molecule, config: Config, dtype: Any) -> Nuclei:
+    """The geometry as arrays, bohr; always from the spec, never from an artefact."""
+    return Nuclei(
+        jnp.asarray(molecule.positions, dtype),
+        jnp.asarray(molecule.charges, dtype),
+        potentials(molecule, config.pseudopotential.quadrature, dtype),
+    )
 
 
 def chunk_size(config: Config, spins: Spins) -> int:

@@ -51,7 +51,7 @@ class Wavefunction:
         self._width = float(optimised.attrs["mcmc_width"])
         with precision_of(spec.config):
             self._params = datasets.params(optimised, spec, self._dtype)
-            self._nuclei = datasets.nuclei(spec.molecule, self._dtype)
+            self._nuclei = datasets.nuclei(spec.molecule, spec.config, self._dtype)
         chunk = datasets.chunk_size(spec.config, spins)
         self._psi = jax.jit(lambda p, x, nuclei: networks.apply(p, x, nuclei.positions, spins))
         self._local_energy = jax.jit(

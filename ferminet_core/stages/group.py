@@ -12,7 +12,7 @@ import xarray as xr
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.parallel import platform
-from ferminet_core.stages import parameters
+from ferminet_core.stages import datasets, parameters
 from ferminet_core.vmc.hamiltonian import Nuclei
 from ferminet_core.wavefunction import adaptation, networks
 from ferminet_core.wavefunction.adaptation import Coordinates
@@ -51,10 +51,10 @@ def turns(key: jax.Array, step: jax.Array, geometries: int, count: int) -> jax.A
 
 
 def nuclei(spec: GroupSpec, dtype: Any) -> Nuclei:
-    """Positions (geometry, nucleus, 3), bohr, and charges (geometry, nucleus) of the members."""
-    positions = [member.molecule.positions for member in spec.members]
-    charges = [member.molecule.charges for member in spec.members]
-    return Nuclei(jnp.asarray(positions, dtype), jnp.asarray(charges, dtype))
+    """The geometries of the members as arrays (geometry, ...), bohr."""
+    members = [datasets.nuclei(m.molecule, spec.config, dtype) for m in spec.members]
+    stacked: Nuclei = jax.tree.map(lambda *x: jnp.stack(x), *members)
+    return stacked
 
 
 def keys(spec: GroupSpec, stage: str) -> jax.Array:

@@ -123,7 +123,7 @@ class Inference:
         self.spins = spec.molecule.electrons
         self.mesh = walker_mesh(self.config.mcmc.walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
-        self.nuclei: Any = datasets.nuclei(spec.molecule, self.dtype)
+        self.nuclei: Any = datasets.nuclei(spec.molecule, self.config, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.key = jax.random.key(spec.stage_seed(self.name))
         self.optimised, self.reference = optimised, reference

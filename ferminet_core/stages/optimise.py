@@ -166,7 +166,7 @@ class Optimise:
         self.n_walkers = self.config.mcmc.walkers
         self.mesh = walker_mesh(self.n_walkers)
         self.dtype = jnp.dtype(self.config.runtime.precision)
-        self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
+        self.nuclei = datasets.nuclei(spec.molecule, self.config, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.pretrained = pretrained
         self.parities = datasets.stored_parities(pretrained)

@@ -150,7 +150,7 @@ class Pretrain:
         self.spins = spec.molecule.electrons
         self.mesh = walker_mesh(self.config.mcmc.walkers, groups=2)
         self.dtype = jnp.dtype(self.config.runtime.precision)
-        self.nuclei = datasets.nuclei(spec.molecule, self.dtype)
+        self.nuclei = datasets.nuclei(spec.molecule, self.config, self.dtype)
         self.chunk = datasets.chunk_size(self.config, self.spins)
         self.key = jax.random.key(spec.stage_seed(self.name))
         # A single determinant of the network can only be one of the two of a broken reference.

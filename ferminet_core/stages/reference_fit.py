@@ -24,8 +24,10 @@ import numpy as np
 from ferminet_core.chemistry import orbitals
 from ferminet_core.parallel import collectives
 from ferminet_core.vmc.hamiltonian import Nuclei, potential_energy
+from ferminet_core.vmc.pseudopotentials import semilocal_energy
 from ferminet_core.wavefunction import ansatz, networks
 from ferminet_core.wavefunction.determinants import log_sum_determinants
+from ferminet_core.wavefunction.moved_electron import Ratios, full_ratios
 from ferminet_core.wavefunction.networks import Params, Spins
 
 # Bohr^-3, added to the squared norm of a target's row, which is the reference's density of that
@@ -219,14 +221,46 @@ def samples(
     potential = potential_energy(electrons, nuclei) - e_hf
     first_order = 2.0 * delta * psi_t * (potential - 0.5 * target.laplacian)
     second_order = 0.5 * jnp.sum(gradient**2, axis=(-2, -1)) + potential * delta**2
+    numerator = second_order + first_order
+    if nuclei.potentials is not None:
+        # delta V delta + 2 delta V psi_T, V being the part that is not local.
+        ratios = _ratios(params, reference, weights, electrons, positions, spins)
+        own, other = (
+            semilocal_energy(nuclei.potentials, electrons, positions, each) for each in ratios
+        )
+        numerator = numerator + delta * (psi * own + psi_t * other)
     return Samples(
         log_ratio,
         log_scale,
-        second_order + first_order,
+        numerator,
         psi**2,
         orbitals.log_abs_hf(reference, electrons, positions),
         networks.log_psi(params, positions, spins)(electrons),
     )
+
+
+def _ratios(
+    params: Params,
+    reference: orbitals.Determinants,
+    weights: jax.Array,
+    electrons: jax.Array,
+    positions: jax.Array,
+    spins: Spins,
+) -> tuple[Ratios, Ratios]:
+    """Ratios of psi and of psi_T at the walkers."""
+
+    def psi_t(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        sign, log = jnp.ones(()), jnp.zeros(())
+        for block in orbitals.occupied_orbitals(reference, x, positions):
+            if block.shape[-1]:
+                found = jnp.linalg.slogdet(block)
+                sign, log = sign * found.sign, log + found.logabsdet
+        total, sign = jax.nn.logsumexp(log, axis=-1, b=weights * sign, return_sign=True)
+        return sign, total
+
+    without = {name: part for name, part in params.items() if name != "jastrow"}
+    network = networks.ratios(without, electrons, positions, spins)
+    return network, full_ratios(psi_t, electrons)
 
 
 def read(reference: Samples, network: Samples) -> Reading:

@@ -12,10 +12,11 @@ The coefficients h are called heads, and start at zero. With A = sum_j z_j h_j, 
     pi -> pi + A_pi,  sigma -> sigma exp(l tanh(A_sigma / l)) envelopes, l = log 3
     w -> w exp(A_w)                                           determinants
 
-Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons; a network may have none.
-The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the shared
-wavefunction too. Without heads the geometry enters by the network's inputs alone. An envelope's
-exponent changes by a factor of 3 at most, however far the nuclei are from those of the training.
+Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons. Other networks may have
+none. The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the
+shared wavefunction too. Without heads the geometry enters by the network's inputs alone. An
+envelope's exponent changes by a factor of 3 at most, however far the nuclei are from those of the
+training.
 
 z are the leading principal components of functions of the distances between nuclei that tend to a
 constant as bonds break. They are smooth along a curve, need no frame, and rely on the order of the

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from ferminet_core.inputs.config import NetworkConfig
 from ferminet_core.parallel import platform
-from ferminet_core.wavefunction import ansatz, forward_laplacian, stacked_laplacian
+from ferminet_core.wavefunction import ansatz, ferminet_moves, forward_laplacian, stacked_laplacian
 from ferminet_core.wavefunction.ansatz import Spins, spin_slices
 from ferminet_core.wavefunction.derivatives import LogPsi
 from ferminet_core.wavefunction.features import (
@@ -96,4 +96,5 @@ NETWORK = Network(
     init=init,
     orbitals=orbitals,
     log_psi_derivatives=log_psi_derivatives,
+    moved_psi=ferminet_moves.moved_psi,
 )

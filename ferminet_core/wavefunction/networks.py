@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from ferminet_core.inputs.config import NetworkConfig
-from ferminet_core.wavefunction import ansatz, envelopes, ferminet, psiformer
+from ferminet_core.wavefunction import ansatz, envelopes, ferminet, moved_electron, psiformer
 from ferminet_core.wavefunction.ansatz import Spins
 from ferminet_core.wavefunction.derivatives import LogPsi
 from ferminet_core.wavefunction.layers import PLAIN, Layers, Params
+from ferminet_core.wavefunction.moved_electron import Ratios
 from ferminet_core.wavefunction.protocol import Network
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "log_psi_derivatives",
     "of",
     "orbitals",
+    "ratios",
     "signed_log",
 ]
 
@@ -115,6 +117,22 @@ def log_psi(params: Params, nuclei: jax.Array, spins: Spins) -> Callable[[jax.Ar
     """log|psi| (...) as a function of electrons (..., electron, 3) alone."""
     params = ansatz.joined_spins(params, spins)
     return lambda electrons: apply(params, electrons, nuclei, spins)[1]
+
+
+def ratios(params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins) -> Ratios:
+    """psi after one electron of a walker has moved, over psi before.
+
+    Args:
+        params: from `init`
+        electrons: (walker, electron, 3), bohr
+        nuclei: (nucleus, 3), bohr
+        spins: (n_up, n_down)
+    """
+    psi = signed_log(params, nuclei, spins)
+    network = of(params)
+    if network.moved_psi is None:
+        return moved_electron.full_ratios(psi, electrons)
+    return moved_electron.over(psi(electrons), network.moved_psi(params, electrons, nuclei, spins))
 
 
 def log_psi_derivatives(

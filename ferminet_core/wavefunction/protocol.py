@@ -15,6 +15,7 @@ from ferminet_core.inputs.config import NetworkConfig
 from ferminet_core.wavefunction.ansatz import Spins
 from ferminet_core.wavefunction.derivatives import LogPsi
 from ferminet_core.wavefunction.layers import Layers, Params
+from ferminet_core.wavefunction.moved_electron import Moved
 
 
 class Init(Protocol):
@@ -87,13 +88,32 @@ class Derivatives(Protocol):
         ...
 
 
+class MovedPsi(Protocol):
+    """Evaluates psi after one electron has moved, which pseudopotentials need."""
+
+    def __call__(
+        self, params: Params, electrons: jax.Array, nuclei: jax.Array, spins: Spins
+    ) -> Moved:
+        """Sign and log|psi| of walkers of which one electron has moved.
+
+        Args:
+            params: from `Init`
+            electrons: (walker, electron, 3), bohr
+            nuclei: (nucleus, 3), bohr
+            spins: (n_up, n_down)
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Network:
     """A network.
 
     log_psi_derivatives: its own forward Laplacian; that of folx (`generic_laplacian`) if None
+    moved_psi: with what it can take from the walker before the move; evaluated in full if None
     """
 
     init: Init
     orbitals: Orbitals
     log_psi_derivatives: Derivatives | None = None
+    moved_psi: MovedPsi | None = None

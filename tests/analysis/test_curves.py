@@ -273,6 +273,48 @@ def test_an_ion_dissociates_into_the_lowest_fragments(
     assert found.error == pytest.approx(kinds.get(words, 1.0) * 1e-3)
 
 
+def test_a_core_is_no_nucleus() -> None:
+    """LiH+ with a pseudopotential of Li: what is left of Li+ has no electron, and the energy 0."""
+    hydrogen = {("H", 0): (-0.5, 0.0)}
+    found = separated(("Li", "H"), 1, hydrogen, {"Li": 2})
+    assert (found.energy, found.fragments) == (-0.5, "Li+ + H")
+    with pytest.raises(FitRefusedError):
+        separated(("Li", "H"), 1, hydrogen)
+
+
+PSEUDO = f"""
+units: bohr
+preset: smoke
+{ATOMS.replace("atoms:", "atoms: ")}
+parameters: {{R: {GRID}}}
+variants:
+  - {{name: base}}
+  - {{name: cc, pseudopotential: ccecp, overrides: {{reference.basis: ccecp-cc-pvdz}}}}
+literature:
+"""
+
+
+def test_pseudopotentials_have_curves_and_published_energies_of_their_own(tmp_path: Path) -> None:
+    text = PSEUDO + ENTRY % ("exact", 1, "") + ENTRY % ("soft", 3, ", pseudopotential: ccecp")
+    summary = summary_of(tmp_path, text)
+    names = [curve["name"] for curve in summary.derived["curves"]]
+    assert names == ["H2, all electrons", "H2, ccecp, cc"]
+    table = summary.table.set_index("run_id")
+    assert table["pseudopotential"]["r_1.4"] == ""
+    assert table["pseudopotential"]["r_1.4+cc"] == "ccecp (H)"
+    for column, variant in (("ref_exact_Eh", ""), ("ref_soft_Eh", "cc")):
+        compared = table[table[column].notna()]
+        assert set(compared["variant"]) == {variant}
+        assert len(compared) == len(GRID)
+    assert summary.warnings == []
+    # Above the literature of the other potential: nothing is flagged.
+    lower = ENTRY % ("exact", 1, ", pseudopotential: bfd")
+    summary = summary_of(tmp_path, PSEUDO + lower)
+    assert "ref_exact_Eh" not in summary.table or summary.table["ref_exact_Eh"].isna().all()
+    (line,) = summary.warnings
+    assert "those of the pseudopotential bfd, and no run has the same" in line
+
+
 def test_fragments_that_were_not_run_are_named() -> None:
     with pytest.raises(FitRefusedError, match=r"fragments He\+ \+ H or He \+ H\+"):
         separated(("He", "H"), 1, {})

@@ -44,9 +44,9 @@ def test_columns_written_are_those_declared(summary: Summary) -> None:
 
 def test_every_declared_column_gets_a_value(summary: Summary) -> None:
     row = summary.table.iloc[0]
-    # A scan without variants.
+    # A scan without variants, of all electrons.
     empty = {str(name) for name, value in row.items() if value == "" or value is None}
-    assert empty == {"variant"}
+    assert empty == {"variant", "pseudopotential"}
     # The series give no estimate.
     assert set(row.index[row.isna()]) == {"left_Eh", "left_error_Eh"}
     first: xr.Dataset = summary.dataset.isel(run=0)

@@ -43,7 +43,7 @@ COLUMNS = [  # fixed: other tools read them
     *("left_Eh", "left_error_Eh", "variance_Eh2"),
     *("tau", "rhat", "s2", "s2_error", "n_nonfinite", "n_outliers", "pmove", "hf_Eh", "hf_method"),
     *("n_opt", "n_samples", "neighbour", "start", "wall_s", "node_h", "verdict"),
-    *("molecule", "total_charge", "spin_2S"),
+    *("molecule", "total_charge", "spin_2S", "pseudopotential"),
 ]
 CURVE_AND_ATOM = """
 units: angstrom

@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import xarray as xr
-from helpers.molecules import SCF_ROUNDING, atom, diatomic, directly
-from pyscf import __config__, fci, mcscf, scf
+from helpers.molecules import SCF_ROUNDING, atom, diatomic, directly, with_pseudopotentials
+from pyscf import __config__, fci, gto, mcscf, scf
 
 from ferminet_core.chemistry import conventional, correlated_methods, hartree_fock
 from ferminet_core.chemistry.correlated_methods import MethodEnergy, correlated_energies
+from ferminet_core.chemistry.gaussian_basis import build_mole
 from ferminet_core.errors import ArtefactError, InputError
 from ferminet_core.inputs.config import Config, NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
-from ferminet_core.inputs.start_settings import ConventionalConfig
+from ferminet_core.inputs.start_settings import ConventionalConfig, ReferenceConfig
 from ferminet_core.runner import run_stage
 from ferminet_core.runner.job import Job
 from ferminet_core.runner.stopping import Stop
@@ -341,3 +342,31 @@ def test_a_failure_of_a_method_leaves_its_traceback_in_the_log(
 def test_a_failure_without_words_has_its_type_as_reason() -> None:
     assert correlated_methods.failed(ZeroDivisionError(), "fci").note == "ZeroDivisionError"
     assert correlated_methods.failed(KeyError("1s"), "fci").note == "KeyError: '1s'"
+
+
+def test_the_active_space_of_valence_electrons_is_that_of_all() -> None:
+    """PySCF's labels of shells depend on the electrons that a pseudopotential replaces."""
+    notes = []
+    for choice, basis in (("ccecp", "ccecp-cc-pvdz"), ("none", "cc-pvdz")):
+        molecule = with_pseudopotentials(("Al", "H"), ((0, 0, 0), (0, 0, 3.1)), choice=choice)
+        restricted = scf.RHF(build_mole(molecule, basis)).run()
+        notes.append(correlated_energies(["nevpt2"], restricted, None)["nevpt2"].note)
+    assert notes == ["active space of 4 electrons in 5 orbitals"] * 2
+
+
+def test_energies_with_a_pseudopotential_are_pyscf_s() -> None:
+    """The same molecule, with the potential by PySCF's own name."""
+    molecule = with_pseudopotentials(("Li", "H"), ((0, 0, 0), (0, 0, 3.0)), choice={"Li": "ccecp"})
+    config = ReferenceConfig(method="rhf", basis="ccecp-cc-pvdz")
+    found = float(hartree_fock.solve(molecule, config).attrs["e_hf"])
+    mole = gto.M(
+        atom="Li 0 0 0; H 0 0 3.0",
+        unit="bohr",
+        basis={"Li": "ccecp-ccpvdz", "H": "ccpvdz"},
+        ecp={"Li": "ccecp"},
+        verbose=0,
+        parse_arg=False,
+    )
+    mean_field = scf.RHF(mole)
+    mean_field.conv_tol = 1e-11
+    assert found == pytest.approx(float(mean_field.kernel()), abs=SCF_ROUNDING)

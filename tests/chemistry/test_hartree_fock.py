@@ -339,16 +339,18 @@ def test_hydrogen_has_no_core_to_correlate() -> None:
 @pytest.mark.parametrize(
     ("name", "place", "label"),
     [
-        ("ccpvdz", (False, "p", 2), "cc-pVDZ"),
-        ("AUG-cc-pVTZ", (True, "p", 3), "aug-cc-pVTZ"),
-        ("cc-pcvqz", (False, "pc", 4), "cc-pCVQZ"),
-        ("aug-cc-pwcv5z", (True, "pwc", 5), "aug-cc-pwCV5Z"),
+        ("ccpvdz", ("", False, "p", 2), "cc-pVDZ"),
+        ("AUG-cc-pVTZ", ("", True, "p", 3), "aug-cc-pVTZ"),
+        ("cc-pcvqz", ("", False, "pc", 4), "cc-pCVQZ"),
+        ("aug-cc-pwcv5z", ("", True, "pwc", 5), "aug-cc-pwCV5Z"),
+        ("ccECP-aug-cc-pVQZ", ("ccecp", True, "p", 4), "ccECP-aug-cc-pVQZ"),
+        ("ccecphe-ccpvtz", ("ccecphe", False, "p", 3), "ccECP-he-cc-pVTZ"),
         ("6-31g*", None, "6-31g*"),
         ("cc-pvtz-dk", None, "cc-pvtz-dk"),  # contracted for relativity: a family of its own
     ],
 )
 def test_families_of_dunning_s_sets(
-    name: str, place: tuple[bool, str, int] | None, label: str
+    name: str, place: tuple[str, bool, str, int] | None, label: str
 ) -> None:
     assert dunning(name) == place
     assert basis_label(name) == label

@@ -49,7 +49,7 @@ def measured(electrons: jax.Array, nuclei: Any) -> Sample:
 def energies(mesh: Mesh) -> tuple[Any, Any]:
     """Local energies, and the messages."""
     spec = spec_of("spring")
-    nuclei = datasets.nuclei(spec.molecule, jnp.float64)
+    nuclei = datasets.nuclei(spec.molecule, spec.config, jnp.float64)
     params, electrons = start(spec, nuclei, 1)
 
     def energies(params: Any, electrons: jax.Array) -> jax.Array:
@@ -61,7 +61,7 @@ def energies(mesh: Mesh) -> tuple[Any, Any]:
 def of_run(optimiser: str, mesh: Mesh) -> tuple[Any, Any]:
     """The step of an optimiser, and the messages."""
     spec = spec_of(optimiser)
-    nuclei = datasets.nuclei(spec.molecule, jnp.float64)
+    nuclei = datasets.nuclei(spec.molecule, spec.config, jnp.float64)
     chosen = make_optimiser(spec.config.optimise, SPINS, CHUNK)
     params, electrons = start(spec, nuclei, 1)
     state = chosen.init(params, electrons[0][: WALKERS // mesh.size], nuclei)
@@ -77,7 +77,8 @@ def of_group(mesh: Mesh) -> tuple[Any, Any]:
     """One step for two geometries, and the messages."""
     bonds = (1.4, 3.0)
     config = spec_of("spring").config.optimise
-    nuclei = [datasets.nuclei(spec_of("spring", b).molecule, jnp.float64) for b in bonds]
+    specs = [spec_of("spring", bond) for bond in bonds]
+    nuclei = [datasets.nuclei(s.molecule, s.config, jnp.float64) for s in specs]
     params, electrons = start(spec_of("spring"), nuclei[0], len(bonds))
 
     def update(params: Any, first: jax.Array, second: jax.Array, state: Any) -> Any:

@@ -1,9 +1,11 @@
 """Atoms and molecules, and Hartree-Fock straight from PySCF."""
 
+from pathlib import Path
 from typing import Any
 
 from ferminet_core.chemistry.gaussian_basis import build_mole
-from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.molecule import Molecule, Position
+from ferminet_core.inputs.pseudopotentials import Choice, pseudopotentials
 
 # Variational: a solution lies no further above its minimum than g^2 / h. SCF ends at an orbital
 # gradient g below 3.2e-6, the root of `directly`'s 1e-11 (`solve` ends at 1e-6). The lowest
@@ -24,6 +26,17 @@ def diatomic(first: str, second: str, distance: float, charge: int = 0, spin: in
         charge=charge,
         spin=spin,
     )
+
+
+def with_pseudopotentials(
+    symbols: tuple[str, ...],
+    positions: tuple[Position, ...],
+    charge: int = 0,
+    spin: int = 0,
+    choice: Choice = "ccecp",
+) -> Molecule:
+    found = pseudopotentials(choice, set(symbols), Path(), lambda *key: "here")
+    return Molecule.make(symbols, positions, charge, spin, pseudopotentials=found)
 
 
 def directly(molecule: Molecule, basis: str, method: Any) -> Any:

@@ -257,7 +257,7 @@ def keys() -> Iterator[Input]:
         ("walkers", BASE + "walkers: 64\n", r":5: walkers: .*overrides: {mcmc\.walkers: \.\.\.}"),
         ("network", BASE + "network: {layers: 2}\n", ":5: network: .*it is a setting"),
         ("lattice", BASE + "lattice: [1, 2, 3]\n", ":5: lattice: .*periodic systems are not"),
-        ("ecp", BASE + "ecp: lanl2dz\n", ":5: ecp: .*potentials are not supported"),
+        ("ecp", BASE + "ecp: lanl2dz\n", ":5: ecp: unknown key; give `pseudopotential`"),
         ("geometry", BASE + "geometry: [H 0 0 0]\n", ":5: geometry: .*give `atoms`"),
         ("no units", BASE.replace("units: bohr\n", ""), "units: is missing, .*bohr, angstrom"),
         (
@@ -346,8 +346,8 @@ def atoms() -> Iterator[Input]:
         ("h 0 0 R", "unknown element 'h'; did you mean 'H'"),
         ("D 0 0 R", "unknown element 'D'; deuterium: write H"),
         ("T 0 0 R", "unknown element 'T'; tritium: write H"),
-        ("Rb 0 0 R", "unknown element 'Rb'; allowed: H to Kr"),
-        ("U 0 0 R", "unknown element 'U'; allowed: H to Kr"),
+        ("Rb 0 0 R", "Rb needs a pseudopotential; .*without one allowed: H to Kr"),
+        ("U 0 0 R", "U needs a pseudopotential; .*without one allowed: H to Kr"),
         ("X 0 0 R", "unknown element 'X'; dummy atoms are not"),
         ("ghost-H 0 0 R", "unknown element 'ghost-H'; ghost atoms are not"),
         ("X-H 0 0 R", "unknown element 'X-H'; ghost atoms are not"),
@@ -514,11 +514,11 @@ def xyz_files() -> Iterator[Input]:
         ("underscore", "2\n\nH 0 0 0\nH 0 0 1_0\n", "a.xyz:4: found '1_0'"),
         ("comma", "2\n\nH 0 0 0\nH 0 0 0,74\n", "a.xyz:4: found '0,74'"),
         ("deuterium", "2\n\nH 0 0 0\nD 0 0 1\n", "a.xyz:4: unknown element 'D'; deuterium"),
-        ("uranium", "2\n\nH 0 0 0\nU 0 0 1\n", "a.xyz:4: unknown element 'U'; allowed: H to Kr"),
+        ("uranium", "2\n\nH 0 0 0\nU 0 0 1\n", "U needs a pseudopotential"),
         (
             "number 92",
             "2\n\n1 0 0 0\n92 0 0 1\n",
-            "a.xyz:4: found the atomic number 92; allowed: 1",
+            "U needs a pseudopotential",
         ),
         ("number 0", "2\n\n1 0 0 0\n0 0 0 1\n", "a.xyz:4: found the atomic number 0"),
         (
@@ -625,7 +625,7 @@ def others() -> Iterator[Input]:
         ("basis path", with_setting("reference.basis", "/etc/passwd"), "basis: unknown basis set"),
         ("basis text", with_setting("reference.basis", '"H S\\n1 1"'), r"basis: .*'H S\\n1 1'"),
         ("basis pipe", with_setting("reference.basis", "'@'"), "basis: unknown basis set '@'"),
-        ("basis ecp", atom + "overrides: {reference.basis: lanl2dz}\n", "effective core potential"),
+        ("basis ecp", atom + "overrides: {reference.basis: lanl2dz}\n", "needs a pseudopotential"),
         (
             "basis lacks",
             atom + "overrides: {reference.basis: cc-pcvdz}\n",

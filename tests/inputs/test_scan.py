@@ -721,7 +721,7 @@ def test_basis_sets_are_checked_for_every_element(load: Load) -> None:
         check("units: bohr\natoms: [K 0 0 0]\nspin: 1\npreset: smoke\n" + core)
     core = core.replace("cc-pcvdz", "lanl2dz")
     chlorine = "units: bohr\natoms: [Cl 0 0 0]\nspin: 1\npreset: smoke\n" + core
-    with pytest.raises(InputError, match="effective core potential for Cl"):
+    with pytest.raises(InputError, match="needs a pseudopotential for Cl"):
         check(chlorine)
 
 

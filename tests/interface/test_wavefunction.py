@@ -10,6 +10,7 @@ from helpers.molecules import diatomic
 from helpers.oracles import psi_derivatives, shaken
 
 import ferminet_core
+from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.stages import datasets
 from ferminet_core.vmc.hamiltonian import potential_energy
@@ -37,7 +38,7 @@ def made(precision: str = "float64") -> tuple[ferminet_core.Wavefunction, Any]:
 def test_local_energy_and_psi_are_those_of_the_oracle() -> None:
     psi, params = made()
     molecule = psi.spec.molecule
-    nuclei = datasets.nuclei(molecule, jnp.float64)
+    nuclei = datasets.nuclei(molecule, Config(), jnp.float64)
     derivatives = jax.jit(psi_derivatives, static_argnums=3)
     for electrons in psi.walkers:
         value, _, laplacian = derivatives(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.molecules import with_pseudopotentials
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh
 
@@ -270,6 +271,40 @@ def test_products_are_those_of_the_network(name: str, part: str, form: str) -> N
     work = counted(config, case.molecule)[part]
     found = sum(kernel.flops for kernel in work if kernel.kind in ("product", "gram"))
     assert found == sum(products(traced.jaxpr))
+
+
+@pytest.mark.usefixtures("straight")
+@pytest.mark.parametrize("name", ["LiH", "N2"])
+def test_moved_electrons_of_pseudopotentials_are_counted(name: str) -> None:
+    """XLA counts the compiled program, which has the pairs of unmoved walkers once.
+
+    Moved pairs are counted as in a whole walker where the means over pairs are concerned.
+    """
+    case, points = CASES[name], 6
+    params, electrons, nuclei = arguments(case)
+
+    def ratios(params: Any, electrons: jax.Array, nuclei: Nuclei, places: jax.Array) -> Any:
+        found = networks.ratios(params, electrons, nuclei.positions, case.molecule.electrons)
+        walkers = jnp.arange(WALKERS)
+        return found(walkers, walkers % electrons.shape[1], places)
+
+    places = jax.ShapeDtypeStruct((WALKERS, points, 3), jnp.float32)
+    compiled = jax.jit(ratios).lower(params, electrons, nuclei, places).compile()
+    analysis: Any = compiled.cost_analysis()
+    net = network_sizes.network(case.spec().config.network, case.molecule)
+    work = network_work.moved(net._replace(moved=points), WALKERS)
+    assert kernels.flops(work) == pytest.approx(analysis["flops"], rel=0.1)
+    assert network_work.moved(net, WALKERS) == []
+
+
+def test_pseudopotentials_make_local_energies_dearer() -> None:
+    chlorine = with_pseudopotentials(("Cl", "H"), ((0.0, 0.0, 0.0), (0.0, 0.0, 2.4)))
+    config = resolve("small", {}, str)
+    nets = [network_sizes.network(config.network, chlorine, points=n) for n in (0, 6, 12)]
+    # H's potential is local. Seven electrons, of which the share counts.
+    assert [net.moved for net in nets] == [0.0, 6 * 0.75 * 7, 12 * 0.75 * 7]
+    costs = [kernels.flops(network_work.local_energy(net, 64, 16)) for net in nets]
+    assert costs[1] - costs[0] > 0.4 * (costs[2] - costs[0]) > 0
 
 
 @pytest.mark.usefixtures("straight")

@@ -123,7 +123,7 @@ def test_every_entry_is_complete() -> None:
 
 def test_every_key_has_an_entry() -> None:
     named = {key for use in bibliography.USES for key in use.keys}
-    named |= {key for *_, key in bibliography.BASES}
+    named |= {key for *_, key in (*bibliography.BASES, *bibliography.POTENTIALS)}
     assert named <= set(bibliography.entries())
 
 
@@ -177,6 +177,19 @@ def test_every_entry_is_reached(tmp_path: Path) -> None:
         ("C", 2, "def2-TZVP"),
     ):
         found |= set(cited(runs_of(tmp_path, ATOM % (symbol, spin), reference__basis=basis)))
+    for symbol, spin, name in (
+        ("C", 2, "ccecp"),
+        ("Cl", 1, "ccecp"),
+        ("Fe", 4, "ccecp"),
+        ("Br", 1, "ccecp"),
+        ("Ag", 1, "ccecp"),
+        ("Cl", 1, "bfd"),
+    ):
+        text = ATOM % (symbol, spin) + f"pseudopotential: {name}\n"
+        basis = {"ccecp": "ccecp-cc-pvdz", "bfd": "bfd-vdz"}[name]
+        keys, missing = bibliography.purposes(runs_of(tmp_path, text, reference__basis=basis), ())
+        assert missing == []
+        found |= set(keys)
     for path in sorted((ROOT / "systems/literature").glob("*.csv")):
         with path.open(encoding="utf-8", newline="") as file:
             sources = [row["source"] for row in csv.DictReader(file)]

@@ -211,3 +211,6 @@ def test_points_with_one_start_need_no_sentence(tmp_path: Path) -> None:
     for run in scan.runs:
         save_finished_run(run, folder / "runs" / run.run_id, **attributes)
     assert page._comparability(summary_of(scan, folder)) == ""
+    soft = summary_of(scan, folder)
+    soft.table["pseudopotential"] = "ccecp (H)"
+    assert page._comparability(soft).startswith("Pseudopotential: ccecp (H). Total energies ")

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.molecules import with_pseudopotentials
 
 from ferminet_core.chemistry import hartree_fock, orbitals
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.start_settings import ReferenceConfig
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device, walker_mesh
-from ferminet_core.stages import reference_fit
+from ferminet_core.stages import datasets, reference_fit
 from ferminet_core.stages.reference_fit import (
     SURFACE_DENSITY,
     Reading,
@@ -19,20 +21,24 @@ from ferminet_core.stages.reference_fit import (
     target_matrices,
 )
 from ferminet_core.vmc.hamiltonian import Nuclei
+from ferminet_core.vmc.pseudopotentials import radial as radial_parts
 from ferminet_core.wavefunction import ansatz, networks
+from ferminet_core.wavefunction.moved_electron import Ratios, full_ratios
 
 STRETCHED = Molecule(symbols=("H", "H"), positions=((0, 0, 0), (0, 0, 4.0)), charge=0, spin=0)
 LITHIUM = Molecule(symbols=("Li",), positions=((0, 0, 0),), charge=0, spin=1)
 HYDROGEN = Molecule(symbols=("H",), positions=((0, 0, 0),), charge=0, spin=1)
+PSEUDO_LITHIUM = with_pseudopotentials(("Li",), ((0, 0, 0),), spin=1)
 
 
 def determinants(molecule: Molecule) -> tuple[orbitals.Determinants, float]:
-    solved = hartree_fock.solve(molecule, Config().reference)
+    basis = "ccecp-cc-pvdz" if molecule.pseudopotentials else "cc-pvdz"
+    solved = hartree_fock.solve(molecule, ReferenceConfig(basis=basis))
     return orbitals.Determinants.from_dataset(solved), float(solved.attrs["e_hf"])
 
 
 def nuclei(molecule: Molecule) -> Nuclei:
-    return Nuclei(jnp.asarray(molecule.positions), jnp.asarray(molecule.charges, float))
+    return datasets.nuclei(molecule, Config(), jnp.float64)
 
 
 @pytest.mark.parametrize("form", ["dense", "block"])
@@ -109,16 +115,17 @@ def drawn(rng: np.random.Generator, r: np.ndarray, u: np.ndarray, size: int) -> 
     return (distance[:, None] * direction / np.linalg.norm(direction, axis=1)[:, None])[:, None]
 
 
-def energy(r: np.ndarray, u: np.ndarray) -> float:
-    """Of the hydrogen atom with the orbital u(r), by quadrature."""
+def energy(r: np.ndarray, u: np.ndarray, potential: np.ndarray) -> float:
+    """Of an electron in a potential with the orbital u(r), by quadrature."""
     slope = np.gradient(u, r)
-    value = np.trapezoid(0.5 * (r * slope) ** 2 - r * u**2, r)
+    value = np.trapezoid(0.5 * (r * slope) ** 2 + potential * (r * u) ** 2, r)
     return float(value / np.trapezoid((r * u) ** 2, r))
 
 
-def test_energy_above_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hydrogen atom whose orbital is the reference's, or off by a known factor."""
-    reference, e_hf = determinants(HYDROGEN)
+@pytest.mark.parametrize("atom", [HYDROGEN, PSEUDO_LITHIUM], ids=["H", "Li with ccECP"])
+def test_energy_above_the_reference(monkeypatch: pytest.MonkeyPatch, atom: Molecule) -> None:
+    """An atom with one electron, whose orbital is the reference's, or off by a known factor."""
+    reference, e_hf = determinants(atom)
 
     def orbital(
         params: networks.Params, electrons: jax.Array, *rest: object, **more: object
@@ -128,12 +135,20 @@ def test_energy_above_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
         # Neither sign nor size matters.
         return [-3.0 * values * jnp.exp(-params["exponent"] * squares)]
 
+    def ratios(params: networks.Params, electrons: jax.Array, *rest: object) -> Ratios:
+        def psi(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            value = orbital(params, x)[0][..., 0, 0, 0]
+            return jnp.sign(value), jnp.log(jnp.abs(value))
+
+        return full_ratios(psi, electrons)
+
+    monkeypatch.setattr(networks, "ratios", ratios)
     monkeypatch.setattr(networks, "orbitals", orbital)
     monkeypatch.setattr(reference_fit, "CLIP", 1e6)  # the clipped energy is not the true one
     sweeps, walkers = 8, 500
     sample = per_device(
         lambda params, x: reference_fit.samples(
-            params, reference, x, nuclei(HYDROGEN), (1, 0), jnp.asarray(e_hf)
+            params, reference, x, nuclei(atom), (1, 0), jnp.asarray(e_hf)
         ),
         walker_mesh(2 * sweeps * walkers),
         (REPLICATED, SPLIT),
@@ -155,7 +170,11 @@ def test_energy_above_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
 
     exponent = 0.05
     found = reading(exponent)
-    truth = energy(r, radial(reference, r, exponent)) - energy(r, exact)
+    potential = -1.0 / r
+    if (own := nuclei(atom).potentials) is not None:
+        # Of an s orbital: U and U_0.
+        potential += np.asarray(radial_parts(own, jnp.asarray(r)[:, None]))[:, 0, :2].sum(axis=-1)
+    truth = energy(r, radial(reference, r, exponent), potential) - energy(r, exact, potential)
     assert 0.005 < truth < 0.05
     assert abs(found.excess - truth) < 4 * found.error
     assert found.error < 0.2 * truth  # a term left out would show

@@ -334,6 +334,7 @@ OTHER_VALUES = {
     "pretrain.optimiser": "lamb",
     "optimise.optimiser": "adam",
     "optimise.clip_centre": "median",
+    "pseudopotential.quadrature": "icosahedron",
     "runtime.precision": "float64",
     "mcmc.target_acceptance": 0.4,
     "optimise.ema_decay": 0.9,
