@@ -144,7 +144,10 @@ def optimise_stage(spec: Any) -> Any:
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times of one case; `job`: case, iterations, parts (whether to time them), settings, preset."""
+    """Times of one case.
+
+    `job`: case, iterations, parts (whether to time them), preset, settings
+    """
     import jax
 
     from benchmarks.cases import ATOMS, CASES, CHAINS

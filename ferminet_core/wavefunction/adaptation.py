@@ -12,8 +12,8 @@ The coefficients h are called heads, and start at zero. With A = sum_j z_j h_j, 
     pi -> pi + A_pi,  sigma -> sigma exp(l tanh(A_sigma / l)) envelopes, l = log 3
     w -> w exp(A_w)                                           determinants
 
-Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons. A network may have none.
-The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the shared
+Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons. Other networks may have
+none. The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the shared
 wavefunction too. Without heads the geometry enters by the network's inputs alone. An envelope's
 exponent changes by a factor of 3 at most, however far the nuclei are from those of the training.
 
