@@ -13,9 +13,10 @@ The coefficients h are called heads, and start at zero. With A = sum_j z_j h_j, 
     w -> w exp(A_w)                                           determinants
 
 Layers "one" are FermiNet's one-electron layers and Psiformer's perceptrons. Other networks may have
-none. The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the shared
-wavefunction too. Without heads the geometry enters by the network's inputs alone. An envelope's
-exponent changes by a factor of 3 at most, however far the nuclei are from those of the training.
+none. The result is an ordinary parameter tree (`networks.init`), so all that takes one serves the
+shared wavefunction too. Without heads the geometry enters by the network's inputs alone. An
+envelope's exponent changes by a factor of 3 at most, however far the nuclei are from those of the
+training.
 
 z are the leading principal components of functions of the distances between nuclei that tend to a
 constant as bonds break. They are smooth along a curve, need no frame, and rely on the order of the
