@@ -173,7 +173,10 @@ def shared_stage(system: Path, settings: Iterable[str] = (), pretrained: bool = 
 
 
 def measure(job: dict[str, Any]) -> dict[str, Any]:
-    """Times of one case; `job`: case, iterations, parts (whether to time), settings, preset."""
+    """Times of one case.
+
+    `job`: case, iterations, parts (whether to time them), preset, settings
+    """
     import jax
 
     from benchmarks.cases import ATOMS, CASES, CHAINS

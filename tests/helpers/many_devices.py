@@ -77,8 +77,8 @@ def of_group(mesh: Mesh) -> tuple[Any, Any]:
     """One step for two geometries, and the messages."""
     bonds = (1.4, 3.0)
     config = spec_of("spring").config.optimise
-    specs = [spec_of("spring", bond) for bond in bonds]
-    nuclei = [datasets.nuclei(s.molecule, s.config, jnp.float64) for s in specs]
+    runs = [spec_of("spring", bond) for bond in bonds]
+    nuclei = [datasets.nuclei(s.molecule, s.config, jnp.float64) for s in runs]
     params, electrons = start(spec_of("spring"), nuclei[0], len(bonds))
 
     def update(params: Any, first: jax.Array, second: jax.Array, state: Any) -> Any:
