@@ -24,6 +24,7 @@ from ferminet_core.inputs.group_curves import open_group
 from ferminet_core.inputs.messages import did_you_mean, show
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.overrides import check_given, flatten, resolve
+from ferminet_core.inputs.pseudopotentials import NONE, Choice, pseudopotentials
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.scan_columns import COLUMNS, Kind
@@ -60,7 +61,11 @@ class Progress(NamedTuple):
 
 
 def molecule(
-    atoms: Sequence[str] | Path, units: str | None = None, charge: int = 0, spin: int = 0
+    atoms: Sequence[str] | Path,
+    units: str | None = None,
+    charge: int = 0,
+    spin: int = 0,
+    pseudopotential: Choice = NONE,
 ) -> Molecule:
     """Nuclei and electrons in the notation of system files.
 
@@ -71,12 +76,15 @@ def molecule(
             XYZ file must be given.
         charge: Total charge.
         spin: 2S, the number of up electrons minus that of down electrons.
+        pseudopotential: Name or file for all elements, such as "ccecp", or {element: name}. The
+            setting `reference.basis` has to fit it.
 
     Returns:
         The molecule; its positions are in bohr.
 
     Raises:
-        InputError: Unknown element or unit, wrong coordinates, or an impossible charge or spin.
+        InputError: Unknown element, unit or pseudopotential, wrong coordinates, or an impossible
+            charge or spin.
     """
     if units is None:
         if isinstance(atoms, Path):
@@ -101,7 +109,12 @@ def molecule(
         ]
     symbols = tuple(atom.symbol for atom in parsed)
     positions = tuple(atom.position({}, units) for atom in parsed)
-    return Molecule.make(symbols, positions, charge, spin)
+
+    def where(*keys: str) -> str:
+        return ".".join(("pseudopotential", *keys))
+
+    potentials = pseudopotentials(pseudopotential, set(symbols), Path(), where)
+    return Molecule.make(symbols, positions, charge, spin, pseudopotentials=potentials)
 
 
 def configuration(preset: str | None = None, **overrides: Any) -> Config:

@@ -8,6 +8,21 @@ import ferminet_core
 from ferminet_core.units import ANGSTROM_IN_BOHR
 
 
+def test_a_pseudopotential_is_that_of_a_system_file(tmp_path: Path) -> None:
+    path = tmp_path / "hcl.yaml"
+    path.write_text(
+        "{units: bohr, atoms: [H 0 0 0, Cl 0 0 2.4], preset: smoke, pseudopotential: {Cl: ccecp}, "
+        "overrides: {reference.basis: ccecp-cc-pvdz}}"
+    )
+    (run,) = ferminet_core.load_system(path).runs
+    atoms = ["H 0 0 0", "Cl 0 0 2.4"]
+    found = ferminet_core.molecule(atoms, pseudopotential={"Cl": "ccecp"})
+    assert found == run.molecule
+    assert found.electrons == (4, 4)
+    with pytest.raises(ferminet_core.InputError, match=r"^pseudopotential\.Br: no atom is Br"):
+        ferminet_core.molecule(atoms, pseudopotential={"Br": "ccecp"})
+
+
 def test_a_molecule_and_settings_are_those_of_a_system_file(tmp_path: Path) -> None:
     path = tmp_path / "lih.yaml"
     path.write_text(
