@@ -58,8 +58,8 @@ class Part(NamedTuple):
     out_specs: Any
 
 
-def parts(stage: Any, state: Any) -> dict[str, Part]:
-    """The parts of an iteration of a run by KFAC."""
+def common_parts(stage: Any, state: Any) -> dict[str, Part]:
+    """The parts of an iteration of a run that all optimisers have."""
     import jax
     import jax.numpy as jnp
 
@@ -67,11 +67,9 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
     from ferminet_core.vmc import mcmc
     from ferminet_core.vmc.energy import energy_gradient
     from ferminet_core.vmc.hamiltonian import local_energy
-    from ferminet_core.vmc.optimisers import kfac
     from ferminet_core.wavefunction import networks
 
     nuclei, spins = stage.nuclei, stage.spins
-    preconditioner = stage.optimiser.preconditioner
     replicated: Any = mesh.REPLICATED
     split: Any = mesh.SPLIT
 
@@ -90,6 +88,30 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
         deviation = jnp.linspace(-1.0, 1.0, electrons.shape[0], dtype=electrons.dtype)
         return energy_gradient(params, electrons, nuclei, spins, deviation)
 
+    at, own = (state.params, state.walkers.electrons), (replicated, split)
+    walkers = mcmc.Walkers(split, split)
+    moved = (walkers, mcmc.Info(split))
+    move = (state.params, state.walkers, state.width)
+    return {
+        "log psi": Part(log_psi, at, own, split),
+        "sampling": Part(sampling, move, (replicated, walkers, replicated), moved),
+        "local energy": Part(energies, at, own, split),
+        "gradient": Part(gradient, at, own, replicated),
+    }
+
+
+def parts(stage: Any, state: Any) -> dict[str, Part]:
+    """The parts of an iteration of a run by KFAC."""
+    import jax
+    import jax.numpy as jnp
+
+    from ferminet_core.parallel import mesh
+    from ferminet_core.vmc.optimisers import kfac
+
+    nuclei, preconditioner = stage.nuclei, stage.optimiser.preconditioner
+    replicated: Any = mesh.REPLICATED
+    split: Any = mesh.SPLIT
+
     def curvature(params: Any, electrons: Any, optimiser: Any) -> Any:
         batch = (nuclei.positions, electrons)
         return kfac.update_curvature(preconditioner, optimiser, params, batch)
@@ -101,17 +123,10 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
         return preconditioner.apply(jax.tree.map(jnp.ones_like, params), optimiser)
 
     params, electrons, optimiser = state.params, state.walkers.electrons, state.optimiser
-    walkers = mcmc.Walkers(split, split)
-    moved = (walkers, mcmc.Info(split))
-    at, own = (params, electrons), (replicated, split)
+    own = (replicated, split, replicated)
     return {
-        "log psi": Part(log_psi, at, own, split),
-        "sampling": Part(
-            sampling, (params, state.walkers, state.width), (replicated, walkers, replicated), moved
-        ),
-        "local energy": Part(energies, at, own, split),
-        "gradient": Part(gradient, at, own, replicated),
-        "curvature": Part(curvature, (*at, optimiser), (*own, replicated), replicated),
+        **common_parts(stage, state),
+        "curvature": Part(curvature, (params, electrons, optimiser), own, replicated),
         "inverse": Part(inverse, (optimiser,), (replicated,), replicated),
         "update": Part(update, (params, optimiser), (replicated, replicated), replicated),
     }
