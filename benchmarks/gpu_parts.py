@@ -153,17 +153,25 @@ def by_folx(stage: Any, state: Any, sparsity: int) -> parts.Part:
     return parts.Part(local_energy, at, (REPLICATED, SPLIT), SPLIT)
 
 
+OF_KFAC = ("curvature", "update", "iteration by kfac")
+
+
+def optimiser_of(task: Task) -> str:
+    """KFAC where the part is its own: with JAX of another version than its own it cannot be had."""
+    return "kfac" if task.part in OF_KFAC else "spring"
+
+
 def part_of(bench: Bench, task: Task) -> tuple[parts.Part, Any]:
     """What a task compiles, and the stage that it belongs to."""
-    optimiser = "spring" if task.part.endswith("spring") else "kfac"
-    stage, state = bench.stage(task, optimiser)
+    stage, state = bench.stage(task, optimiser_of(task))
     if "iteration" in task.part:
         return block(stage, state), stage
     if task.part == "update by spring":
         return spring_update(stage, state), stage
     if "folx" in task.part:
         return by_folx(stage, state, 6 if task.part.endswith("sparse") else 0), stage
-    return parts.parts(stage, state)[task.part.partition(",")[0]], stage
+    found = parts.parts if task.part in OF_KFAC else parts.common_parts
+    return found(stage, state)[task.part.partition(",")[0]], stage
 
 
 # --- measuring ------------------------------------------------------------------------------------
@@ -214,8 +222,8 @@ def predicted(bench: Bench, task: Task) -> float | None:
     from ferminet_core.planning.machines import GPUS
 
     if task.walkers:
-        optimiser = "spring" if task.part.endswith("spring") else "kfac"
-        found = plan.stage_plan(bench.spec(task, optimiser), "optimise", GPUS["h100"], plan.ONE)
+        spec = bench.spec(task, optimiser_of(task))
+        found = plan.stage_plan(spec, "optimise", GPUS["h100"], plan.ONE)
     else:
         (group,) = parts.shared_groups(shared_file(task.case), bench.settings())
         found = plan.stage_plan(group, "joint_optimise", GPUS["h100"], plan.ONE)

@@ -63,19 +63,16 @@ class Part(NamedTuple):
     out_specs: Any
 
 
-def parts(stage: Any, state: Any) -> dict[str, Part]:
-    """The parts of an iteration of a run by KFAC."""
+def common_parts(stage: Any, state: Any) -> dict[str, Part]:
+    """The parts of an iteration of a run that all optimisers have."""
     import jax
-    import jax.numpy as jnp
 
     from ferminet_core.parallel import mesh
     from ferminet_core.vmc import mcmc
     from ferminet_core.vmc.hamiltonian import local_energy
-    from ferminet_core.vmc.optimisers import kfac
     from ferminet_core.wavefunction import networks
 
     nuclei, spins = stage.nuclei, stage.spins
-    preconditioner = stage.optimiser.preconditioner
     replicated: Any = mesh.REPLICATED
     split: Any = mesh.SPLIT
 
@@ -90,6 +87,29 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
     def energies(params: Any, electrons: Any) -> Any:
         return local_energy(params, electrons, nuclei, spins, stage.chunk)
 
+    at, own = (state.params, state.walkers.electrons), (replicated, split)
+    walkers = mcmc.Walkers(split, split)
+    moved = (walkers, mcmc.Info(split))
+    move = (state.params, state.walkers, state.width)
+    return {
+        "log psi": Part(log_psi, at, own, split),
+        "sampling": Part(sampling, move, (replicated, walkers, replicated), moved),
+        "local energy": Part(energies, at, own, split),
+    }
+
+
+def parts(stage: Any, state: Any) -> dict[str, Part]:
+    """The parts of an iteration of a run by KFAC."""
+    import jax
+    import jax.numpy as jnp
+
+    from ferminet_core.parallel import mesh
+    from ferminet_core.vmc.optimisers import kfac
+
+    nuclei, preconditioner = stage.nuclei, stage.optimiser.preconditioner
+    replicated: Any = mesh.REPLICATED
+    split: Any = mesh.SPLIT
+
     def sweep(params: Any, electrons: Any, optimiser: Any) -> Any:
         deviation = jnp.linspace(-1.0, 1.0, electrons.shape[0], dtype=electrons.dtype)
         batch = (nuclei.positions, electrons)
@@ -100,16 +120,10 @@ def parts(stage: Any, state: Any) -> dict[str, Part]:
         return kfac.natural_step(preconditioner, optimiser, gradient, rate, 1.0)
 
     params, electrons, optimiser = state.params, state.walkers.electrons, state.optimiser
-    walkers = mcmc.Walkers(split, split)
-    moved = (walkers, mcmc.Info(split))
-    at, own = (params, electrons), (replicated, split)
+    own = (replicated, split, replicated)
     return {
-        "log psi": Part(log_psi, at, own, split),
-        "sampling": Part(
-            sampling, (params, state.walkers, state.width), (replicated, walkers, replicated), moved
-        ),
-        "local energy": Part(energies, at, own, split),
-        "curvature": Part(sweep, (*at, optimiser), (*own, replicated), replicated),
+        **common_parts(stage, state),
+        "curvature": Part(sweep, (params, electrons, optimiser), own, replicated),
         "update": Part(update, (params, optimiser), (replicated, replicated), replicated),
     }
 
