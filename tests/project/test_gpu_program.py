@@ -100,20 +100,42 @@ def test_sizes_of_shapes() -> None:
 
 
 COMPILER = ROOT / ".gpu-compiler"
+needs_compiler = pytest.mark.skipif(
+    not (COMPILER / "ready").exists(), reason="`make gpu-program` installs XLA's"
+)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not (COMPILER / "ready").exists(), reason="`make gpu-program` installs XLA's")
-def test_products_of_an_h100_s_program_have_full_precision() -> None:
-    part = ("LiH:4", "--part", "local energy", "--part", "iteration by spring")
-    command = [sys.executable, "-m", "benchmarks.gpu_program", *part]
+def table(*arguments: str) -> list[dict[str, str]]:
+    """The rows that `gpu_program` prints."""
+    command = [sys.executable, "-m", "benchmarks.gpu_program", *arguments]
     # Neither the host devices of the tests nor XLA's options for them.
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     environment["PYTHONPATH"] = str(COMPILER)
     done = subprocess.run(
         command, capture_output=True, text=True, check=True, cwd=ROOT, env=environment
     )
-    head, _, *rows = (line.split(" | ") for line in done.stdout.splitlines())
-    column = head.index("Gflop of products by precision")
-    assert [row[column].split()[0] for row in rows] == ["highest", "highest"]
-    assert not any("," in row[column] for row in rows)
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()
+    )
+    return [dict(zip(head, row, strict=True)) for row in rows]
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_products_of_an_h100_s_program_have_full_precision() -> None:
+    rows = table("LiH:4", "--part", "local energy", "--part", "iteration by spring")
+    found = [row["Gflop of products by precision"] for row in rows]
+    assert len(found) == 2
+    assert all(cell.startswith("highest ") and "," not in cell for cell in found)
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_programs_for_an_h100_have_no_more_kernels() -> None:
+    """The counts of this version: the locked compiler always makes the same program."""
+    most = {"log psi": 20, "local energy": 62, "iteration by kfac": 586}
+    rows = table("LiH:256", *(word for part in most for word in ("--part", part)))
+    for row, (part, kernels) in zip(rows, most.items(), strict=True):
+        assert row["case, part"] == f"LiH:256, {part}"
+        assert int(row["kernels"]) <= kernels
+        assert row["loops of unknown length"] == "0"
