@@ -34,7 +34,7 @@ def of_part(part: parts.Part, mesh: Any) -> Messages:
 
     call = per_device(part.function, mesh, part.in_specs, part.out_specs)
     with mock.patch.object(platform, "on_cpu", return_value=False):
-        text = call.lower(*part.arguments).compile().as_text()
+        text = str(call.lower(*part.arguments).compile().as_text())
     return count(text).messages
 
 

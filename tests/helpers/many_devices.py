@@ -6,6 +6,7 @@ H2 with 32 walkers, a small network, double precision.
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, fetch, per_device, place
 from ferminet_core.planning import plan
-from ferminet_core.planning.machines import GPUS
+from ferminet_core.planning.machines import GPUS, Layout
 from ferminet_core.stages import datasets
 from ferminet_core.vmc.energy import clip_energies
 from ferminet_core.vmc.hamiltonian import local_energy, potential_energy
@@ -121,7 +122,7 @@ def compiled(
 
 def planned(optimiser: str, devices: int) -> list[float]:
     """Bytes of each message of an iteration by `plan`."""
-    layout = plan.Layout(1, devices)
+    layout = Layout(1, devices)
     return plan.messages(spec_of(optimiser), "optimise", GPUS["h100"], layout)
 
 
@@ -129,7 +130,7 @@ def main() -> None:
     """Both numbers of devices, all kinds of updates."""
     jax.config.update("jax_enable_x64", True)
     devices = jax.devices()
-    functions = {
+    functions: dict[str, Callable[[Mesh], tuple[Any, Any]]] = {
         "energies": energies,
         "kfac": functools.partial(of_run, "kfac"),
         "spring": functools.partial(of_run, "spring"),
