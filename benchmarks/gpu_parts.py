@@ -353,7 +353,7 @@ def by_deepqmc(bench: Bench, task: Task) -> dict[str, Any]:
         cwd=ROOT,
     )
     if done.returncode:
-        raise RuntimeError(done.stderr.strip()[-500:])
+        raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     found = json.loads(done.stdout.splitlines()[-1])
     medians = {name: statistics.median(found[f"{name}_s"]) for name in ("sampling", "local_energy")}
     return {"seconds": found["median_iteration_s"], **medians, "versions": found["versions"]}

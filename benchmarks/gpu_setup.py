@@ -33,7 +33,16 @@ PACKAGES = (
     *("cloudpickle", "decorator", "gast", "six", "typing-extensions", "packaging", "pyscf", "h5py"),
     *("setuptools", "pydantic", "pydantic-core", "annotated-types", "typing-inspection", "pyyaml"),
     *("typer", "click", "shellingham", "rich", "pygments", "markdown-it-py", "mdurl", "xarray"),
-    *("annotated-doc", "pandas", "python-dateutil", "zarr", "numcodecs", "donfig", "google-crc32c"),
+    *(
+        "annotated-doc",
+        "tabulate",
+        "pandas",
+        "python-dateutil",
+        "zarr",
+        "numcodecs",
+        "donfig",
+        "google-crc32c",
+    ),
 )
 PEERS = (
     *("folx==0.2.30", "jaxtyping==0.3.11", "wadler-lindig==0.1.8"),

@@ -34,8 +34,8 @@ def of_part(part: parts.Part, mesh: Any) -> Messages:
 
     call = per_device(part.function, mesh, part.in_specs, part.out_specs)
     with mock.patch.object(platform, "on_cpu", return_value=False):
-        compiled = call.lower(*part.arguments).compile()
-    return count(str(compiled.as_text())).messages
+        text = str(call.lower(*part.arguments).compile().as_text())
+    return count(text).messages
 
 
 def stages(case: str) -> Iterator[tuple[str, Any]]:

@@ -6,6 +6,7 @@ H2 with 32 walkers, a small network, double precision.
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -130,7 +131,7 @@ def main() -> None:
     """Both numbers of devices, all kinds of updates."""
     jax.config.update("jax_enable_x64", True)
     devices = jax.devices()
-    functions: dict[str, Any] = {
+    functions: dict[str, Callable[[Mesh], tuple[Any, Any]]] = {
         "energies": energies,
         "kfac": functools.partial(of_run, "kfac"),
         "spring": functools.partial(of_run, "spring"),
