@@ -16,7 +16,12 @@ ENTRY_POINTS = {"ferminet_core", "ferminet_core.__main__"}
 ONLY_IMPORTERS = {
     "mpi4py": ("ferminet_core.parallel.distributed",),
     "jax.distributed": ("ferminet_core.parallel.distributed",),
-    "kfac_jax": ("ferminet_core.vmc.optimisers.kfac", "ferminet_core.parallel.patches"),
+    "kfac_jax": (
+        "ferminet_core.vmc.optimisers.kfac",
+        "ferminet_core.vmc.optimisers.kfac_blocks",
+        "ferminet_core.vmc.optimisers.kfac_solves",
+        "ferminet_core.parallel.patches",
+    ),
     "plotly": ("ferminet_core.report",),
     "jinja2": ("ferminet_core.report",),
     "snakemake": (),
