@@ -68,7 +68,10 @@ def basis_label(name: str) -> str:
     match = _DUNNING.fullmatch(plain(name))
     if not match:
         return name.upper() if name.startswith("cbs(") else name
-    potential = match[1].replace("ccecp", "ccECP-", 1) if match[1] else ""
+    potential = ""
+    if match[1]:
+        kind = match[1].removeprefix("ccecp")
+        potential = f"ccECP-{kind}-" if kind else "ccECP-"
     kind = match[3].replace("c", "C")
     return f"{potential}{'aug-' if match[2] else ''}cc-{kind}V{match[4].upper()}Z"
 

@@ -15,7 +15,12 @@ from ferminet_core.inputs.expressions import (
     parse_condition,
 )
 from ferminet_core.inputs.messages import show
-from ferminet_core.inputs.molecule import Molecule, Pseudopotential
+from ferminet_core.inputs.molecule import (
+    ALL_ELECTRON,
+    Molecule,
+    Pseudopotential,
+    needs_potential,
+)
 from ferminet_core.inputs.origin import same_molecule
 from ferminet_core.inputs.parameter_values import value_text, values_of, values_text
 from ferminet_core.inputs.pseudopotentials import pseudopotentials
@@ -150,6 +155,10 @@ def _potentials(
                 return file.where((*place, *inside))
 
             read[place] = pseudopotentials(choice, symbols, file.path.parent, where)
+            allowed = {*ALL_ELECTRON, *(potential.symbol for potential in read[place])}
+            for atom in (atom for family in families for atom in family.atoms):
+                if atom.symbol not in allowed:
+                    raise InputError(f"{atom.where()}: {needs_potential(atom.symbol)}")
         found[variant] = read[place]
     return found
 

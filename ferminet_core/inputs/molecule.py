@@ -120,10 +120,7 @@ class Molecule(BaseModel):
         for symbol in self.symbols:
             check_element(symbol)
             if symbol not in ALL_ELECTRON and symbol not in self.cores:
-                raise ValueError(
-                    f"{symbol} needs a pseudopotential; give `pseudopotential`, such as ccecp; "
-                    f"without one allowed: {ALLOWED_ELEMENTS}"
-                )
+                raise ValueError(needs_potential(symbol))
         if len(self.symbols) != len(self.positions):
             raise ValueError(f"{len(self.symbols)} symbols for {len(self.positions)} positions")
         if info.context is GIVEN:
@@ -270,6 +267,14 @@ class Molecule(BaseModel):
         return hashlib.sha256(
             json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()
         ).hexdigest()
+
+
+def needs_potential(symbol: str) -> str:
+    """What is wrong with an element that has all of its electrons, and too many."""
+    return (
+        f"{symbol} needs a pseudopotential; give `pseudopotential`, such as ccecp; "
+        f"without one allowed: {ALLOWED_ELEMENTS}"
+    )
 
 
 def check_element(symbol: str) -> None:

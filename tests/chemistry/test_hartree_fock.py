@@ -305,9 +305,9 @@ def test_no_convergence_ends_the_run_with_one_line(monkeypatch: pytest.MonkeyPat
         ("6-31gz", ("H",), "unknown basis set '6-31gz'"),
         ("../cc-pvdz", ("H",), "unknown basis set"),
         ("cc-pvdz", ("H", "K"), "no functions for K"),
-        ("lanl2dz", ("K",), "effective core potential for K"),
-        ("ccecp-ccpvdz", ("Li",), "effective core potential for Li"),
-        ("gth-szv", ("N",), "effective core potential for N"),
+        ("lanl2dz", ("K",), "needs a pseudopotential for K"),
+        ("ccecp-ccpvdz", ("Li",), "needs a pseudopotential for Li"),
+        ("gth-szv", ("N",), "needs a pseudopotential for N"),
     ],
 )
 def test_unusable_basis_sets_are_refused(basis: str, symbols: tuple[str, ...], match: str) -> None:

@@ -514,11 +514,11 @@ def xyz_files() -> Iterator[Input]:
         ("underscore", "2\n\nH 0 0 0\nH 0 0 1_0\n", "a.xyz:4: found '1_0'"),
         ("comma", "2\n\nH 0 0 0\nH 0 0 0,74\n", "a.xyz:4: found '0,74'"),
         ("deuterium", "2\n\nH 0 0 0\nD 0 0 1\n", "a.xyz:4: unknown element 'D'; deuterium"),
-        ("uranium", "2\n\nH 0 0 0\nU 0 0 1\n", "U needs a pseudopotential"),
+        ("uranium", "2\n\nH 0 0 0\nU 0 0 1\n", "a.xyz:2: U needs a pseudopotential"),
         (
             "number 92",
             "2\n\n1 0 0 0\n92 0 0 1\n",
-            "U needs a pseudopotential",
+            "a.xyz:2: U needs a pseudopotential",
         ),
         ("number 0", "2\n\n1 0 0 0\n0 0 0 1\n", "a.xyz:4: found the atomic number 0"),
         (
