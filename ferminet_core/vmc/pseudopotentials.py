@@ -28,6 +28,8 @@ from ferminet_core.wavefunction.moved_electron import Ratios
 # exp(-a r^2), a being 1 to 30 bohr^-2, so that what is beyond adds up to some 1e-6 hartree for each
 # nucleus (U_l times the density there, over the tenth of a bohr in which U_l vanishes).
 LEAST_POTENTIAL = 1e-5
+# bohr; below the length of any move, and above the rounding of a coordinate.
+CELL = 2.0**-12
 # Moved electrons that are evaluated at once, each with its 6 or 12 places: they fill a GPU.
 MOST_AT_ONCE = 1024
 
@@ -111,16 +113,18 @@ def legendre(cosine: jax.Array, count: int) -> jax.Array:
 def rotations(electrons: jax.Array) -> jax.Array:
     """A random rotation (walker, 3, 3) for each walker, equally likely to be any.
 
-    Its random numbers follow from the bits of the walker's own coordinates. So the local energy
-    stays a function of its arguments: it is the same however walkers are spread over devices and
-    passes and after a resume, and no key has to reach all the places that evaluate it. The lowest
-    bits of a coordinate are as good as random, and the generator makes independent numbers of
-    neighbouring seeds.
+    Its random numbers follow from the walker's own coordinates, rounded to `CELL`. So the local
+    energy stays a function of its arguments: it is the same however walkers are spread over devices
+    and passes and after a resume, and no key has to reach all the places that evaluate it. Sums in
+    another order do not turn the walker, unless a coordinate lies at the edge of a cell. The last
+    bits of a rounded coordinate are as good as random, and the generator makes independent numbers
+    of neighbouring seeds.
 
     Args:
         electrons: (walker, electron, 3), bohr
     """
-    bits = jax.lax.bitcast_convert_type(electrons, jnp.uint32).reshape(electrons.shape[0], -1)
+    cells = jnp.round(electrons / CELL).astype(jnp.int32)
+    bits = jax.lax.bitcast_convert_type(cells, jnp.uint32).reshape(electrons.shape[0], -1)
     # Two hashes of 32 bits, sums with random odd factors. The shift lets two signs that both change
     # not cancel.
     factors = jax.random.bits(jax.random.key(0), (2, bits.shape[1]), jnp.uint32) | 1

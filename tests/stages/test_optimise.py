@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import xarray as xr
+from helpers.molecules import with_pseudopotentials
 from helpers.optimisers import OTHER_OPTIMISERS
 from jax.sharding import Mesh
 
@@ -15,6 +16,7 @@ from ferminet_core.errors import BrokenRunError
 from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import RunSpec
+from ferminet_core.inputs.start_settings import ReferenceConfig
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.parallel.mesh import REPLICATED, SPLIT, per_device
 from ferminet_core.stages import datasets
@@ -149,6 +151,7 @@ def test_a_penalty_without_strength_changes_no_bit(monkeypatch: pytest.MonkeyPat
     [
         ("kfac", "ferminet"),
         ("kfac", "psiformer"),
+        ("spring", "pseudopotential"),
         *(pytest.param(*p.values, "ferminet", marks=p.marks) for p in OTHER_OPTIMISERS),
     ],
 )
@@ -157,7 +160,13 @@ def test_one_and_two_devices_take_the_same_steps(
 ) -> None:
     more = {"inverse_period": 3, "clip_centre": "median"} if optimiser == "kfac" else {}
     spec = spec_of(optimiser=optimiser, **more)
-    if kind != "ferminet":
+    if kind == "pseudopotential":
+        molecule = with_pseudopotentials(("B", "H"), ((0.0, 0.0, 0.0), (0.0, 0.0, 2.4)))
+        spec = spec.model_copy(update={"molecule": molecule})
+        settings = ReferenceConfig(basis="ccecp-cc-pvdz")
+        stage = Pretrain(spec, hartree_fock.solve(molecule, settings))
+        pretrained = stage.result(stage.initial(), {})
+    elif kind != "ferminet":
         network = spec.config.network.model_copy(update={"kind": kind})
         spec = spec.model_copy(
             update={"config": spec.config.model_copy(update={"network": network})}
