@@ -78,7 +78,7 @@ def plan(
     device: Annotated[
         str,
         typer.Option(
-            help="h100 or a100 (estimates from data sheets), cpu (rates of this machine) or "
+            help="h100, h200 or a100 (estimates from data sheets), cpu (rates of this machine) or "
             "measure (a few iterations on this machine)."
         ),
     ] = "cpu",

@@ -380,7 +380,7 @@ def test_an_unknown_device_is_one_clear_line() -> None:
     with pytest.raises(InputError) as caught:
         run_plan("systems/h2.yaml", "--device", "h10")
     assert str(caught.value) == (
-        "--device: found 'h10'; did you mean 'h100'? allowed: a100, cpu, h100, measure"
+        "--device: found 'h10'; did you mean 'h100'? allowed: a100, cpu, h100, h200, measure"
     )
 
 
