@@ -109,9 +109,9 @@ def _gpu(
 
 
 # NVIDIA H100 Tensor Core GPU data sheet, SXM: 67 Tflop/s of FP32, 3.35 TB/s, 80 GB, NVLink 900 GB/s
-# both ways together. NVIDIA H200 Tensor Core GPU data sheet, SXM: the same, 4.8 TB/s, 141 GB. NVIDIA
-# A100 Tensor Core GPU data sheet, SXM 80 GB: 19.5 Tflop/s of FP32, 2039 GB/s, NVLink 600 GB/s.
-# Between nodes 400 and 200 Gb/s InfiniBand (NDR, HDR), an adapter per GPU.
+# both ways together. NVIDIA H200 data sheet, SXM: the same with 4.8 TB/s and 141 GB. NVIDIA A100
+# Tensor Core GPU data sheet, SXM 80 GB: 19.5 Tflop/s of FP32, 2039 GB/s, NVLink 600 GB/s. Between
+# nodes 400 and 200 Gb/s InfiniBand (NDR, HDR), an adapter per GPU.
 GPUS = {
     "h100": _gpu("h100", 67e12, 3.35e12, 80e9, 450e9, 50e9),
     "h200": _gpu("h200", 67e12, 4.8e12, 141e9, 450e9, 50e9),
