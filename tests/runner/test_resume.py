@@ -143,11 +143,12 @@ def test_other_optimisers_n_plus_n_is_2n(
 def test_other_networks_n_plus_n_is_2n(
     kind: str, reference: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """From the pretraining to the inference, on two devices."""
+    """The optimisation and the inference, on two devices."""
     use_devices(monkeypatch, 2)
     spec = of_kind(spec_of(6), kind)
-    found = reference
-    for make, after in ((Pretrain, 3), (Optimise, 3), (Inference, 30)):
+    pretrain = Pretrain(spec, reference)
+    found = pretrain.result(pretrain.initial(), {})
+    for make, after in ((Optimise, 3), (Inference, 30)):
         inputs = (found, reference) if make is Inference else (found,)
         whole = run(make(spec, *inputs))
         rest = go_on(make(spec, *inputs), leave(make(spec, *inputs), tmp_path / make.name, after))

@@ -125,7 +125,7 @@ PSEUDO = {
         pytest.param("n", marks=pytest.mark.campaign),
         pytest.param("si", marks=pytest.mark.campaign),
         pytest.param("cl", marks=pytest.mark.slow),
-        pytest.param("n2", marks=pytest.mark.slow),
+        pytest.param("n2", marks=pytest.mark.campaign),
         pytest.param("sc", marks=pytest.mark.campaign),
     ],
 )

@@ -63,8 +63,10 @@ def test_every_system_of_the_project_is_valid(tmp_path: Path, path: Path) -> Non
     workflow = Workflow(tmp_path)
     workflow.system = path
     jobs = workflow.jobs()
-    groups = len(load_scan(path).groups)
-    assert jobs == all_stages(jobs["reference"]) | dict.fromkeys(JOINT if groups else (), groups)
+    scan = load_scan(path)
+    wanted = all_stages(len(scan.runs)) | dict.fromkeys(JOINT, len(scan.groups))
+    wanted["conventional"] = sum(bool(run.config.conventional.methods) for run in scan.runs)
+    assert jobs == {rule: count for rule, count in wanted.items() if count}
 
 
 def test_edits_that_recompute_nothing(finished: Workflow) -> None:
