@@ -7,7 +7,7 @@ import jax.numpy as jnp
 def factor(matrix: jax.Array, damping: jax.Array | float) -> tuple[jax.Array, jax.Array]:
     """Lower Cholesky factor of the symmetric matrix + damping 1, (n, n), and the damping added.
 
-    A few parameters on which all walkers depend strongly give the optimisers' matrices large
+    A few parameters on which all walkers depend strongly give SPRING's matrix large
     eigenvalues. Their rounding in float32 can exceed the damping, and the matrix is then no longer
     positive definite. In that case ten times the damping is added, and ten times more until the
     factorisation succeeds, up to the trace of the matrix. A matrix with NaN has a factor with NaN.
