@@ -181,7 +181,7 @@ def usable(allow_cpu: bool) -> str | None:
 
 
 def install() -> None:
-    """The wheels, beside the Python named by PYTHON or the first in PATH."""
+    """Install the wheels into `SITE` by the Python named by PYTHON, or the first in PATH."""
     found = put_together(WHEELS)
     python = os.environ.get("PYTHON") or shutil.which("python3") or sys.executable
     options = ["--no-index", "--no-deps", "--no-compile", "--quiet", "--upgrade"]

@@ -7,9 +7,9 @@ call does what is missing. A part that fails, or takes longer than its share of 
 that says so, and the rest goes on. `--retry` repeats those. At the end the results are printed as
 a table. Without a GPU `--quick` runs every kind of part at tiny sizes, as a test.
 
-Beside each time stand those of the same part by folx and DeepQMC, where these are installed, what
-`plan --device h100` predicts, and the rates: operations of products and bytes moved, counted in the
-compiled program (module `programs`), per second.
+Each time is compared with that of folx and DeepQMC, where these are installed, and with the
+prediction of `plan --device h100`. The rates are operations of products and bytes moved per second,
+as counted in the compiled program (module `programs`).
 """
 
 import contextlib
@@ -237,7 +237,7 @@ def measured(parts: list[str], end: float, quick: bool) -> Iterator[dict[str, An
 
 
 def commit() -> str:
-    """The code that was measured; empty where there is no git."""
+    """The commit of the measured code; empty without git."""
     with contextlib.suppress(OSError):
         asked = ["git", "describe", "--always", "--dirty"]
         done = subprocess.run(asked, capture_output=True, text=True, check=False, cwd=ROOT)

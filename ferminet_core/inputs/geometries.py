@@ -134,7 +134,7 @@ def _potentials(
     """The pseudopotentials of each variant, by what it adds to the names of its runs.
 
     Raises:
-        InputError: There is no such pseudopotential, or none for an element.
+        InputError: The pseudopotential is unknown or does not cover an element.
     """
     symbols = sorted({atom.symbol for family in families for atom in family.atoms})
     key = "pseudopotential"

@@ -230,7 +230,7 @@ def _orbitals(params: Params, h: Jet, ae: jax.Array, r_ae: jax.Array, spins: Spi
         jacobian = jacobian.transpose(3, 4, 0, 1, 2) * jnp.moveaxis(e, 0, 2)[..., None, None]
         from_envelope = jnp.moveaxis(value * de, (0, 1), (3, 2))[..., None]
         jacobian = jacobian + jnp.eye(n, dtype=e.dtype)[s, None] * from_envelope
-        if shape[2] < n:  # A block stands on the diagonal, as in `ansatz.assemble`.
+        if shape[2] < n:  # A block goes on the diagonal, as in `ansatz.assemble`.
             jacobian = jnp.pad(jacobian, [(0, 0), (s.start, n - s.stop), *[(0, 0)] * 3])
         values.append(value * e)
         jacobians.append(jacobian)
