@@ -179,14 +179,17 @@ def test_a_rank_that_is_killed(scan: Scan, undisturbed: Scan) -> None:
 
 @pytest.mark.campaign
 def test_the_wall_time_costs_no_retry(scan: Scan, undisturbed: Scan, tmp_path: Path) -> None:
-    """A minute for each job, about half of it gone before the first step, and no retries."""
-    iterations = 8_000  # more than such a job can make
+    """Two minutes for each job, and no retries.
+
+    Slurm may send a signal up to a minute early. It then still comes after the first step.
+    """
+    iterations = 16_000  # more than such a job can make
     scan.lengthen(iterations)
     whole = Scan(tmp_path / "whole", scan.cache)
     undisturbed.copy_results(whole)
     whole.lengthen(iterations)
     whole.local()
-    optimise(scan, runtime="1", slurm_extra="\"'--signal=USR1@15'\"", retries="0")
+    optimise(scan, runtime="2", slurm_extra="\"'--signal=USR1@15'\"", retries="0")
     assert_as_undisturbed(scan, whole, 900.0)
     assert "Trying to restart job" not in scan.log
     stops = [event["reason"] for event in events(scan, "resumable")]
