@@ -24,15 +24,18 @@ from benchmarks.survival import landed, last_checkpoint, print_histogram, resume
 from ferminet_core.storage import artefacts, lease
 
 ROOT = Path(__file__).resolve().parent.parent
-# Each geometry makes some iterations of its own in the end.
+# Each geometry makes some iterations of its own in the end. Psiformer and pseudopotential need
+# parts of the local energy that a FermiNet of all electrons does not. Two electrons suffice.
 SYSTEM = """
 name: kills
 units: bohr
-atoms: [H 0 0 -R/2, H 0 0 R/2]
-parameters: {R: [1.4, 3.0]}
+atoms: [Li 0 0 -R/2, H 0 0 R/2]
+parameters: {R: [3.0, 4.0]}
+pseudopotential: {Li: ccecp}
 preset: smoke
 overrides:
-  network: {layers: 1, one_electron_width: 16}
+  reference.basis: ccecp-cc-pvdz
+  network: {kind: psiformer, layers: 1, one_electron_width: 16, attention_heads: 2}
   sharing.walkers: 16
   mcmc: {walkers: 32, burn_in: 10}
   pretrain: {min_iterations: 0, max_iterations: 80, check_every: 20, orbital_tolerance: 0.001}
