@@ -21,10 +21,8 @@ import numpy as np
 from pyscf import gto, scf
 
 from ferminet_core.chemistry.orbitals import angular_matrix, half_power, monomials
-from ferminet_core.chemistry.symmetry import Operation, operations
+from ferminet_core.chemistry.symmetry import MOST_DETERMINANTS, Operation, operations
 
-# More determinants would take too large a part of a network that has 8 or 16.
-MOST = 4
 # An up and a down orbital that overlap by less hold one electron each. A bond's come apart that far
 # at about twice its length.
 PAIRED = math.sqrt(0.5)
@@ -70,7 +68,7 @@ class Family(NamedTuple):
 
 
 def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | None:
-    """The determinants that represent the state of a Hartree-Fock solution, at most `MOST`.
+    """At most `MOST_DETERMINANTS` that represent the state of a Hartree-Fock solution.
 
     Args:
         mole: The molecule.
@@ -91,7 +89,7 @@ def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | No
         for number, (_, image) in enumerate(images):
             turned = _turned(one, image)
             largest = max(abs(determinant_overlap(turned, other, overlap)) for other in found)
-            if largest < SAME and len(found) < MOST:
+            if largest < SAME and len(found) < MOST_DETERMINANTS:
                 found.append(turned)
                 used.add(number)
     if len(found) == len(known):
@@ -121,14 +119,14 @@ def spin_patterns(first: Determinant, overlap: np.ndarray) -> list[Determinant]:
 
     Corresponding orbitals (A. T. Amos and G. G. Hall, Proc. R. Soc. A 263, 483 (1961)) of the two
     spins tell pairs from singly occupied orbitals. The determinant is alone where all singly
-    occupied orbitals have the same spin, or where there are more than `MOST` ways.
+    occupied orbitals have the same spin, or where there are more than `MOST_DETERMINANTS` ways.
     """
     if not first.down.shape[1]:
         return [first]
     left, values, right = np.linalg.svd(first.up.T @ overlap @ first.down)
     paired = int(np.sum(values > PAIRED))
     n_up, n_down = first.up.shape[1] - paired, first.down.shape[1] - paired
-    if n_down == 0 or math.comb(n_up + n_down, n_down) > MOST:
+    if n_down == 0 or math.comb(n_up + n_down, n_down) > MOST_DETERMINANTS:
         return [first]
     turns = (
         _on_atoms(first.up, left, paired, overlap),

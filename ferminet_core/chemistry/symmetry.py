@@ -8,6 +8,9 @@ import numpy as np
 # Nuclei count as mapped onto each other within this, bohr: above the rounding of positions that are
 # given with six digits, and far below any distortion that a scan resolves.
 TOLERANCE = 1e-4
+# Determinants, at most, that represent a state where one of them breaks a symmetry
+# (`determinant_families`). More would take too large a part of a network that has 8 or 16.
+MOST_DETERMINANTS = 4
 
 
 class Operation(NamedTuple):

@@ -4,8 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ferminet_core.chemistry.determinant_families import MOST
-from ferminet_core.chemistry.symmetry import operations
+from ferminet_core.chemistry.symmetry import MOST_DETERMINANTS, operations
 from ferminet_core.inputs.config import NetworkConfig
 from ferminet_core.inputs.molecule import Molecule
 
@@ -222,4 +221,4 @@ def _parities(molecule: Molecule) -> int:
     group = operations(np.asarray(molecule.positions), np.asarray(molecule.atomic_numbers, float))
     twice = [o for o in group if np.allclose(o.matrix @ o.matrix, np.eye(3), atol=1e-6)]
     different = {tuple(o.permutation.tolist()) for o in twice if o.moves}
-    return min(len(different), MOST - 1)
+    return min(len(different), MOST_DETERMINANTS - 1)

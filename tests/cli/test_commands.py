@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import typer
 import xarray as xr
+from helpers.paths import ROOT
 from helpers.stages import SYSTEM, Oscillator, command, failing, job_for, run
 from typer.testing import CliRunner
 
@@ -394,6 +395,23 @@ def test_every_command_has_help() -> None:
         [sys.executable, "-c", code, *names], capture_output=True, text=True, check=True
     )
     assert done.stdout.endswith("set()\n")
+
+
+def test_a_plan_imports_jax_after_its_settings() -> None:
+    """A plan of this machine settles threads and messages of JAX before it imports JAX."""
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from ferminet_core.cli.commands import app\n"
+        "done = CliRunner().invoke(app, ['plan', sys.argv[1], '--device', 'h100'])\n"
+        "assert done.exit_code == 0, done.output\n"
+        "print('jax' in sys.modules)\n"
+    )
+    system = str(ROOT / "systems" / "n2_ecp.yaml")
+    done = subprocess.run(
+        [sys.executable, "-c", code, system], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
 
 
 def test_a_process_uses_the_cores_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
