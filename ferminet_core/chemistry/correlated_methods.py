@@ -192,11 +192,30 @@ def _valence_basis(mole: gto.Mole) -> str | dict[str, list[Any]]:
     return found
 
 
+def active_space(restricted: Any) -> tuple[int, int, np.ndarray] | None:
+    """The valence shell, found by its overlap with the atoms' valence orbitals.
+
+    By AVAS (Sayfutyarova et al. 2017, doi:10.1021/acs.jctc.7b00128), so that bonds may be broken.
+
+    Args:
+        restricted: A converged restricted Hartree-Fock solution of PySCF.
+
+    Returns:
+        Orbitals, electrons and the coefficients (ao, orbital) to start from; None beyond argon.
+    """
+    mole: gto.Mole = restricted.mol
+    labels = _valence_shells(mole)
+    if labels is None:
+        return None
+    minao = _valence_basis(mole)
+    orbitals, electrons, start = avas.avas(
+        restricted, labels, threshold=_VALENCE_SHARE, minao=minao, canonicalize=False
+    )
+    return int(orbitals), int(electrons), start
+
+
 def _nevpt2(restricted: Any) -> MethodEnergy:
     """Strongly contracted NEVPT2 (Angeli et al. 2001, doi:10.1063/1.1361246) on a CASSCF.
-
-    The active space is the valence shell, found by its overlap with the atoms' valence orbitals
-    (AVAS, Sayfutyarova et al. 2017, doi:10.1021/acs.jctc.7b00128), so that bonds may be broken.
 
     Strong contraction depends on how degenerate core and empty orbitals are turned among each
     other: by 2e-5 hartree for two nitrogen atoms far apart, as rounding chooses. Orbitals of one
@@ -205,13 +224,10 @@ def _nevpt2(restricted: Any) -> MethodEnergy:
     mole: gto.Mole = restricted.mol
     if mole.nelectron == 1:
         return MethodEnergy(float(restricted.e_tot), "no correlation: one electron")
-    labels = _valence_shells(mole)
-    if labels is None:
+    valence = active_space(restricted)
+    if valence is None:
         return no_energy("NEVPT2 refused: atoms beyond argon")
-    minao = _valence_basis(mole)
-    orbitals, electrons, start = avas.avas(
-        restricted, labels, threshold=_VALENCE_SHARE, minao=minao, canonicalize=False
-    )
+    orbitals, electrons, start = valence
     space = f"active space of {electrons} electrons in {orbitals} orbitals"
     if orbitals > MAX_ACTIVE:
         return no_energy(f"NEVPT2 refused: {space}, at most {MAX_ACTIVE} orbitals")

@@ -36,7 +36,7 @@ def report() -> Any:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["energies", "kfac", "spring", "joint"])
 def test_sixteen_devices_give_the_numbers_of_one(name: str, report: Any) -> None:
     one, many = (np.array(report[name][which]) for which in ("one", "many"))
@@ -48,7 +48,7 @@ def test_sixteen_devices_give_the_numbers_of_one(name: str, report: Any) -> None
     np.testing.assert_allclose(many, one, rtol=0, atol=1e-10)
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["kfac", "spring"])
 def test_devices_exchange_what_the_plan_counts(name: str, report: Any) -> None:
     counted = report[name]["messages"]

@@ -168,8 +168,10 @@ def _each(params: list[networks.Params], inputs: list[jax.Array]) -> list[jax.Ar
     return [_stock(p, x) for p, x in zip(params, inputs, strict=True)]
 
 
-@pytest.mark.parametrize("kind", networks.NETWORKS)
-@pytest.mark.parametrize(("spins", "bias"), [((2, 1), True), ((3, 0), False)])
+@pytest.mark.parametrize(
+    ("kind", "spins", "bias"),
+    [*((kind, (2, 1), True) for kind in networks.NETWORKS), ("ferminet", (3, 0), False)],
+)
 def test_one_pass_gives_kfac_jaxs_factors_and_the_gradient(
     kind: str, spins: networks.Spins, bias: bool
 ) -> None:

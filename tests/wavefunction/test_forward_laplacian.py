@@ -99,8 +99,7 @@ def test_scaled_inputs() -> None:
     agree(params, electrons, SPINS, rtol=1e-9)
 
 
-@pytest.mark.parametrize("spins", [(1, 0), (3, 0), (2, 2)])
-@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize(("spins", "layers"), [((1, 0), 1), ((3, 0), 3), ((2, 2), 3)])
 def test_spins_and_depths(spins: tuple[int, int], layers: int) -> None:
     # Width 8 = 4 inputs of each of two nuclei: the first layer has a residual connection too.
     params = network(spins, layers=layers, orbital_bias=True, bias=layers == 3)

@@ -97,7 +97,7 @@ def job(
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("mode", ["remote", "subprocess"])
+@pytest.mark.parametrize("mode", ["remote", pytest.param("subprocess", marks=pytest.mark.campaign)])
 def test_jobs_do_not_see_edits_of_the_system_file(workflow: Workflow, mode: str) -> None:
     """One that waited in the queue while its basis set was edited, one while the file was saved."""
     text = SYSTEM + "overrides: {reference.basis: sto-3g}\n"
