@@ -1,11 +1,12 @@
-"""Times of KFAC iterations of DeepQMC's FermiNet, in seconds; a worker of `benchmarks.speed`.
+"""Times of KFAC iterations of DeepQMC, in seconds; a worker of `benchmarks.speed`.
 
 It runs in an environment of its own.
 
 One JSON object describes the case (`Case`); the last line printed is one JSON object with the
 times. Everything but the sizes is as in DeepQMC's own `task=train_ferminet ansatz=ferminet
 hamil=qc_forward_laplacian`, except that its ten-move sampler for FermiNet replaces the thirty-move
-one of Psiformer that the task names.
+one of Psiformer that the task names. Its Psiformer has one dense layer after each attention, as the
+paper's equations have and this project; by itself it takes two.
 """
 
 import importlib.metadata
@@ -30,6 +31,7 @@ class Case:
     chunk: walkers per pass of the local energy, over all devices; all at once if None
     sparsity: folx's sparsity_threshold, 0 for dense Jacobians (DeepQMC's choice)
     devices: host devices, each with its share of the walkers
+    network: ferminet or psiformer; attention_heads: of the latter
     repeats: calls that time the local energy and the sampling alone
     """
 
@@ -47,6 +49,8 @@ class Case:
     chunk: int | None = None
     sparsity: int = 0
     devices: int = 1
+    network: str = "ferminet"
+    attention_heads: int = 0
 
     def __post_init__(self) -> None:
         if self.walkers % (self.chunk or self.devices) or (self.chunk or 0) % self.devices:
@@ -75,9 +79,14 @@ def overrides(case: Case) -> list[str]:
     gnn = "ansatz.omni_factory.gnn_factory"
     sampler = "task.sampler_factory.elec_sampler"
     chunk = "null" if case.chunk is None else case.chunk
+    layer = f"{gnn}.layer_factory.update_features.0"
+    attention = [
+        f"{layer}.num_heads={case.attention_heads}",
+        f"{layer}.mlp_factory.hidden_layers=[log,1]",
+    ]
     return [
         "task=train_ferminet",
-        "ansatz=ferminet",
+        f"ansatz={case.network}",
         "hamil=qc_forward_laplacian",
         "task/sampler_factory/elec_sampler=decorr_metropolis_ferminet",
         f"hamil.mol.coords={case.positions}",
@@ -93,6 +102,7 @@ def overrides(case: Case) -> list[str]:
         f"{sampler}.samplers.0.length={case.moves}",
         f"+task.loss_function_factory.local_energy_batch_size={chunk}",
         "task.workdir=unused",
+        *(attention if case.network == "psiformer" else []),
     ]
 
 

@@ -5,6 +5,7 @@
     .venv/bin/python -m benchmarks.speed environments   # an environment for each other code
     .venv/bin/python -m benchmarks.speed run [--case LiH] [--rounds 3] [--settings-known]
     .venv/bin/python -m benchmarks.speed growth         # with the number of electrons
+    .venv/bin/python -m benchmarks.speed psiformer      # the other network
 
 Each code has the fastest of the chunks and numbers of devices tried, and takes turns with this
 project. A ratio is the other code's seconds over this project's in the same round. Results are in
@@ -99,11 +100,11 @@ def work(python: Path | str, *words: str, job: dict[str, Any]) -> dict[str, Any]
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
-def own(case: Case, devices: int = 2, parts: bool = True) -> dict[str, Any]:
+def own(case: Case, devices: int = 2, parts: bool = True, **settings: Any) -> dict[str, Any]:
     """Times of this project's iteration, and of its parts on request."""
-    iterations = ITERATIONS.get(case.name, 100)
-    job = {"case": case.name, "devices": devices, "iterations": iterations}
-    return work(sys.executable, "-m", "benchmarks.parts", job={**job, "parts": parts})
+    job = {"case": case.name, "devices": devices, "iterations": ITERATIONS.get(case.name, 100)}
+    job |= {"parts": parts, "preset": case.preset, "settings": settings}
+    return work(sys.executable, "-m", "benchmarks.parts", job=job)
 
 
 def _described(case: Case) -> dict[str, Any]:
@@ -275,6 +276,31 @@ def exponent(seconds: dict[int, float]) -> tuple[float, float]:
     n, t = (np.log(np.array(list(x), float)) for x in (seconds, seconds.values()))
     (slope, _), covariance = np.polyfit(n, t, 1, cov=True)
     return float(slope), float(np.sqrt(covariance[0, 0]))
+
+
+@app.command()
+def psiformer(
+    rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
+) -> None:
+    """Print times per iteration of Psiformers of preset `small`, one device here and in DeepQMC."""
+    print("| case | walkers | here, ms | DeepQMC, ms | ratio | spread |\n|---|---|---|---|---|---|")
+    for case in (CASES["LiH"], CASES["N2"]._replace(preset="small")):
+        kind = {"network.kind": "psiformer"}
+        network = case.spec(**kind).config.network
+        theirs = {name: getattr(network, name) for name in (*SIZES, "attention_heads")}
+        pairs = []
+        for _ in range(rounds):
+            ours = own(case, devices=1, parts=False, **kind)
+            peer = deepqmc(case, 10, devices=1, network=network.kind, **theirs)
+            found = ours["seconds"]["iteration"], peer["iteration_s"]
+            pairs.append((statistics.median(found[0]), statistics.median(found[1])))
+        r = record(case, "iteration", "DeepQMC", pairs, None)
+        low, high = r["spread"]
+        print(
+            f"| {case.name} | {case.walkers} | {1e3 * r['seconds']:.1f} "
+            f"| {1e3 * r['peer_seconds']:.1f} | {r['ratio']:.2f} | {low:.2f} to {high:.2f} |",
+            flush=True,
+        )
 
 
 @app.command()
