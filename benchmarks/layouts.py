@@ -1,6 +1,6 @@
 """One calculation on several layouts of processes and devices: bits and times.
 
-    .venv/bin/python -m benchmarks.layouts equal
+    .venv/bin/python -m benchmarks.layouts equal [--psiformer]
     .venv/bin/python -m benchmarks.layouts scaling
 
 `equal` runs LiH at `small` through the command line, started by a real MPI launcher. `scaling`
@@ -38,6 +38,11 @@ overrides:
   pretrain.max_iterations: {updates}
   optimise.iterations: {iterations}
   inference.samples: {updates}
+"""
+# After the overrides.
+PSIFORMER = """  network.kind: psiformer
+  reference.basis: ccecp-cc-pvdz
+pseudopotential: ccecp
 """
 # Open MPI refuses to run as root, as in a container, unless two variables allow it.
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
@@ -142,6 +147,9 @@ def equal(
     iterations: Annotated[int, typer.Option(help="Iterations of KFAC.")] = 50,
     updates: Annotated[int, typer.Option(help="Iterations of the pretraining, and records.")] = 100,
     launcher: Launcher = LAUNCHER,
+    psiformer: Annotated[
+        bool, typer.Option("--psiformer", help="Psiformer with pseudopotentials.")
+    ] = False,
 ) -> None:
     """Compare 1 process x 2 devices, 2 processes x 1 device, 1 device, and changes between them."""
     held = True
@@ -152,7 +160,7 @@ def equal(
             path = folder / f"lih_{part}.yaml"
             # One name for all lengths: one run that continues.
             text = SYSTEM.format(preset=preset, updates=updates, iterations=part)
-            path.write_text(f"name: lih\n{text}")
+            path.write_text(f"name: lih\n{text}{PSIFORMER if psiformer else ''}")
             growing.append(write_specs(load_scan(path), folder / str(part)))
         first = Chain(growing[-1][0], folder / "parents", launcher)
         parents = {}
