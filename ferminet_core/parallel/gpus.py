@@ -25,6 +25,18 @@ _POLL_S = 1.0
 _claimed: list[IO[bytes]] = []
 
 
+def number_from(variable: str, default: int) -> int:
+    """The number of GPUs or nodes that an environment variable sets, for a cluster profile.
+
+    Raises:
+        InputError: It is not a whole number of at least 1.
+    """
+    found = os.environ.get(variable, str(default))
+    if not found.isdecimal() or int(found) < 1:
+        raise InputError(f"{variable}: found {found!r}; allowed: a whole number of at least 1")
+    return int(found)
+
+
 def _driver_gpus() -> tuple[str, ...] | None:
     """Identities (UUIDs) of the node's NVIDIA GPUs; None where the driver's tool does not run."""
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]

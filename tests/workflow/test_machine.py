@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from configargparse import ConfigFileParserException  # type: ignore[import-untyped]
 from helpers.paths import ROOT
 from helpers.workflow import Workflow
 from snakemake.profiles import ProfileConfigFileParser  # type: ignore[import-untyped]
@@ -55,6 +56,18 @@ def test_a_whole_node_has_as_many_runs_as_gpus(monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("FERMINET_GPUS", gpus)
         with open(ROOT / "cluster_profiles" / "whole-node" / "config.yaml") as file:
             assert ProfileConfigFileParser().parse(file)["resources"] == [f"gpu={gpus}"]
+
+
+@pytest.mark.parametrize("profile", ["slurm-gpu", "whole-node"])
+@pytest.mark.parametrize("gpus", ["four", "0", "-1", ""])
+def test_a_wrong_number_of_gpus_is_named(
+    profile: str, gpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FERMINET_GPUS", gpus)
+    expected = re.escape(f"FERMINET_GPUS: found {gpus!r}; allowed: a whole number")
+    path = ROOT / "cluster_profiles" / profile / "config.yaml"
+    with open(path) as file, pytest.raises(ConfigFileParserException, match=expected):
+        ProfileConfigFileParser().parse(file)
 
 
 def test_a_scan_needs_no_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
