@@ -37,6 +37,7 @@ overrides:
   pretrain.min_iterations: {updates}
   pretrain.max_iterations: {updates}
   optimise.iterations: {iterations}
+  optimise.delay: 1000  # by default it follows the iterations, which grow here
   inference.samples: {updates}
 """
 # After the overrides.
