@@ -1,6 +1,6 @@
 """Groups of small molecules for the joint stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import xarray as xr
@@ -10,6 +10,7 @@ from ferminet_core.inputs.config import Config
 from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import GroupSpec, Member, RunSpec
 from ferminet_core.inputs.warm_starts import central
+from helpers.molecules import with_pseudopotentials
 
 
 def hydrogen(bond: float, charge: int = 0) -> Molecule:
@@ -38,9 +39,19 @@ def settings(**sections: Any) -> Config:
     return Config.model_validate(plain)
 
 
-def group_of(bonds: Sequence[float], config: Config, charge: int = 0) -> GroupSpec:
-    """H2, or its cation, at these bond lengths, bohr."""
-    molecules = {f"r_{bond:g}": hydrogen(bond, charge) for bond in bonds}
+def lithium_hydride(bond: float) -> Molecule:
+    """LiH with a pseudopotential for lithium: two electrons."""
+    return with_pseudopotentials(("Li", "H"), ((0, 0, 0), (0, 0, bond)), choice={"Li": "ccecp"})
+
+
+def group_of(
+    bonds: Sequence[float],
+    config: Config,
+    charge: int = 0,
+    make: Callable[[float], Molecule] | None = None,
+) -> GroupSpec:
+    """H2, its cation, or what `make` gives, at these bond lengths, bohr."""
+    molecules = {f"r_{bond:g}": make(bond) if make else hydrogen(bond, charge) for bond in bonds}
     return GroupSpec(
         scan="s",
         run_id="shared",

@@ -1,14 +1,16 @@
 """A small shared wavefunction of H2 between the geometries that it was trained at."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import numpy as np
 import pytest
 import xarray as xr
-from helpers.groups import group_of, hydrogen, settings
+from helpers.groups import group_of, hydrogen, lithium_hydride, settings
 from jax.sharding import Mesh
 
+from ferminet_core.inputs.molecule import Molecule
 from ferminet_core.inputs.run_spec import GroupSpec
 from ferminet_core.parallel.collectives import AXIS
 from ferminet_core.stages import group
@@ -47,8 +49,8 @@ def spec() -> GroupSpec:
     return group_of((1.2, 1.4, 1.7), config)
 
 
-@pytest.fixture(scope="module")
-def stages(spec: GroupSpec) -> Iterator[CurveStages]:
+@contextmanager
+def stages_of(spec: GroupSpec, make: Callable[[float], Molecule]) -> Iterator[CurveStages]:
     mesh = Mesh(jax.devices()[:1], (AXIS,))
     with pytest.MonkeyPatch.context() as monkeypatch:
         for module in ("warm_start", "inference"):
@@ -56,23 +58,41 @@ def stages(spec: GroupSpec) -> Iterator[CurveStages]:
                 f"ferminet_core.stages.{module}.walker_mesh", lambda *walkers, **groups: mesh
             )
         monkeypatch.setattr("ferminet_core.stages.inference.evaluate_all", lambda *given: {})
-        yield CurveStages(spec, joint_of(spec), "R", lambda at: hydrogen(at["R"]), SAMPLES)
+        yield CurveStages(spec, joint_of(spec), "R", lambda at: make(at["R"]), SAMPLES)
 
 
-@pytest.mark.slow
-def test_a_difference_agrees_with_two_inferences(stages: CurveStages) -> None:
+@pytest.fixture(scope="module")
+def stages(spec: GroupSpec) -> Iterator[CurveStages]:
+    with stages_of(spec, hydrogen) as found:
+        yield found
+
+
+def assert_a_difference_agrees(stages: CurveStages, one: float, two: float) -> None:
+    """A difference of energies equals that of two inferences, with a smaller error."""
     energies = []
-    for value in (1.35, 1.65):
+    for value in (one, two):
         _, series = run_stage(stages.point(value))
         walkers = series["energy_local"].mean(axis=0)
         energies.append((walkers.mean(), walkers.std(ddof=1) / np.sqrt(walkers.size)))
     (start, start_error), (end, end_error) = energies
-    step = stages.step(1.5, 1.35, 1.65)
+    step = stages.step((one + two) / 2, one, two)
     found = step.difference(run_stage(step)[1])
     apart = np.hypot(start_error, end_error)
     assert abs(found.value - (end - start)) < 4 * np.hypot(apart, found.error)
     assert found.error < 0.7 * apart
     assert 0.5 < found.effective < 1.0
+
+
+@pytest.mark.slow
+def test_a_difference_agrees_with_two_inferences(stages: CurveStages) -> None:
+    assert_a_difference_agrees(stages, 1.35, 1.65)
+
+
+@pytest.mark.campaign
+def test_a_difference_with_a_pseudopotential(spec: GroupSpec) -> None:
+    with_potential = group_of((2.6, 3.0, 3.5), spec.config, make=lithium_hydride)
+    with stages_of(with_potential, lithium_hydride) as stages:
+        assert_a_difference_agrees(stages, 2.9, 3.2)
 
 
 @pytest.mark.campaign
