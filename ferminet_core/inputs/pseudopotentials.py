@@ -20,6 +20,19 @@ NONE = "none"
 Choice = str | Mapping[str, str]
 
 
+def is_file(name: str) -> bool:
+    """Whether a potential is one from a file: what a system file gives, or the name of a stored one.
+
+    Names of PySCF have neither dots nor slashes.
+    """
+    return "." in name or "/" in name
+
+
+def canonical(name: str) -> str:
+    """The one spelling of a name of PySCF: "ccecp" for "cc-ECP". Names of files do not change."""
+    return name if is_file(name) else plain(name)
+
+
 def pseudopotentials(
     choice: Choice | None,
     symbols: Collection[str],
