@@ -8,11 +8,12 @@ from helpers.scans import make_scan
 from pyscf import gto
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.molecule import Molecule, Pseudopotential
+from ferminet_core.inputs.molecule import Molecule, Pseudopotential, RadialTerm
 from ferminet_core.inputs.origin import molecule_differences, same_molecule
 from ferminet_core.inputs.potential_files import Parts, read_potential
 from ferminet_core.inputs.pseudopotentials import (
     NONE,
+    Choice,
     canonical,
     from_pyscf,
     is_file,
@@ -33,12 +34,17 @@ Al p
 2        1.414930000      7.109015000
 END
 """
+LOCAL = (
+    RadialTerm(1, 5.073893, 3.0),
+    RadialTerm(2, 3.02749, -11.165685),
+    RadialTerm(3, 8.607001, 15.22168),
+)
 NUMBERS = Parts(
     10,
     {
-        -1: ((1, 5.073893, 3.0), (2, 3.02749, -11.165685), (3, 8.607001, 15.22168)),
-        0: ((2, 7.863954, 14.879513), (2, 2.061358, 20.746863)),
-        1: ((2, 3.125175, 7.786227), (2, 1.41493, 7.109015)),
+        -1: LOCAL,
+        0: (RadialTerm(2, 7.863954, 14.879513), RadialTerm(2, 2.061358, 20.746863)),
+        1: (RadialTerm(2, 3.125175, 7.786227), RadialTerm(2, 1.41493, 7.109015)),
     },
 )
 BASIS = 'BASIS "ao basis" SPHERICAL PRINT\nAl    S\n  0.3045  0.19\n  0.1013  -0.9\nEND\n'
@@ -51,11 +57,11 @@ def read(folder: Path, text: str, symbol: str = "Al") -> Parts:
     return read_potential(path, symbol, "here")
 
 
-def asked(choice: object, symbols: set[str], folder: Path = Path()) -> tuple[Pseudopotential, ...]:
+def asked(choice: Choice, symbols: set[str], folder: Path = Path()) -> tuple[Pseudopotential, ...]:
     return pseudopotentials(choice, symbols, folder, lambda *keys: ".".join(("here", *keys)))
 
 
-def refused(choice: object, symbols: set[str]) -> str:
+def refused(choice: Choice, symbols: set[str]) -> str:
     with pytest.raises(InputError) as caught:
         asked(choice, symbols)
     assert "\n" not in str(caught.value)
@@ -177,7 +183,7 @@ def test_a_name_never_reads_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("ccecp", "lanl2dz", "ccecpp"):
         (tmp_path / name).write_text(numbers)
     (potential,) = asked("ccecp", {"Al"}, tmp_path)
-    assert potential.local == NUMBERS.terms[-1]
+    assert potential.local == LOCAL
     assert "did you mean 'ccecp'" in refused("ccecpp", {"Al"})
     assert not made.exists()
 
@@ -250,7 +256,7 @@ def test_a_result_under_another_spelling_is_no_other() -> None:
         ("~nobody-here/al", {"Al"}, "~nobody-here/al: cannot be read: No such file"),
     ],
 )
-def test_suggestions(choice: object, symbols: set[str], line: str) -> None:
+def test_suggestions(choice: Choice, symbols: set[str], line: str) -> None:
     found = refused(choice, symbols)
     assert re.search(line, found), found
 
