@@ -2,8 +2,8 @@
 
 A file that is missing or does not fit gives a warning and empty values, and never fails a scan: its
 results do not depend on what is already known. Published energies belong to one state, with
-all electrons or certain pseudopotentials, and are never compared with the runs of another that happens
-to have the same parameters.
+all electrons or certain pseudopotentials, and are never compared with the runs of another that
+happens to have the same parameters.
 """
 
 import io

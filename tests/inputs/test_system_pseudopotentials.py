@@ -197,6 +197,73 @@ def test_limits_of_two_sets_of_one_potential(tmp_path: Path) -> None:
     assert "neighbours" in refused(tmp_path, text % "[cc-pvtz, ccecp-cc-pvqz]")
 
 
+@pytest.mark.parametrize(
+    ("sets", "tried"),
+    [
+        ("[ccecp-cc-pvdz, cc-pvtz]", "; try [ccecp-cc-pvtz, ccecp-cc-pvqz]"),
+        ("[bfd-vtz, bfd-vqz]", " with the pseudopotential ccecp [ccecp-cc-pvtz, ccecp-cc-pvqz]"),
+    ],
+)
+def test_limits_to_try_belong_to_the_potential(tmp_path: Path, sets: str, tried: str) -> None:
+    text = ATOM.format("C", 2) + "pseudopotential: ccecp\noverrides:\n  reference.basis: "
+    text += "ccecp-cc-pvdz\n  conventional: {methods: [ccsd(t)], extrapolate: true, basis: %s}\n"
+    line = refused(tmp_path / "a", text % sets)
+    assert line.endswith(tried)
+    runs_of(tmp_path / "b", text % f"[{line.rpartition('[')[2]}")
+
+
+VARIANTS = "variants:\n  - {name: base}\n  - {name: other, pseudopotential: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            ATOM.format("I", 1) + "pseudopotential: ccecp\n" + VARIANTS % "none",
+            r"variants\[1\]\.pseudopotential: found 'none', and I needs a pseudopotential, such as",
+        ),
+        (
+            ATOM.format("I", 1) + VARIANTS % "ccecp",
+            r"variants\[0\]\.pseudopotential: is missing, and I needs a pseudopotential, such as",
+        ),
+        (
+            ATOM.format("I", 1) + "pseudopotential: {I: none}\n",
+            r":5: pseudopotential: found \{'I': 'none'\}, and I needs",
+        ),
+        (HCL + VARIANTS % "ccecp", "here: variant other: reference.basis: 'cc-pvdz' does not"),
+        (
+            HCL + "pseudopotential: ccecp\n" + VARIANTS % "none" + BASIS.format("ccecp-cc-pvdz"),
+            "here: variant other: reference.basis: 'ccecp-cc-pvdz' needs a pseudopotential",
+        ),
+        (HCL + "pseudopotential: ccecp\n" + VARIANTS % "ccecp", "here: reference.basis: "),
+        (
+            "units: bohr\npreset: smoke\ngeometries:\n"
+            "  - {name: a, atoms: [Al 0 0 0], spin: 1, pseudopotential: ccecp}\n",
+            r"geometries\[0\]\.pseudopotential: unknown key; give .* at the top of the file or in",
+        ),
+        (
+            HCL + "cases: [{where: R > 2, pseudopotential: ccecp}]\n",
+            r"cases\[0\]\.pseudopotential: unknown key; give .* at the top of the file or in a",
+        ),
+        (
+            HCL + "overrides: {pseudopotential: ccecp}\n",
+            "overrides.pseudopotential: found 'ccecp'; give the potential at the top of",
+        ),
+        (
+            HCL + "overrides: {pseudopotential: {Cl: ccecp}}\n",
+            "overrides.pseudopotential.Cl: unknown setting; give the potential at the top of",
+        ),
+        (
+            HCL + "pseudopotential: {quadrature: icosahedron}\n",
+            r"pseudopotential.quadrature: no element; .*overrides: {pseudopotential.quadrature: ",
+        ),
+    ],
+)
+def test_the_key_and_its_place_are_named(tmp_path: Path, text: str, line: str) -> None:
+    found = refused(tmp_path, text)
+    assert re.search(line, found), found
+
+
 def test_cores_are_not_nuclei(tmp_path: Path) -> None:
     """SiC: with one charge for both, it would have the symmetry of two equal atoms."""
     text = "units: bohr\natoms: [Si 0 0 0, C 0 0 3.2]\npreset: smoke\npseudopotential: ccecp\n"
