@@ -59,6 +59,7 @@ _HINTS = {
 _GHOST = re.compile(r"(?i)(ghost|gh|bq|x)[-_:.@]?[a-z]{0,2}[0-9]*|@[a-z]+|[a-z]{1,2}:")
 _LABEL = re.compile(r"(?i)([a-z]{1,2})(?:[-_:@#(.]?[0-9].*|@.+)")
 ALLOWED_ELEMENTS = f"{ALL_ELECTRON[0]} to {ALL_ELECTRON[-1]}"
+ALLOWED_WITH_POTENTIALS = f"{ALLOWED_ELEMENTS}, with a pseudopotential to {ELEMENTS[-1]}"
 
 Position = tuple[float, float, float]
 
@@ -300,4 +301,4 @@ def check_element(symbol: str) -> None:
         close = difflib.get_close_matches(symbol[:10], ELEMENTS, n=1, cutoff=0.6)
         hint = f"did you mean {close[0]!r}?" if close else ""
     hint = f"{hint} " if hint.endswith("?") else f"{hint}; " * bool(hint)
-    raise ValueError(f"unknown element {show(symbol)}; {hint}allowed: {ALLOWED_ELEMENTS}")
+    raise ValueError(f"unknown element {show(symbol)}; {hint}allowed: {ALLOWED_WITH_POTENTIALS}")

@@ -13,6 +13,7 @@ from typing import Any
 from ferminet_core.inputs.config import resume_rules
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import Molecule, Pseudopotential
+from ferminet_core.inputs.pseudopotentials import canonical
 from ferminet_core.inputs.run_spec import GroupSpec, RunSpec, canonical_json, flat_settings
 from ferminet_core.inputs.setting_fields import Resume
 from ferminet_core.inputs.stage_table import declared
@@ -30,11 +31,20 @@ _HOW = {True: "with sharing", False: "without sharing"}
 def same_molecule(a: Molecule, b: Molecule) -> bool:
     """Whether two molecules are the same request.
 
-    They have the same nuclei in the same places, the same spin and the same pseudopotentials.
+    They have the same nuclei in the same places, the same spin and the same pseudopotentials, under
+    any spelling of their names.
     """
-    kinds = [(m.symbols, m.charge, m.spin, m.pseudopotentials) for m in (a, b)]
+    kinds = [(m.symbols, m.charge, m.spin, _potentials(m)) for m in (a, b)]
     return kinds[0] == kinds[1] and all(
         math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
+    )
+
+
+def _potentials(molecule: Molecule) -> tuple[Pseudopotential, ...]:
+    """The pseudopotentials, with one spelling of names that system files spelled in several."""
+    return tuple(
+        potential.model_copy(update={"name": canonical(potential.name)})
+        for potential in molecule.pseudopotentials
     )
 
 
@@ -142,8 +152,9 @@ def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:
         for name in ("charge", "spin")
         if (old := getattr(made, name)) != (new := getattr(wanted, name))
     ]
-    if made.pseudopotentials != wanted.pseudopotentials:
-        old, new = (potential_label(m.pseudopotentials) for m in (made, wanted))
+    before, now = _potentials(made), _potentials(wanted)
+    if before != now:
+        old, new = potential_label(before), potential_label(now)
         same = " (with other numbers)" if old == new else ""
         found.append(f"computed with {old}, the file says {new}{same}")
     state = ("charge", "spin", "pseudopotentials")

@@ -37,7 +37,7 @@ def _file_name(path: str) -> str:
     return path
 
 
-FileName = Annotated[str, AfterValidator(_file_name), Field(min_length=1, max_length=1000)]
+FileName = Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_file_name)]
 
 
 class ValueRange(Section):

@@ -156,8 +156,8 @@ def test_a_file_in_nwchem_s_format(tmp_path: Path) -> None:
         ),
         (
             ATOM.format("Al", 1) + "pseudopotential: ccecp-he\n" + BASIS.format("ccecp-cc-pvdz"),
-            "'ccecp-cc-pvdz' does not belong to the pseudopotential 'ccecp-he' of Al; choose one "
-            "that does, such as 'ccecp-he-cc-pvdz'",
+            "'ccecp-cc-pvdz' does not belong to the pseudopotential 'ccecphe' of Al; choose one "
+            "that does, such as 'ccecphe-cc-pvdz'",
         ),
         (
             ATOM.format("Cl", 1) + "pseudopotential: lanl2dz\n" + BASIS.format("cc-pvdz"),
