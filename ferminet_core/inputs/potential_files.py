@@ -193,8 +193,7 @@ def _check_charge(core: int, local: Sequence[RadialTerm], symbol: str, name: str
     if cancels and abs(charge - left) > _PRINTED * abs(charge):
         raise InputError(
             f"{name}: `{symbol} nelec {core}` leaves {symbol} the charge {left}, and the local "
-            f"part cancels {charge:g} / r; allowed: equal charges, as of a potential that replaces "
-            f"{ELEMENTS.index(symbol) + 1 - charge:g} electrons"
+            f"part cancels {charge:g} / r; allowed: equal charges"
         )
 
 

@@ -4,6 +4,7 @@ The functions import PySCF when they run, because the run table must expand quic
 """
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -99,7 +100,7 @@ def _pseudopotential(
         InputError: There is none, or it is none that this program can use.
     """
     if is_file(name):
-        found: Parts | None = read_potential(folder / Path(name).expanduser(), symbol, line)
+        found: Parts | None = read_potential(folder / os.path.expanduser(name), symbol, line)
     else:
         found = from_pyscf(name, symbol)
     if found is None:
