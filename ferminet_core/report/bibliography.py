@@ -185,7 +185,10 @@ POTENTIALS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (_CCECP, ("Mo", "Pd", "Ag", "Te", "I", "W", "Ir", "Au", "Bi"), "Wang2022"),
     (r"bfd(pp)?", ("H", "He", *_row("Li", "Ca"), *_row("Ga", "Kr")), "Burkatzki2007"),
 )
-# Those of a potential without an entry have none either, and one line is enough.
+_SETS_OF_POTENTIALS = tuple(
+    (rf"{pattern}(aug)?(cc|v).+", symbols, key) for pattern, symbols, key in POTENTIALS
+)
+# Sets without an entry, of a potential that has none either: one line is enough.
 _OF_POTENTIAL = r"(ccecp|bfd).+"
 
 
@@ -215,7 +218,7 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
                 found.setdefault(key, []).append(use.purpose)
     for what, table, used in (
         ("pseudopotential", POTENTIALS, _potentials),
-        ("basis set", BASES, _bases),
+        ("basis set", (*BASES, *_SETS_OF_POTENTIALS), _bases),
     ):
         for name, symbol in sorted({pair for run in runs for pair in used(run)}):
             keys = _keys(table, name, symbol)

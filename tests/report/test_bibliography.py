@@ -270,6 +270,13 @@ def test_a_potential_without_an_entry_is_said(tmp_path: Path, name: str, stored:
     assert f"% no entry for pseudopotential {stored} of Al: cite its authors\n" in (
         bibliography.bibliography(runs, (), "here")
     )
+    # The set of another potential has an entry all the same.
+    runs = runs_of(
+        tmp_path,
+        ATOM % ("Al", 1) + "pseudopotential: pots/ccecp\n",
+        reference__basis="ccecp-aug-cc-pvdz",
+    )
+    assert cited(runs)["Bennett2018"] == "basis set ccecp-aug-cc-pvdz"
     runs = runs_of(tmp_path, ATOM % ("Al", 1) + "pseudopotential: bfd-pp\n")
     assert cited(runs)["Burkatzki2007"] == "pseudopotential bfdpp"
 
