@@ -17,6 +17,7 @@ from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.report import plots, scan_files
+from ferminet_core.report.chart_data import panels
 from ferminet_core.report.scan_charts import quantities_chart, scan_charts
 
 GRID = [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]
@@ -360,6 +361,18 @@ def test_published_energies_are_of_the_same_potentials_on_the_same_elements(
     assert found == expected
     assert bool(warning) != bool(expected)
     assert names == ["CO, all electrons", "CO, ccecp (C, O), both", "CO, ccecp (C), carbon"]
+
+
+def test_energies_without_cores_are_drawn_apart(tmp_path: Path) -> None:
+    """Those of the cores are tens of hartree."""
+    variants = "{name: base}, {name: cc, pseudopotential: ccecp}, {name: he, pseudopotential: "
+    scan = make_scan(tmp_path, f"{CO}variants: [{variants}{{C: ccecp}}}}]\n")
+    summary = summarise(scan, {run.run_id: done(-1.0) for run in scan.runs})
+    parts = panels(summary)
+    assert [name for name, _ in parts] == [
+        *("CO, all electrons", "CO, ccecp (C, O)", "CO, ccecp (C)"),
+    ]
+    assert [len(part.table) for _, part in parts] == [2, 2, 2]
 
 
 def test_a_name_means_all_elements_and_the_warning_says_how_to_name_some(tmp_path: Path) -> None:
