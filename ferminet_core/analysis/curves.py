@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.molecule import Molecule, Pseudopotential
+from ferminet_core.inputs.origin import potential_label
 from ferminet_core.inputs.parameter_values import entry_name
+from ferminet_core.inputs.pseudopotentials import canonical
 from ferminet_core.inputs.run_spec import RunSpec
 
 
@@ -20,14 +22,14 @@ class State(NamedTuple):
     """A molecule in one electronic state, at any of its geometries, with one set of potentials.
 
     entry: of `geometries`, empty for the atoms at the top of a system file; symbols: of the nuclei;
-    spin: 2S; potential: names of the pseudopotentials, empty for all electrons
+    spin: 2S; potentials: the pseudopotentials with their numbers, none for all electrons
     """
 
     entry: str
     symbols: tuple[str, ...]
     charge: int
     spin: int
-    potential: str = ""
+    potentials: tuple[Pseudopotential, ...] = ()
 
     @property
     def formula(self) -> str:
@@ -56,13 +58,16 @@ def state_of(run: RunSpec) -> State:
     """The state that a run computes."""
     molecule = run.molecule
     entry = entry_name(run.geometry, run.parameters) if run.parameters else run.geometry
-    potential = "+".join(sorted(potentials_of(molecule)))
-    return State(entry, molecule.symbols, molecule.charge, molecule.spin, potential)
+    potentials = potentials_of(molecule)
+    return State(entry, molecule.symbols, molecule.charge, molecule.spin, potentials)
 
 
-def potentials_of(molecule: Molecule) -> set[str]:
-    """The names of a molecule's pseudopotentials; none with all electrons."""
-    return {potential.name for potential in molecule.pseudopotentials}
+def potentials_of(molecule: Molecule) -> tuple[Pseudopotential, ...]:
+    """A molecule's pseudopotentials, in one spelling of their names; none with all electrons."""
+    return tuple(
+        potential.model_copy(update={"name": canonical(potential.name)})
+        for potential in molecule.pseudopotentials
+    )
 
 
 def varied_parameter(runs: Sequence[RunSpec]) -> str | None:
@@ -110,10 +115,25 @@ def state_labels(states: Iterable[State]) -> dict[State, str]:
         same = [other for other in different if names[other] == name]
         charge = f", charge {state.charge}" if len({s.charge for s in same}) > 1 else ""
         spin = f", spin {state.spin}" if len({s.spin for s in same}) > 1 else ""
-        several = len({s.potential for s in same}) > 1
-        potential = f", {state.potential or 'all electrons'}" if several else ""
+        texts = _potential_texts(s.potentials for s in same)
+        potential = f", {texts[state.potentials]}" if len(texts) > 1 else ""
         labels[state] = f"{name}{charge}{spin}{potential}" if counts[name] > 1 else name
     return labels
+
+
+def _potential_texts(
+    found: Iterable[tuple[Pseudopotential, ...]],
+) -> dict[tuple[Pseudopotential, ...], str]:
+    """The shortest texts that tell sets of potentials apart: names, elements, else a number."""
+    different = list(dict.fromkeys(found))
+    names = ["+".join(sorted({p.name for p in of})) or "all electrons" for of in different]
+    if len(set(names)) < len(names):
+        names = [potential_label(of) for of in different]
+    numbered = [
+        f"{name}, numbers {names[: place + 1].count(name)}" if names.count(name) > 1 else name
+        for place, name in enumerate(names)
+    ]
+    return dict(zip(different, numbered, strict=True))
 
 
 def formula(symbols: Iterable[str], charge: int = 0) -> str:

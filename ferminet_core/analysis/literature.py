@@ -2,14 +2,14 @@
 
 A file that is missing or does not fit gives a warning and empty values, and never fails a scan: its
 results do not depend on what is already known. Published energies belong to one state, with
-all electrons or one pseudopotential, and are never compared with the runs of another that happens
-to have the same parameters.
+all electrons or certain pseudopotentials, and are never compared with the runs of another that
+happens to have the same parameters.
 """
 
 import io
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,10 @@ import pandas as pd
 
 from ferminet_core import units
 from ferminet_core.analysis.curves import State, potentials_of, state_of
-from ferminet_core.inputs.messages import replace_unprintable
+from ferminet_core.inputs.messages import did_you_mean, replace_unprintable, show
+from ferminet_core.inputs.molecule import Molecule
+from ferminet_core.inputs.origin import potential_label
+from ferminet_core.inputs.pseudopotentials import NONE, Choice, canonical, is_file
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan
 from ferminet_core.inputs.system_keys import LiteratureSpec
@@ -160,11 +163,10 @@ def _own_runs(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> list[Run
         if all(name in run.parameters or name in _FACTS for name in matched)
         and spec.geometry in (None, state_of(run).entry)
     ]
-    # Total energies without the cores are on another scale.
-    potentials = set() if spec.pseudopotential is None else {spec.pseudopotential}
-    if own and not (own := [run for run in own if potentials_of(run.molecule) == potentials]):
-        what = f"the pseudopotential {spec.pseudopotential}" if potentials else "all electrons"
-        return refuse(f"the energies are those of {what}, and no run has the same")
+    if own:
+        own, reason = _of_its_potentials(spec, own)
+        if reason:
+            return refuse(reason)
     for key in ("charge", "spin"):
         given, found = getattr(spec, key), {getattr(run.molecule, key) for run in own}
         if given is None and (matched & {"geometry", key} or len(found) < 2):
@@ -185,6 +187,63 @@ def _own_runs(spec: LiteratureSpec, scan: Scan, warnings: list[str]) -> list[Run
             listed = ", ".join(sorted(name or "the one at the top" for name in several))
             return refuse(f"fits several geometries ({listed}); name one with `geometry`")
     return own
+
+
+def _of_its_potentials(spec: LiteratureSpec, runs: list[RunSpec]) -> tuple[list[RunSpec], str]:
+    """The runs with the potentials of an entry, and what is wrong if there are none.
+
+    Total energies without the cores are on another scale.
+    """
+    asked = spec.pseudopotential
+    known = {symbol for run in runs for symbol in run.molecule.symbols}
+    if isinstance(asked, Mapping) and (unknown := sorted(asked.keys() - known)):
+        hint = did_you_mean(unknown[0], known)
+        return [], f"`pseudopotential` names {show(unknown[0])}, which no run has{hint}"
+    own = [run for run in runs if _has_potentials(run.molecule, asked)]
+    if not own:
+        return [], _other_potentials(asked, [run.molecule for run in runs])
+    # Variants may take files of one name from two folders.
+    found = {potential for run in own for potential in potentials_of(run.molecule)}
+    symbols = [potential.symbol for potential in found]
+    if several := [symbol for symbol in symbols if symbols.count(symbol) > 1]:
+        return [], f"fits runs whose potentials of {several[0]} have different numbers"
+    return own, ""
+
+
+def _other_potentials(asked: Choice | None, molecules: Sequence[Molecule]) -> str:
+    """What the potentials of an entry are, and those of molecules that have others."""
+    what, hint = "all electrons", ""
+    if isinstance(asked, Mapping):
+        what = f"the pseudopotentials {_as_mapping(asked)}"
+    elif asked is not None and asked != NONE:
+        what = f"the pseudopotential {asked} for all elements"
+        for molecule in molecules:
+            some = dict.fromkeys(molecule.cores, asked)
+            if some and _has_potentials(molecule, some):
+                hint = f"; to compare with these give {_as_mapping(some)}"
+    labels = dict.fromkeys(potential_label(of.pseudopotentials) for of in molecules)
+    return (
+        f"the energies are those of {what}, and no run has the same (they have "
+        f"{'; '.join(labels)}){hint}"
+    )
+
+
+def _as_mapping(asked: Mapping[str, str]) -> str:
+    return f"{{{', '.join(f'{symbol}: {name}' for symbol, name in asked.items())}}}"
+
+
+def _has_potentials(molecule: Molecule, asked: Choice | None) -> bool:
+    """Whether a molecule has the potentials that an entry names, and no others."""
+    if asked is None or isinstance(asked, str):
+        asked = dict.fromkeys(molecule.symbols, asked or NONE)
+    wanted = {s: n for s, n in asked.items() if s in molecule.symbols and n != NONE}
+    found = {potential.symbol: potential.name for potential in molecule.pseudopotentials}
+    return wanted.keys() == found.keys() and all(
+        canonical(found[symbol]) == canonical(name)
+        # A stored file may have lost its folder.
+        or (is_file(name) and found[symbol] == Path(name).name)
+        for symbol, name in wanted.items()
+    )
 
 
 def _read_rows(spec: LiteratureSpec, warnings: list[str]) -> pd.DataFrame | None:

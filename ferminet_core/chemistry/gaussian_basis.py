@@ -26,11 +26,12 @@ def build_mole(
             one spin.
     """
     potentials = {p.symbol: p for p in molecule.pseudopotentials}
-    check_basis(basis, molecule.symbols, key, {s: p.name for s, p in potentials.items()})
+    names = {symbol: potential.name for symbol, potential in potentials.items()}
+    check_basis(basis, molecule.symbols, key, names)
     mole = gto.M(
         atom=list(zip(molecule.symbols, molecule.positions, strict=True)),
         unit="Bohr",
-        basis={symbol: element_basis(basis, symbol, potentials) for symbol in molecule.symbols},
+        basis={symbol: element_basis(basis, symbol, names) for symbol in molecule.symbols},
         ecp={symbol: in_pyscf(potential) for symbol, potential in potentials.items()},
         charge=molecule.charge,
         spin=molecule.spin,

@@ -6,7 +6,7 @@ The functions import PySCF when they run, because the run table must expand quic
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import ELEMENTS
+from ferminet_core.inputs.pseudopotentials import canonical, from_pyscf, is_file
 
 # PySCF takes other names for paths of files, or for the text of a basis set.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 +*(),@_-]*")
@@ -21,7 +22,13 @@ _SIZES = {"d": 2, "t": 3, "q": 4, "5": 5, "6": 6}
 # The sets of ccECP pseudopotentials are named like Dunning's, after the name of the potential.
 _DUNNING = re.compile(rf"(ccecp(?:he|reg|28|36)?)?(aug)?cc(p|pc|pwc)v([{''.join(_SIZES)}])z")
 _CCECP = re.compile(r"ccecp(he|reg|28|36)?")
-_BFD = re.compile(r"bfdv[dtq5]z")
+_BFD = re.compile(r"bfdv([dtq5])z")
+_PP = re.compile(r"(aug)?cc(p|pwc)v([dtq5])zpp")
+# Double-zeta sets for potentials of the same name, in which light elements without a potential have
+# no functions, or no core.
+_VALENCE_ONLY = re.compile(r"stuttgart(dz|rlc|rsc)?|crenb[ls]|sbkjc|lanl(08|2tz)")
+# Names of sets that are no basis for orbitals.
+_NO_ORBITALS = re.compile(r"fit|ri$|^sap|dyall|f12")
 # PySCF has no single error for a missing set. It raises its own (a RuntimeError), an error of its
 # reader, or the error of a missing file.
 _ABSENT = (RuntimeError, LookupError, AssertionError, ValueError, TypeError, OSError)
@@ -76,23 +83,81 @@ def basis_label(name: str) -> str:
     return f"{potential}{'aug-' if match[2] else ''}cc-{kind}V{match[4].upper()}Z"
 
 
-def element_basis(name: str, symbol: str, potentials: Collection[str] = ()) -> str:
+class _Sized(NamedTuple):
+    """A set with relatives of the same size for other electrons.
+
+    family: of the potential that it belongs to: a spelling of ccecp, "bfd", or "pp" for the sets
+    and potentials of one name such as cc-pvdz-pp; empty for all electrons
+    prefix: "aug" or nothing; kind: as in `Dunning`; size: letter of the cardinal number
+    """
+
+    family: str
+    prefix: str
+    kind: str
+    size: str
+
+    @property
+    def name(self) -> str:
+        """The set's name."""
+        if self.family == "bfd":
+            return f"bfd-v{self.size}z"
+        potential = self.family.replace("ccecp", "ccecp-", 1).strip("-")
+        parts = ("" if self.family == "pp" else potential, self.prefix)
+        behind = "-pp" if self.family == "pp" else ""
+        return f"{'-'.join((*filter(None, parts), f'cc-{self.kind}v{self.size}z'))}{behind}"
+
+
+def _sized(name: str) -> _Sized | None:
+    if match := _DUNNING.fullmatch(plain(name)):
+        return _Sized(match[1] or "", match[2] or "", match[3], match[4])
+    if match := _BFD.fullmatch(plain(name)):
+        return _Sized("bfd", "", "p", match[1])
+    if match := _PP.fullmatch(plain(name)):
+        return _Sized("pp", match[1] or "", match[2], match[3])
+    return None
+
+
+def _family(potential: str | None) -> str | None:
+    """The `_Sized.family` of a potential, empty for all electrons; None if it has no such sets."""
+    if potential is None:
+        return ""
+    own = canonical(potential)
+    if is_file(own):
+        return None
+    if _CCECP.fullmatch(own):
+        return own
+    return "bfd" if own in ("bfd", "bfdpp") else "pp" if _PP.fullmatch(own) else None
+
+
+def element_basis(
+    name: str, symbol: str, potentials: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """The set of one element in a molecule with this set.
 
-    Hydrogen and helium have no core, so a core-valence set means the valence set for them. Elements
-    without a pseudopotential have the all-electron set of the same size as those with ccECP.
+    Hydrogen and helium have no core, so a core-valence set means the valence set for them. A set
+    that belongs to a pseudopotential means the set of the same size of all electrons, or of their
+    own pseudopotential, for elements that do not have this one. Beside other sets for cores,
+    elements without a pseudopotential have cc-pvdz.
 
     Args:
         name: Name of the basis set.
         symbol: The element.
-        potentials: Elements of the molecule that have a pseudopotential.
+        potentials: Names of the pseudopotentials, by the elements of the molecule that have one.
     """
-    match = _DUNNING.fullmatch(plain(name))
-    if match and match[1] and potentials and symbol not in potentials:
-        return f"{match[2] or ''}cc{match[3]}v{match[4]}z"
-    if match and match[3] != "p" and symbol in ("H", "He"):
-        return f"{match[1] or ''}{match[2] or ''}ccpv{match[4]}z"
-    return name
+    if symbol not in potentials and potentials and _VALENCE_ONLY.fullmatch(plain(name)):
+        return "cc-pvdz"
+    sized = _sized(name)
+    if not sized:
+        return name
+    wanted, own = sized, _family(potentials.get(symbol))
+    known = {_family(potential) for potential in potentials.values()}
+    if sized.family and potentials and symbol not in potentials:
+        wanted = wanted._replace(family="")
+    elif own and sized.family in known - {own} and (own != "bfd" or sized[1:3] == ("", "p")):
+        wanted = wanted._replace(family=own)
+    if symbol in ("H", "He"):
+        wanted = wanted._replace(kind="p")
+    return name if wanted == sized else wanted.name
 
 
 def check_basis(
@@ -113,27 +178,94 @@ def check_basis(
         InputError: The set is unknown, lacks an element, or is one for other electrons: for all, or
             for those of another pseudopotential.
     """
-    from pyscf import gto
-
     if _NAME.fullmatch(name) and Path(name.partition("@")[0]).is_file():
         raise InputError(
             f"{key}: {name!r} is also a file in this folder, and PySCF would read it; rename the "
             "file, or start elsewhere"
         )
-    for symbol in sorted(set(symbols)):
-        own = element_basis(name, symbol, potentials)
-        shells = load_from_pyscf(gto.basis.load, own, symbol)
-        if not shells:
-            raise InputError(f"{key}: {_absent(own, symbol)}")
-        if symbol in potentials:
-            if problem := _of_other_potential(own, symbol, potentials[symbol]):
-                raise InputError(f"{key}: {problem}")
-        elif _needs_potential(own, symbol, shells):
-            raise InputError(
-                f"{key}: {show(name)} needs a pseudopotential for {symbol}, which has all of its "
-                "electrons; choose an all-electron basis such as 'cc-pvdz', or give a "
-                "`pseudopotential`"
-            )
+    elements = sorted(set(symbols))
+    for symbol in elements:
+        if problem := _problem(name, symbol, potentials, listed=True):
+            raise InputError(f"{key}: {problem}{_suggestion(name, elements, potentials)}")
+
+
+def _problem(name: str, symbol: str, potentials: Mapping[str, str], listed: bool = False) -> str:
+    """What is wrong with a set for one element of a molecule; empty if nothing is.
+
+    To list the elements that a set has takes a while.
+    """
+    from pyscf import gto
+
+    own = element_basis(name, symbol, potentials)
+    shells = load_from_pyscf(gto.basis.load, own, symbol)
+    if not shells:
+        return _absent(own, symbol, listed)
+    if symbol in potentials:
+        if _belongs(own, symbol, potentials[symbol]):
+            return ""
+        potential = potentials[symbol]
+        return f"{show(own)} does not belong to the pseudopotential {show(potential)} of {symbol}"
+    if _needs_potential(own, symbol, shells):
+        return f"{show(name)} needs a pseudopotential for {symbol}, which has all of its electrons"
+    return ""
+
+
+def _suggestion(name: str, symbols: Sequence[str], potentials: Mapping[str, str]) -> str:
+    """What to do about a set that does not fit: nothing that the next check would refuse."""
+    from pyscf import gto
+
+    def fits(other: str) -> bool:
+        return not any(_problem(other, symbol, potentials) for symbol in symbols)
+
+    if plain(name) not in gto.basis.ALIAS:
+        for close in difflib.get_close_matches(plain(name), gto.basis.ALIAS, n=5):
+            if fits(close):
+                return f"; did you mean {_spelling(close)!r}?"
+    known = plain(name) in gto.basis.ALIAS
+    for other in _candidates(name, potentials):
+        if fits(other):
+            return f"; {'choose a set that fits, such as' if known else 'try'} {other!r}"
+    ccecp = dict.fromkeys(symbols, "ccecp")
+    if all(from_pyscf("ccecp", symbol) for symbol in symbols) and not any(
+        _problem("ccecp-cc-pvdz", symbol, ccecp) for symbol in symbols
+    ):
+        return (
+            "; no basis set of PySCF's fits these potentials; `pseudopotential: ccecp` with "
+            "'ccecp-cc-pvdz' fits all elements"
+        )
+    return "; no basis set of PySCF's fits all elements; choose other pseudopotentials"
+
+
+def _candidates(name: str, potentials: Mapping[str, str]) -> Iterator[str]:
+    """Sets to suggest in place of one, the nearest first."""
+    from pyscf import gto
+
+    sized = _sized(name) or _Sized("", "", "p", "d")
+    for family in dict.fromkeys((*filter(None, map(_family, potentials.values())), "")):
+        for changes in ({}, {"kind": "p"}, {"kind": "p", "prefix": ""}):
+            yield sized._replace(family=family, **changes).name
+        yield _Sized(family, "", "p", "d").name
+    yield from (_spelling(n) for n in map(canonical, potentials.values()) if n in gto.basis.ALIAS)
+    yield "def2-svp"
+    yield from (_spelling(n) for n in gto.basis.ALIAS if not _NO_ORBITALS.search(n))
+
+
+def _belongs(name: str, symbol: str, potential: str) -> bool:
+    """Whether a set is one for an element's pseudopotential.
+
+    Potentials from files have no sets of their own, and take any.
+    """
+    wanted = canonical(potential)
+    if is_file(wanted) or plain(name) == wanted:
+        return True
+    family, place = _family(wanted), _sized(name)
+    if family and family != "pp":
+        return place is not None and place.family == family
+    # Sets and potentials of one name. PySCF has the potential with the plain sets only.
+    if place and place.family == "pp":
+        name = place._replace(prefix="", kind="p").name
+    found = from_pyscf(name, symbol)
+    return found is not None and found == from_pyscf(wanted, symbol)
 
 
 def _needs_potential(name: str, symbol: str, shells: list[Any]) -> bool:
@@ -147,35 +279,7 @@ def _needs_potential(name: str, symbol: str, shells: list[Any]) -> bool:
     charge = gto.charge(symbol)
     valence = charge > 2 and largest < charge**2
     named = any(word in name.lower() for word in ("ecp", "gth", "bfd"))
-    return bool(valence or named or load_from_pyscf(gto.basis.load_ecp, name, symbol))
-
-
-def _of_other_potential(name: str, symbol: str, potential: str) -> str:
-    """What is wrong with a set for an element with a pseudopotential; empty if nothing is.
-
-    Potentials from files have no sets of their own, and take any.
-    """
-    from pyscf import gto
-
-    wanted, own = plain(potential), plain(name)
-    if "." in potential or own == wanted:
-        return ""
-    place = dunning(name)
-    if _CCECP.fullmatch(wanted):
-        belongs = place is not None and place.potential == wanted
-        size = "".join(k for k, v in _SIZES.items() if place and v == place.cardinal) or "d"
-        fitting = f"{potential}-{'aug-' if place and place.augmented else ''}cc-pv{size}z"
-    elif wanted in ("bfd", "bfdpp"):
-        belongs, fitting = bool(_BFD.fullmatch(own)), "bfd-vdz"
-    else:  # sets and potentials of one name
-        found = [load_from_pyscf(gto.basis.load_ecp, n, symbol) for n in (name, potential)]
-        belongs, fitting = bool(found[0]) and found[0] == found[1], potential
-    if belongs:
-        return ""
-    return (
-        f"{show(name)} does not belong to the pseudopotential {show(potential)} of {symbol}; "
-        f"choose one that does, such as {fitting!r}"
-    )
+    return bool(valence or named or from_pyscf(name, symbol))
 
 
 def load_from_pyscf(load: Callable[[str, str], list[Any]], name: str, symbol: str) -> list[Any]:
@@ -190,22 +294,15 @@ def load_from_pyscf(load: Callable[[str, str], list[Any]], name: str, symbol: st
             return []
 
 
-def _absent(name: str, symbol: str) -> str:
+def _absent(name: str, symbol: str, listed: bool) -> str:
     from pyscf import gto
 
-    if plain(name) in gto.basis.ALIAS:
-        covered = [
-            e for e in ELEMENTS if load_from_pyscf(gto.basis.load, element_basis(name, e), e)
-        ]
-        if not covered:
-            return f"{show(name)} has no functions for {symbol}; choose another, such as 'cc-pvdz'"
-        return (
-            f"{show(name)} has no functions for {symbol}; it has {', '.join(covered)}; choose one "
-            f"that has {symbol}"
-        )
-    close = difflib.get_close_matches(plain(name), gto.basis.ALIAS, n=1)
-    hint = f"did you mean {_spelling(close[0])!r}?" if close else "try 'cc-pvdz' or 'cc-pvtz'"
-    return f"unknown basis set {show(name)}; {hint}"
+    if plain(name) not in gto.basis.ALIAS:
+        return f"unknown basis set {show(name)}"
+    elements = ELEMENTS if listed else ()
+    covered = [e for e in elements if load_from_pyscf(gto.basis.load, element_basis(name, e), e)]
+    has = f"; it has {', '.join(covered)}" if covered else ""
+    return f"{show(name)} has no functions for {symbol}{has}"
 
 
 def _spelling(alias: str) -> str:

@@ -17,13 +17,14 @@ from ferminet_core.inputs.expressions import (
 from ferminet_core.inputs.messages import show
 from ferminet_core.inputs.molecule import (
     ALL_ELECTRON,
+    ALLOWED_ELEMENTS,
     Molecule,
     Pseudopotential,
     needs_potential,
 )
 from ferminet_core.inputs.origin import same_molecule
 from ferminet_core.inputs.parameter_values import value_text, values_of, values_text
-from ferminet_core.inputs.pseudopotentials import pseudopotentials
+from ferminet_core.inputs.pseudopotentials import Choice, pseudopotentials
 from ferminet_core.inputs.system_file import parse_system
 from ferminet_core.inputs.system_keys import (
     MAX_RUN_NAME,
@@ -140,10 +141,14 @@ def _potentials(
     key = "pseudopotential"
     asked: dict[str, tuple[Any, tuple[str | int, ...]]] = {"": (system.pseudopotential, (key,))}
     if system.variants:
+        # A variant without one beside others that have one lacks a key of its own.
+        only_here = system.pseudopotential is None and any(
+            v.pseudopotential is not None for v in system.variants
+        )
         asked = {
-            variant_suffix(v): (system.pseudopotential, (key,))
-            if v.pseudopotential is None
-            else (v.pseudopotential, ("variants", i, key))
+            variant_suffix(v): (v.pseudopotential, ("variants", i, key))
+            if only_here or v.pseudopotential is not None
+            else (system.pseudopotential, (key,))
             for i, v in enumerate(system.variants)
         }
     read: dict[tuple[str | int, ...], tuple[Pseudopotential, ...]] = {}
@@ -158,9 +163,20 @@ def _potentials(
             allowed = {*ALL_ELECTRON, *(potential.symbol for potential in read[place])}
             for atom in (atom for family in families for atom in family.atoms):
                 if atom.symbol not in allowed:
-                    raise InputError(f"{atom.where()}: {needs_potential(atom.symbol)}")
+                    if place == (key,) and choice is None:
+                        raise InputError(f"{atom.where()}: {needs_potential(atom.symbol)}")
+                    raise InputError(f"{where()}: {_all_electrons(atom.symbol, choice)}")
         found[variant] = read[place]
     return found
+
+
+def _all_electrons(symbol: str, choice: Choice | None) -> str:
+    """What is wrong with potentials that leave out an element beyond Kr."""
+    found = "is missing" if choice is None else f"found {show(choice)}"
+    return (
+        f"{found}, and {symbol} needs a pseudopotential, such as ccecp; without one allowed: "
+        f"{ALLOWED_ELEMENTS}"
+    )
 
 
 def geometry_of(

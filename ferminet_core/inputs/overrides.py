@@ -20,6 +20,7 @@ from ferminet_core.inputs.config import (
     setting_keys,
 )
 from ferminet_core.inputs.messages import Location, did_you_mean, dotted, error_lines, show
+from ferminet_core.inputs.molecule import ELEMENTS
 from ferminet_core.inputs.yaml_file import parse_value
 
 # The beginning of an error line (file and key) for the dotted key of a setting.
@@ -29,6 +30,12 @@ PRESETS_FILE = Path(__file__).with_name("presets.yaml")
 # Whose settings are the defaults. A system file names its preset, but its scan's name has no preset
 # added if it is this one.
 DEFAULT_PRESET = "paper"
+# The section of settings that has the name of a key of system files.
+POTENTIAL = "pseudopotential"
+_POTENTIAL_HINT = (
+    "give the potential at the top of the system file or in a variant, as "
+    "`pseudopotential: ccecp`; in overrides allowed: quadrature"
+)
 
 
 def flatten(overrides: Mapping[Any, Any], where: Where) -> dict[str, Any]:
@@ -87,6 +94,8 @@ def _leaves(mapping: Mapping[Any, Any], section: str, where: Where) -> Iterator[
             yield key, value
         elif isinstance(value, Mapping):
             yield from _leaves(value, key, where)
+        elif key == POTENTIAL:
+            raise InputError(f"{where(key)}: found {show(value)}; {_POTENTIAL_HINT}")
         else:
             raise InputError(
                 f"{where(key)}: found {show(value)}; "
@@ -102,6 +111,13 @@ def _setting_hint(key: str) -> str:
     """A suggestion for a key that is not a setting."""
     section, _, name = key.partition(".")
     last = key.rpartition(".")[2]
+    if section == POTENTIAL and name in ELEMENTS:
+        return f"; {_POTENTIAL_HINT}"
+    if name and section in SECTIONS:
+        own = _section_keys(section)
+        # A part of a name of this section comes before the name in another section.
+        if whole := [key for key in own if name in key.split("_")]:
+            return f"; did you mean {f'{section}.{whole[0]}'!r}?"
     # The right name in the wrong section, or without a section.
     elsewhere = [k for k in setting_keys() if k.endswith(f".{last}")]
     if elsewhere:

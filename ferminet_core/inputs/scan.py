@@ -29,6 +29,7 @@ from ferminet_core.inputs.system_file import check_quantities, parse_system
 from ferminet_core.inputs.system_keys import (
     MAX_SCAN_NAME,
     NAME,
+    PLAIN_VARIANT,
     CorrelationSpec,
     LiteratureSpec,
     QuantitySpec,
@@ -156,18 +157,25 @@ def check_bases(runs: Iterable[RunSpec], where: str) -> None:
     """Check that the runs' basis sets exist for their elements. Imports PySCF.
 
     Raises:
-        InputError: A basis set is unknown or lacks an element; the line begins with `where`.
+        InputError: A basis set is unknown or lacks an element; the line begins with `where`, and
+            names the variants where others have no such problem.
     """
     asked: dict[tuple[str, str, tuple[tuple[str, str], ...]], set[str]] = {}
+    variants: dict[tuple[str, str, tuple[tuple[str, str], ...]], dict[str, None]] = {}
+    known = set()
     for run in runs:
+        known.add(run.variant)
         potentials = tuple((p.symbol, p.name) for p in run.molecule.pseudopotentials)
         named = [("reference.basis", run.config.reference.basis)]
         if run.config.conventional.methods:
             named += [("conventional.basis", name) for name in run.config.conventional.basis]
         for pair in named:
             asked.setdefault((*pair, potentials), set()).update(run.molecule.symbols)
+            variants.setdefault((*pair, potentials), {})[run.variant or PLAIN_VARIANT] = None
     for (key, name, potentials), symbols in asked.items():
+        own = variants[key, name, potentials]
         try:
             basis_sets.check_basis(name, symbols, key, dict(potentials))
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            few = f"variant {', '.join(own)}: " if len(own) < len(known) else ""
+            raise InputError(f"{where}: {few}{error}") from None

@@ -1,5 +1,6 @@
 """Settings of the reference, the conventional energies and the pretraining."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -83,8 +84,22 @@ class ConventionalConfig(Section):
         raise ValueError(
             f"extrapolate is true with basis {show(list(self.basis))}; allowed: a basis whose last "
             "two sets are neighbours, smaller first, in one of Dunning's families; "
-            "try [cc-pvtz, cc-pvqz]"
+            f"try {_neighbours_to_try(self.basis)}"
         )
+
+
+def _neighbours_to_try(names: Sequence[str]) -> str:
+    """Two neighbouring sets, those of a pseudopotential if one of the names is.
+
+    Settings do not know the pseudopotentials, and other sets are refused with them.
+    """
+    found = [set_ for name in names if (set_ := dunning(name)) and set_.potential]
+    label = found[0].potential if found else "ccecp"
+    label = label.replace("ccecp", "ccecp-", 1).strip("-")
+    sets = f"[{label}-cc-pvtz, {label}-cc-pvqz]"
+    if found:
+        return sets
+    return f"[cc-pvtz, cc-pvqz], or with the pseudopotential ccecp {sets}"
 
 
 class PretrainConfig(Section):

@@ -8,7 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from ferminet_core.errors import InputError
-from ferminet_core.inputs.config import SECTIONS, Config, SharingConfig, setting_keys
+from ferminet_core.inputs.config import (
+    SECTIONS,
+    Config,
+    PseudopotentialConfig,
+    SharingConfig,
+    setting_keys,
+)
 from ferminet_core.inputs.expressions import RESERVED
 from ferminet_core.inputs.messages import Location, did_you_mean, error_lines, show
 from ferminet_core.inputs.overrides import check_preset, flatten, presets
@@ -66,13 +72,14 @@ def _hints() -> dict[str, str]:
     cell = "periodic systems are not supported; allowed: molecules in vacuum"
     spin = "give `spin`, which is multiplicity - 1 (up minus down electrons)"
     sharing = "give `sharing: scan` at the top of the file or in a variant"
+    potential = "give `pseudopotential`, such as ccecp, at the top of the file or in a variant"
     return {
         **hints,
         **dict.fromkeys(("multiplicity", "mult"), spin),
         **dict.fromkeys(("shared", "group", "sharing"), sharing),
         **dict.fromkeys(("cell", "lattice", "pbc"), cell),
         "basis": "it is a setting, written as `overrides: {reference.basis: cc-pvdz}`",
-        "ecp": "give `pseudopotential`, such as ccecp",
+        **dict.fromkeys(("ecp", "pseudopotential"), potential),
         "geometry": "give `atoms`, `xyz` or a list of `geometries`",
     }
 
@@ -93,6 +100,7 @@ def parse_system(file: YamlFile) -> SystemFile:
     if system.preset is not None:
         check_preset(system.preset, lambda: file.where(("preset",)))
     _check_parameter_names(system, file)
+    _check_potentials(system, file)
     _check_variants(system, file)
     _check_starts(system, file)
     _check_literature(system, file)
@@ -146,6 +154,20 @@ def _check_parameter_names(system: SystemFile, file: YamlFile) -> None:
                 problem = f"differs from {other!r} only in case; run names are lower case"
             if problem:
                 raise InputError(f"{file.where((*location, name))}: {problem}")
+
+
+def _check_potentials(system: SystemFile, file: YamlFile) -> None:
+    """Settings of pseudopotentials are not elements."""
+    for place, choice in (
+        ((), system.pseudopotential),
+        *((("variants", i), v.pseudopotential) for i, v in enumerate(system.variants)),
+    ):
+        for key in choice if isinstance(choice, Mapping) else ():
+            if key in PseudopotentialConfig.model_fields:
+                raise InputError(
+                    f"{file.where((*place, 'pseudopotential', key))}: no element; it is a setting, "
+                    f"written as `overrides: {{pseudopotential.{key}: ...}}`"
+                )
 
 
 def _check_variants(system: SystemFile, file: YamlFile) -> None:

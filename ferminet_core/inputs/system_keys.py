@@ -231,10 +231,11 @@ class LiteratureSpec(Section):
     spin: Whole | None = Field(
         None, description="2S that they belong to. Default: that of the file."
     )
-    pseudopotential: str | None = Field(
+    pseudopotential: PotentialKey | None = Field(
         None,
-        description="Pseudopotential that they were computed with. Default: all electrons. They "
-        "are compared with runs of the same potential only.",
+        description="Pseudopotential that they were computed with, for all elements or as "
+        "{element: name}. Default: all electrons. They are compared with runs of the same "
+        "potentials only.",
     )
     value: str = Field("value", description="Column of the energies (hartree).")
     error: str | None = Field(None, description="Column of their errors (hartree).")

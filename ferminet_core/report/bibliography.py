@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ferminet_core.inputs.basis_sets import element_basis, plain
 from ferminet_core.inputs.molecule import ELEMENTS
+from ferminet_core.inputs.pseudopotentials import canonical
 from ferminet_core.inputs.run_spec import RunSpec
 
 BIB_FILE = Path(__file__).with_name("citations.bib")
@@ -72,9 +73,10 @@ def _bases(run: RunSpec) -> Iterator[tuple[str, str]]:
     names = [run.config.reference.basis]
     if _methods(run):
         names += run.config.conventional.basis
+    potentials = {p.symbol: p.name for p in run.molecule.pseudopotentials}
     for name in names:
         for symbol in run.molecule.symbols:
-            yield element_basis(name, symbol, run.molecule.cores), symbol
+            yield element_basis(name, symbol, potentials), symbol
 
 
 def _potentials(run: RunSpec) -> Iterator[tuple[str, str]]:
@@ -181,8 +183,12 @@ POTENTIALS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     (_CCECP, _row("Sc", "Zn"), "Annaberdiyev2018"),
     (_CCECP, ("H", "He", "Li", "Be", "F", "Ne", "K", "Ca", *_row("Ga", "Kr")), "Wang2019"),
     (_CCECP, ("Mo", "Pd", "Ag", "Te", "I", "W", "Ir", "Au", "Bi"), "Wang2022"),
-    (r"bfd", ("H", "He", *_row("Li", "Ca"), *_row("Ga", "Kr")), "Burkatzki2007"),
+    (r"bfd(pp)?", ("H", "He", *_row("Li", "Ca"), *_row("Ga", "Kr")), "Burkatzki2007"),
 )
+_SETS_OF_POTENTIALS = tuple(
+    (rf"{pattern}(aug)?(cc|v).+", symbols, key) for pattern, symbols, key in POTENTIALS
+)
+# Sets without an entry, of a potential that has none either: one line is enough.
 _OF_POTENTIAL = r"(ccecp|bfd).+"
 
 
@@ -212,13 +218,13 @@ def purposes(runs: Sequence[RunSpec], sources: Iterable[str]) -> tuple[dict[str,
                 found.setdefault(key, []).append(use.purpose)
     for what, table, used in (
         ("pseudopotential", POTENTIALS, _potentials),
-        ("basis set", BASES, _bases),
+        ("basis set", (*BASES, *_SETS_OF_POTENTIALS), _bases),
     ):
         for name, symbol in sorted({pair for run in runs for pair in used(run)}):
             keys = _keys(table, name, symbol)
             for key in keys:
                 found.setdefault(key, []).append(f"{what} {name}")
-            if not keys and not re.fullmatch(_OF_POTENTIAL, plain(name)):
+            if not keys and not (used is _bases and re.fullmatch(_OF_POTENTIAL, plain(name))):
                 missing.append(f"no entry for {what} {name} of {symbol}: cite its authors")
     for source in sorted(set(sources)):
         keys = [key for key in _SOURCE_KEY.findall(source) if key in entries()]
@@ -233,7 +239,7 @@ def _keys(table: Sequence[tuple[str, tuple[str, ...], str]], name: str, symbol: 
     return [
         key
         for pattern, symbols, key in table
-        if symbol in symbols and re.fullmatch(pattern, plain(name))
+        if symbol in symbols and re.fullmatch(pattern, canonical(name))
     ]
 
 

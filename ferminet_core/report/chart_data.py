@@ -11,6 +11,7 @@ from ferminet_core.analysis.curves import State, formula
 from ferminet_core.analysis.literature import most_trusted
 from ferminet_core.analysis.scan_table import measured
 from ferminet_core.analysis.summary import Summary
+from ferminet_core.inputs.origin import potential_label
 from ferminet_core.inputs.scan_columns import MILLI
 
 CHEMICAL_ACCURACY = MILLI * units.CHEMICAL_ACCURACY  # mEh
@@ -112,17 +113,26 @@ def panels(summary: Summary) -> list[tuple[str, Summary]]:
     """The parts of a scan that are drawn on one pair of axes, the points of the curves alone.
 
     Curves of the same nuclei are drawn together, such as those of two spins or charges. Energies of
-    other nuclei differ by far too much. The formula is the heading; it is empty for a single part.
+    other nuclei, or without their cores, differ by far too much. The formula is the heading; it is
+    empty for a single part.
     """
-    nuclei = list(dict.fromkeys(curve.state.symbols for curve in summary.curves))
+    nuclei = list(dict.fromkeys(_nuclei(curve.state) for curve in summary.curves))
+    formulas = [formula(symbols) for symbols, _ in nuclei]
     found = []
-    for symbols in nuclei:
-        curves = [curve for curve in summary.curves if curve.state.symbols == symbols]
+    for part in nuclei:
+        curves = [curve for curve in summary.curves if _nuclei(curve.state) == part]
         run_ids = {run_id for curve in curves for run_id in curve.run_ids}
         table = summary.table[summary.table["run_id"].isin(run_ids)]
-        heading = formula(symbols) if len(nuclei) > 1 else ""
+        heading = formula(part[0]) if len(nuclei) > 1 else ""
+        if formulas.count(heading) > 1:
+            heading += f", {potential_label(curves[0].state.potentials)}"
         found.append((heading, summary._replace(table=table, curves=curves)))
     return found
+
+
+def _nuclei(state: State) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...]]:
+    """The nuclei of a state, and the electrons that pseudopotentials replace, by element."""
+    return state.symbols, tuple((p.symbol, p.core) for p in state.potentials if p.core)
 
 
 def states(summary: Summary) -> list[StateRows]:

@@ -147,9 +147,19 @@ def _write_csv(table: pd.DataFrame, path: Path) -> None:
         file.write(table.to_csv(index=False, lineterminator="\n").encode(errors="replace"))
 
 
+def apart_by_potential(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with the potentials behind the names of geometries that have several.
+
+    Their total energies are on different scales.
+    """
+    names = table["geometry"] + ", " + table["pseudopotential"].replace("", "all electrons")
+    several = table.groupby("geometry")["pseudopotential"].transform("nunique") > 1
+    return table.assign(geometry=table["geometry"].mask(several, names))
+
+
 def _write_convergence(summary: Summary, outcomes: Mapping[str, RunOutcome], folder: Path) -> None:
     """Compare the optimisations of each geometry that has several."""
-    done = measured(summary.table)
+    done = apart_by_potential(measured(summary.table))
     several = done.groupby("geometry").filter(lambda runs: len(runs) > 1)
     runs = zip(several["run_id"], several["geometry"], several["variant"], strict=True)
     traces = [

@@ -10,12 +10,14 @@ import pytest
 from helpers.scans import BOND, DEPTH, inference_attributes, make_scan, morse
 
 from ferminet_core.analysis.curve_constants import separated
-from ferminet_core.analysis.curves import State, formula, state_labels
+from ferminet_core.analysis.curves import State, curves_of, formula, state_labels
+from ferminet_core.analysis.literature import read_published
 from ferminet_core.analysis.potential_curve import FitRefusedError
 from ferminet_core.analysis.summary import RunOutcome, Summary, summarise
 from ferminet_core.errors import InputError
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.report import plots, scan_files
+from ferminet_core.report.chart_data import panels
 from ferminet_core.report.scan_charts import quantities_chart, scan_charts
 
 GRID = [0.8, 1.0, 1.2, 1.4, 1.7, 2.0, 2.5, 3.0, 4.0]
@@ -312,7 +314,95 @@ def test_pseudopotentials_have_curves_and_published_energies_of_their_own(tmp_pa
     summary = summary_of(tmp_path, PSEUDO + lower)
     assert "ref_exact_Eh" not in summary.table or summary.table["ref_exact_Eh"].isna().all()
     (line,) = summary.warnings
-    assert "those of the pseudopotential bfd, and no run has the same" in line
+    assert "those of the pseudopotential bfd for all elements, and no run has the same" in line
+
+
+CO = """
+units: bohr
+preset: smoke
+atoms: ["C 0 0 0", "O 0 0 R"]
+parameters: {R: [2.1, 2.2]}
+"""
+CO_ENTRY = "literature: [{name: x, file: co.csv, match: {R: R}, kind: exact, pseudopotential: %s}]"
+
+
+def of_variants(folder: Path, literature: str, variants: str) -> tuple[set[str], str, list[str]]:
+    """Variants with published energies, the warning, and the names of the curves."""
+    folder.mkdir(exist_ok=True)
+    (folder / "co.csv").write_text("R,value\n2.1,-21.7\n2.2,-21.6\n")
+    scan = make_scan(folder, f"{CO}{CO_ENTRY % literature}\nvariants: [{variants}]\n")
+    (published,), warnings = read_published(scan)
+    names = [curve.name for curve in curves_of(scan.runs, "R")]
+    found = {run.variant for run in scan.runs if run.run_id in published.values}
+    return found, " ".join(warnings), names
+
+
+@pytest.mark.parametrize(
+    ("literature", "expected"),
+    [
+        ("ccecp", {"both"}),
+        ("cc-ECP", {"both"}),
+        ("{C: ccecp, O: CCECP}", {"both"}),
+        ("{C: ccecp}", {"carbon"}),
+        ("{C: ccecp, O: none}", {"carbon"}),
+        ("none", {""}),
+        ("{C: none}", {""}),
+        ("bfd", set()),
+        ("{O: ccecp}", set()),
+        ("{Cl: ccecp}", set()),
+    ],
+)
+def test_published_energies_are_of_the_same_potentials_on_the_same_elements(
+    tmp_path: Path, literature: str, expected: set[str]
+) -> None:
+    variants = "{name: base}, {name: both, pseudopotential: CCECP}, "
+    variants += "{name: carbon, pseudopotential: {C: ccecp}}"
+    found, warning, names = of_variants(tmp_path, literature, variants)
+    assert found == expected
+    assert bool(warning) != bool(expected)
+    assert names == ["CO, all electrons", "CO, ccecp (C, O), both", "CO, ccecp (C), carbon"]
+
+
+def test_energies_without_cores_are_drawn_apart(tmp_path: Path) -> None:
+    """Those of the cores are tens of hartree."""
+    variants = "{name: base}, {name: cc, pseudopotential: ccecp}, {name: he, pseudopotential: "
+    scan = make_scan(tmp_path, f"{CO}variants: [{variants}{{C: ccecp}}}}]\n")
+    summary = summarise(scan, {run.run_id: done(-1.0) for run in scan.runs})
+    parts = panels(summary)
+    assert [name for name, _ in parts] == [
+        *("CO, all electrons", "CO, ccecp (C, O)", "CO, ccecp (C)"),
+    ]
+    assert [len(part.table) for _, part in parts] == [2, 2, 2]
+
+
+def test_a_name_means_all_elements_and_the_warning_says_how_to_name_some(tmp_path: Path) -> None:
+    variant = "{name: some, pseudopotential: {C: ccecp}}"
+    _, warning, _ = of_variants(tmp_path, "ccecp", variant)
+    assert "(they have ccecp (C)); to compare with these give {C: ccecp}; its columns" in warning
+    assert of_variants(tmp_path, "{C: ccecp}", variant)[:2] == ({"some"}, "")
+    assert "'CL', which no run has" in of_variants(tmp_path, "{CL: ccecp}", variant)[1]
+
+
+def test_files_of_one_name_with_other_numbers_are_other_potentials(tmp_path: Path) -> None:
+    for folder, number in (("a", 1.5), ("b", 1.25)):
+        (tmp_path / folder).mkdir()
+        text = f"ECP\nC nelec 2\nC ul\n1 15.0 4.0\n3 {number} 60.0\nC S\n2 8.0 50.0\nEND\n"
+        (tmp_path / folder / "c.nwchem").write_text(text)
+    one = "{name: a, pseudopotential: {C: a/c.nwchem}}"
+    two = one + ", {name: b, pseudopotential: {C: b/c.nwchem}}"
+    assert of_variants(tmp_path, "{C: a/c.nwchem}", one)[:2] == ({"a"}, "")
+    found, _, names = of_variants(tmp_path, "{C: a/c.nwchem}", two)
+    assert "b" not in found
+    assert len(set(names)) == len(names) == 2
+    numbers = "CO, c.nwchem (C), numbers "
+    state = State("", ("C", "O"), 0, 0)
+    scan = make_scan(tmp_path, f"{CO}variants: [{two}]\n")
+    first, second = (
+        tuple(p.model_copy(update={"name": "c.nwchem"}) for p in run.molecule.pseudopotentials)
+        for run in (scan.runs[0], scan.runs[-1])
+    )
+    states = [state._replace(potentials=potentials) for potentials in (first, second)]
+    assert list(state_labels(states).values()) == [f"{numbers}1", f"{numbers}2"]
 
 
 def test_fragments_that_were_not_run_are_named() -> None:

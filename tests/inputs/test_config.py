@@ -211,6 +211,7 @@ def test_nested_and_dotted_overrides_are_the_same() -> None:
         ({"netwrk": {"layers": 3}}, "netwrk: unknown setting; did you mean 'network'?"),
         ({"netwrk.layers": 3}, "unknown setting; did you mean 'network.layers'?"),
         ({"walkers": 3}, "walkers: unknown setting; did you mean 'mcmc.walkers'?"),
+        ({"network.heads": 3}, "unknown setting; did you mean 'network.attention_heads'?"),
         ({"optimise.walkers": 3}, "unknown setting; did you mean 'mcmc.walkers'?"),
         (
             {"nonsense": 3},
@@ -340,5 +341,5 @@ def test_other_basis_sets_give_none(basis: list[str]) -> None:
         resolve("smoke", flat, where)
     text = str(caught.value)
     assert text.startswith("h2.yaml: overrides.conventional: extrapolate is true with basis ['")
-    assert text.endswith("in one of Dunning's families; try [cc-pvtz, cc-pvqz]")
+    assert "in one of Dunning's families; try [cc-pvtz, cc-pvqz], or with the " in text
     assert "\n" not in text

@@ -143,8 +143,8 @@ def test_a_file_in_nwchem_s_format(tmp_path: Path) -> None:
         (HCL + "pseudopotential: 3\n", "pseudopotential: .*a name such as ccecp, a file, or"),
         (
             HCL + "pseudopotential: ccecp\n",
-            "'cc-pvdz' does not belong to the pseudopotential 'ccecp' of Cl; choose one that does, "
-            "such as 'ccecp-cc-pvdz'",
+            "'cc-pvdz' does not belong to the pseudopotential 'ccecp' of Cl; choose a set that "
+            "fits, such as 'ccecp-cc-pvdz'",
         ),
         (
             HCL + "pseudopotential: ccecp\n" + BASIS.format("aug-cc-pvtz"),
@@ -156,8 +156,8 @@ def test_a_file_in_nwchem_s_format(tmp_path: Path) -> None:
         ),
         (
             ATOM.format("Al", 1) + "pseudopotential: ccecp-he\n" + BASIS.format("ccecp-cc-pvdz"),
-            "'ccecp-cc-pvdz' does not belong to the pseudopotential 'ccecphe' of Al; choose one "
-            "that does, such as 'ccecphe-cc-pvdz'",
+            "'ccecp-cc-pvdz' does not belong to the pseudopotential 'ccecphe' of Al; choose a "
+            "set that fits, such as 'ccecp-he-cc-pvdz'",
         ),
         (
             ATOM.format("Cl", 1) + "pseudopotential: lanl2dz\n" + BASIS.format("cc-pvdz"),
@@ -189,12 +189,131 @@ def test_sets_that_belong_to_a_potential(
     assert run.molecule.n_electrons in (7, 25)
 
 
+ALH = "units: bohr\natoms: [Al 0 0 0, H 0 0 3]\npreset: smoke\npseudopotential: {}\n" + BASIS
+BRH, CUH = ALH.replace("Al", "Br"), ALH.replace("Al", "Cu")
+
+
+@pytest.mark.parametrize(
+    ("text", "potential", "basis", "sets"),
+    [
+        (ALH, "{Al: bfd}", "bfd-vtz", ("bfd-vtz", "cc-pvtz")),
+        (ALH, "{Al: ccecp, H: bfd}", "ccecp-cc-pvdz", ("ccecp-cc-pvdz", "bfd-vdz")),
+        (ALH, "{Al: ccecp, H: bfd}", "bfd-vdz", ("ccecp-cc-pvdz", "bfd-vdz")),
+        (CUH, "{Cu: cc-pvdz-pp}", "aug-cc-pvtz-pp", ("aug-cc-pvtz-pp", "aug-cc-pvtz")),
+        (BRH, "{Br: cc-pvdz-pp, H: ccecp}", "cc-pvdz-pp", ("cc-pvdz-pp", "ccecp-cc-pvdz")),
+        (ALH, "{Al: stuttgart}", "stuttgart", ("stuttgart", "cc-pvdz")),
+        (BRH, "{Br: crenbl}", "crenbl", ("crenbl", "cc-pvdz")),
+    ],
+)
+def test_sets_of_a_size_beside_those_of_a_potential(
+    tmp_path: Path, text: str, potential: str, basis: str, sets: tuple[str, str]
+) -> None:
+    (run,) = runs_of(tmp_path, text.format(potential, basis))
+    mole = build_mole(run.molecule, run.config.reference.basis)
+    for symbol, name in zip(run.molecule.symbols, sets, strict=True):
+        assert sorted(mole._basis[symbol]) == sorted(gto.basis.load(name, symbol))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (ALH.format("{Al: bfd}", "cc-pvtz"), "'cc-pvtz' does not belong to"),
+        (ALH.format("{Al: bfd}", "cc-pvdzz"), "unknown basis set 'cc-pvdzz'"),
+        (ALH.format("{Al: ccecp, H: bfd}", "aug-cc-pvtz"), "'aug-cc-pvtz' does not belong to"),
+        (ALH.format("{Al: ecpqvszp}", "ecpqvszp"), "'ecpqvszp' has no functions for Al"),
+        (BRH.format("{Br: cc-pvdz-pp}", "cc-pvdz"), "'cc-pvdz' does not belong to"),
+        (BRH.format("{Br: lanl08}", "qwertyuiop"), "unknown basis set 'qwertyuiop'"),
+        (ATOM.format("U", 4) + "pseudopotential: ecpds60mwbso\n", "'cc-pvdz' has no functions"),
+        (ATOM.format("K", 1) + BASIS.format("cc-pcvdz"), "'cc-pcvdz' has no functions for K"),
+        (HCL + BASIS.format("bfd-vdz"), "'bfd-vdz' has no functions for H|needs a pseudopot"),
+    ],
+)
+def test_a_suggested_set_is_accepted(tmp_path: Path, text: str, problem: str) -> None:
+    line = refused(tmp_path / "a", text)
+    assert re.search(problem, line), line
+    suggested = re.findall(r"(?:mean|as|try) '([^']+)'", line)[-1]
+    runs_of(tmp_path / "b", text.partition("overrides")[0] + BASIS.format(suggested))
+
+
+def test_potentials_that_no_set_fits(tmp_path: Path) -> None:
+    line = refused(tmp_path, ALH.format("{Al: lanl2dz, H: ccecp}", "cc-pvdz"))
+    assert line.endswith("`pseudopotential: ccecp` with 'ccecp-cc-pvdz' fits all elements")
+    runs_of(tmp_path, ALH.format("ccecp", "ccecp-cc-pvdz"))
+
+
 def test_limits_of_two_sets_of_one_potential(tmp_path: Path) -> None:
     text = ATOM.format("C", 2) + "pseudopotential: ccecp\noverrides:\n  reference.basis: "
     text += "ccecp-cc-pvdz\n  conventional: {methods: [ccsd(t)], extrapolate: true, basis: %s}\n"
     (run,) = runs_of(tmp_path, text % "[ccecp-cc-pvtz, ccecp-cc-pvqz]")
     assert run.config.conventional.extrapolate
     assert "neighbours" in refused(tmp_path, text % "[cc-pvtz, ccecp-cc-pvqz]")
+
+
+@pytest.mark.parametrize(
+    ("sets", "tried"),
+    [
+        ("[ccecp-cc-pvdz, cc-pvtz]", "; try [ccecp-cc-pvtz, ccecp-cc-pvqz]"),
+        ("[bfd-vtz, bfd-vqz]", " with the pseudopotential ccecp [ccecp-cc-pvtz, ccecp-cc-pvqz]"),
+    ],
+)
+def test_limits_to_try_belong_to_the_potential(tmp_path: Path, sets: str, tried: str) -> None:
+    text = ATOM.format("C", 2) + "pseudopotential: ccecp\noverrides:\n  reference.basis: "
+    text += "ccecp-cc-pvdz\n  conventional: {methods: [ccsd(t)], extrapolate: true, basis: %s}\n"
+    line = refused(tmp_path / "a", text % sets)
+    assert line.endswith(tried)
+    runs_of(tmp_path / "b", text % f"[{line.rpartition('[')[2]}")
+
+
+VARIANTS = "variants:\n  - {name: base}\n  - {name: other, pseudopotential: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            ATOM.format("I", 1) + "pseudopotential: ccecp\n" + VARIANTS % "none",
+            r"variants\[1\]\.pseudopotential: found 'none', and I needs a pseudopotential, such as",
+        ),
+        (
+            ATOM.format("I", 1) + VARIANTS % "ccecp",
+            r"variants\[0\]\.pseudopotential: is missing, and I needs a pseudopotential, such as",
+        ),
+        (
+            ATOM.format("I", 1) + "pseudopotential: {I: none}\n",
+            r":5: pseudopotential: found \{'I': 'none'\}, and I needs",
+        ),
+        (HCL + VARIANTS % "ccecp", "here: variant other: reference.basis: 'cc-pvdz' does not"),
+        (
+            HCL + "pseudopotential: ccecp\n" + VARIANTS % "none" + BASIS.format("ccecp-cc-pvdz"),
+            "here: variant other: reference.basis: 'ccecp-cc-pvdz' needs a pseudopotential",
+        ),
+        (HCL + "pseudopotential: ccecp\n" + VARIANTS % "ccecp", "here: reference.basis: "),
+        (
+            "units: bohr\npreset: smoke\ngeometries:\n"
+            "  - {name: a, atoms: [Al 0 0 0], spin: 1, pseudopotential: ccecp}\n",
+            r"geometries\[0\]\.pseudopotential: unknown key; give .* at the top of the file or in",
+        ),
+        (
+            HCL + "cases: [{where: R > 2, pseudopotential: ccecp}]\n",
+            r"cases\[0\]\.pseudopotential: unknown key; give .* at the top of the file or in a",
+        ),
+        (
+            HCL + "overrides: {pseudopotential: ccecp}\n",
+            "overrides.pseudopotential: found 'ccecp'; give the potential at the top of",
+        ),
+        (
+            HCL + "overrides: {pseudopotential: {Cl: ccecp}}\n",
+            "overrides.pseudopotential.Cl: unknown setting; give the potential at the top of",
+        ),
+        (
+            HCL + "pseudopotential: {quadrature: icosahedron}\n",
+            r"pseudopotential.quadrature: no element; .*overrides: {pseudopotential.quadrature: ",
+        ),
+    ],
+)
+def test_the_key_and_its_place_are_named(tmp_path: Path, text: str, line: str) -> None:
+    found = refused(tmp_path, text)
+    assert re.search(line, found), found
 
 
 def test_cores_are_not_nuclei(tmp_path: Path) -> None:

@@ -251,6 +251,36 @@ def test_what_has_no_entry_is_said(tmp_path: Path) -> None:
     assert {"Sims2006", "Pachucki2010"} <= set(parse_bibtex(text))
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("ccecp-he", "ccecphe"),
+        ("ecpqvszp", "ecpqvszp"),
+        ("ccecp.nwchem", "ccecp.nwchem"),
+        ("pots/ccecp", "pots/ccecp"),
+    ],
+)
+def test_a_potential_without_an_entry_is_said(tmp_path: Path, name: str, stored: str) -> None:
+    """A file has no entry, whatever its name."""
+    (tmp_path / "pots").mkdir()
+    for path in ("ccecp.nwchem", "pots/ccecp"):
+        text = "ECP\nAl nelec 10\nAl ul\n1 5.0 3.0\n2 5.0 3.0\nAl S\n2 8.0 20.0\nEND\n"
+        (tmp_path / path).write_text(text)
+    runs = runs_of(tmp_path, ATOM % ("Al", 1) + f"pseudopotential: {name}\n")
+    assert f"% no entry for pseudopotential {stored} of Al: cite its authors\n" in (
+        bibliography.bibliography(runs, (), "here")
+    )
+    # The set of another potential has an entry all the same.
+    runs = runs_of(
+        tmp_path,
+        ATOM % ("Al", 1) + "pseudopotential: pots/ccecp\n",
+        reference__basis="ccecp-aug-cc-pvdz",
+    )
+    assert cited(runs)["Bennett2018"] == "basis set ccecp-aug-cc-pvdz"
+    runs = runs_of(tmp_path, ATOM % ("Al", 1) + "pseudopotential: bfd-pp\n")
+    assert cited(runs)["Burkatzki2007"] == "pseudopotential bfdpp"
+
+
 def test_papers_named_in_the_code_have_entries() -> None:
     """Every DOI and arXiv number in the package's docstrings and comments.
 

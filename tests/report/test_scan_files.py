@@ -46,6 +46,18 @@ def svg_texts(path: Path) -> list[str]:
     return ["".join(element.itertext()) for element in found]
 
 
+def test_optimisations_with_other_potentials_are_not_compared() -> None:
+    """Their energies are on different scales."""
+    table = pd.DataFrame(
+        {
+            "geometry": ["r_2", "r_2", "r_2", "r_3", "r_3"],
+            "pseudopotential": ["", "ccecp (C)", "ccecp (C)", "ccecp (C)", "ccecp (C)"],
+        }
+    )
+    names = ["r_2, all electrons", "r_2, ccecp (C)", "r_2, ccecp (C)", "r_3", "r_3"]
+    assert list(scan_files.apart_by_potential(table)["geometry"]) == names
+
+
 @pytest.mark.filterwarnings("ignore:Glyph")
 @pytest.mark.parametrize("text", [*TEXTS, ODD])
 def test_texts_are_shown_as_they_are(tmp_path: Path, text: str) -> None:
