@@ -27,7 +27,7 @@ _PP = re.compile(r"(aug)?cc(p|pwc)v([dtq5])zpp")
 # Double-zeta sets for potentials of the same name, in which light elements without a potential have
 # no functions, or no core.
 _VALENCE_ONLY = re.compile(r"stuttgart(dz|rlc|rsc)?|crenb[ls]|sbkjc|lanl(08|2tz)")
-# Names of sets that are no basis for orbitals.
+# Names of sets that are not for orbitals.
 _NO_ORBITALS = re.compile(r"fit|ri$|^sap|dyall|f12")
 # PySCF has no single error for a missing set. It raises its own (a RuntimeError), an error of its
 # reader, or the error of a missing file.
@@ -136,7 +136,7 @@ def element_basis(
 
     Hydrogen and helium have no core, so a core-valence set means the valence set for them. A set
     that belongs to a pseudopotential means the set of the same size of all electrons, or of their
-    own pseudopotential, for elements that do not have this one. Beside other sets for cores,
+    own pseudopotential, for elements that do not have this one. With sets such as stuttgart,
     elements without a pseudopotential have cc-pvdz.
 
     Args:

@@ -141,7 +141,7 @@ def _potentials(
     key = "pseudopotential"
     asked: dict[str, tuple[Any, tuple[str | int, ...]]] = {"": (system.pseudopotential, (key,))}
     if system.variants:
-        # A variant without one beside others that have one lacks a key of its own.
+        # Where only some variants have potentials, the key is missing in the variant.
         only_here = system.pseudopotential is None and any(
             v.pseudopotential is not None for v in system.variants
         )

@@ -9,8 +9,8 @@
     END
 
 A row has n, a and c of a term c r^(n - 2) exp(-a r^2), hartree and bohr. `ul` is the local part, a
-letter the part for an angular momentum. The files come from elsewhere. So every row is a row of
-numbers or an error, unlike for PySCF's reader, which evaluates what is no number.
+letter the part for an angular momentum. The files come from elsewhere, and PySCF's reader evaluates
+text that is not a number. Here a row has three numbers, or it is an error.
 """
 
 import math
