@@ -283,7 +283,8 @@ def psiformer(
     rounds: Annotated[int, typer.Option(help="Rounds of each comparison.")] = 3,
 ) -> None:
     """Print times per iteration of Psiformers of preset `small`, one device here and in DeepQMC."""
-    print("| case | walkers | here, ms | DeepQMC, ms | ratio | spread |\n|---|---|---|---|---|---|")
+    print("| case | walkers | parameters here, there | here, ms | DeepQMC, ms | ratio | spread |")
+    print("|---|---|---|---|---|---|---|")
     for case in (CASES["LiH"], CASES["N2"]._replace(preset="small")):
         kind = {"network.kind": "psiformer"}
         network = case.spec(**kind).config.network
@@ -297,8 +298,9 @@ def psiformer(
         r = record(case, "iteration", "DeepQMC", pairs, None)
         low, high = r["spread"]
         print(
-            f"| {case.name} | {case.walkers} | {1e3 * r['seconds']:.1f} "
-            f"| {1e3 * r['peer_seconds']:.1f} | {r['ratio']:.2f} | {low:.2f} to {high:.2f} |",
+            f"| {case.name} | {case.walkers} | {ours['parameters']}, {peer['parameters']} "
+            f"| {1e3 * r['seconds']:.1f} | {1e3 * r['peer_seconds']:.1f} "
+            f"| {r['ratio']:.2f} | {low:.2f} to {high:.2f} |",
             flush=True,
         )
 

@@ -11,10 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ferminet_core.inputs.molecule import Molecule, Pseudopotential
-from ferminet_core.inputs.origin import potential_label
+from ferminet_core.inputs.molecule import Pseudopotential
+from ferminet_core.inputs.origin import potential_label, potentials_of
 from ferminet_core.inputs.parameter_values import entry_name
-from ferminet_core.inputs.pseudopotentials import canonical
 from ferminet_core.inputs.run_spec import RunSpec
 
 
@@ -60,14 +59,6 @@ def state_of(run: RunSpec) -> State:
     entry = entry_name(run.geometry, run.parameters) if run.parameters else run.geometry
     potentials = potentials_of(molecule)
     return State(entry, molecule.symbols, molecule.charge, molecule.spin, potentials)
-
-
-def potentials_of(molecule: Molecule) -> tuple[Pseudopotential, ...]:
-    """A molecule's pseudopotentials, in one spelling of their names; none with all electrons."""
-    return tuple(
-        potential.model_copy(update={"name": canonical(potential.name)})
-        for potential in molecule.pseudopotentials
-    )
 
 
 def varied_parameter(runs: Sequence[RunSpec]) -> str | None:

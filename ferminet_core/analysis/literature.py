@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 
 from ferminet_core import units
-from ferminet_core.analysis.curves import State, potentials_of, state_of
+from ferminet_core.analysis.curves import State, state_of
 from ferminet_core.inputs.messages import did_you_mean, replace_unprintable, show
 from ferminet_core.inputs.molecule import Molecule
-from ferminet_core.inputs.origin import potential_label
+from ferminet_core.inputs.origin import potential_label, potentials_of
 from ferminet_core.inputs.pseudopotentials import NONE, Choice, canonical, is_file
 from ferminet_core.inputs.run_spec import RunSpec
 from ferminet_core.inputs.scan import Scan

@@ -68,7 +68,9 @@ class Family(NamedTuple):
 
 
 def family(mole: gto.Mole, first: Determinant, spin_broken: bool) -> Family | None:
-    """At most `MOST_DETERMINANTS` that represent the state of a Hartree-Fock solution.
+    """The determinants that represent the state of a Hartree-Fock solution.
+
+    There are at most `MOST_DETERMINANTS`.
 
     Args:
         mole: The molecule.

@@ -34,14 +34,14 @@ def same_molecule(a: Molecule, b: Molecule) -> bool:
     They have the same nuclei in the same places, the same spin and the same pseudopotentials, under
     any spelling of their names.
     """
-    kinds = [(m.symbols, m.charge, m.spin, _potentials(m)) for m in (a, b)]
+    kinds = [(m.symbols, m.charge, m.spin, potentials_of(m)) for m in (a, b)]
     return kinds[0] == kinds[1] and all(
         math.dist(p, q) < SAME_POSITION for p, q in zip(a.positions, b.positions, strict=True)
     )
 
 
-def _potentials(molecule: Molecule) -> tuple[Pseudopotential, ...]:
-    """The pseudopotentials, with one spelling of names that system files spelled in several."""
+def potentials_of(molecule: Molecule) -> tuple[Pseudopotential, ...]:
+    """A molecule's pseudopotentials, in one spelling of their names; none with all electrons."""
     return tuple(
         potential.model_copy(update={"name": canonical(potential.name)})
         for potential in molecule.pseudopotentials
@@ -152,7 +152,7 @@ def molecule_differences(made: Molecule, wanted: Molecule) -> list[str]:
         for name in ("charge", "spin")
         if (old := getattr(made, name)) != (new := getattr(wanted, name))
     ]
-    before, now = _potentials(made), _potentials(wanted)
+    before, now = potentials_of(made), potentials_of(wanted)
     if before != now:
         old, new = potential_label(before), potential_label(now)
         same = " (with other numbers)" if old == new else ""
